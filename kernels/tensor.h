@@ -1,0 +1,69 @@
+// Views of device memory. A tensor borrows its bytes; a Buffer owns them. Dense, outermost dimension first.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <cstdlib>
+#include <initializer_list>
+#include <memory>
+
+#include "base/check.h"
+#include "model/dtype.h"
+
+namespace pergola {
+
+// A dense view of up to four dimensions. Copying copies the view.
+class Tensor {
+ public:
+  Tensor() = default;
+  Tensor(void* data, DType dtype, std::initializer_list<int64_t> dims) : data_(data), dtype_(dtype) {
+    PERGOLA_CHECK(dims.size() <= 4);
+    for (int64_t dim : dims) dims_[rank_++] = dim;
+  }
+  void* data() const { return data_; }
+  DType dtype() const { return dtype_; }
+  int rank() const { return rank_; }
+  int64_t dim(int i) const { return dims_[i]; }
+  int64_t values() const {
+    int64_t n = 1;
+    for (int i = 0; i < rank_; ++i) n *= dims_[i];
+    return n;
+  }
+  // The data as `T`; the caller knows the dtype.
+  template <typename T>
+  T* as() const {
+    return static_cast<T*>(data_);
+  }
+  float* f32() const {
+    PERGOLA_CHECK(dtype_ == DType::kF32);
+    return static_cast<float*>(data_);
+  }
+  int32_t* i32() const {
+    PERGOLA_CHECK(dtype_ == DType::kI32);
+    return static_cast<int32_t*>(data_);
+  }
+
+ private:
+  void* data_ = nullptr;
+  DType dtype_ = DType::kF32;
+  int rank_ = 0;
+  std::array<int64_t, 4> dims_ = {};
+};
+
+// Host memory, 64-byte aligned, zeroed, freed with the object. Allocated at load only (DESIGN I7).
+class HostBuffer {
+ public:
+  HostBuffer() = default;
+  explicit HostBuffer(int64_t bytes);
+  uint8_t* data() const { return data_.get(); }
+  int64_t size() const { return size_; }
+
+ private:
+  struct Free {
+    void operator()(uint8_t* p) const { std::free(p); }
+  };
+  std::unique_ptr<uint8_t[], Free> data_;
+  int64_t size_ = 0;
+};
+
+}  // namespace pergola

@@ -1,0 +1,87 @@
+// One rank's part of one stage: owns weights, KV and slot state, and executes plans. Knows nothing of MPI, gRPC or where
+// plans come from; ranks of a stage meet in the StageCommunicator.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "kernels/stream.h"
+#include "model/checkpoint.h"
+#include "pergola/v1/worker.pb.h"
+#include "worker/comm/communicator.h"
+#include "worker/layout.h"
+
+namespace pergola {
+
+struct ExecutorOptions {
+  int64_t slot_count = 64;
+  int64_t block_tokens = 32;
+  int64_t step_tokens = 512;    // most rows of a plan
+  int64_t context_length = 0;   // 0: the model's
+  int64_t kv_bytes = 0;         // of this rank; 0: chosen from the free memory, at most what all slots can use
+  DType kv_dtype = DType::kF32;  // ignored unless kv_dtype_set; default: f32 with f32 weights, else f16
+  bool kv_dtype_set = false;
+  int64_t block_count = 0;      // exact number instead of kv_bytes (tests); 0: from kv_bytes
+};
+
+// Which weight type and KV type a rank ended up with: part of the numerics id.
+struct ExecutorInfo {
+  int64_t block_count = 0;
+  int64_t context_length = 0;
+  int64_t weight_bytes = 0, kv_bytes = 0, workspace_bytes = 0;
+  std::string dtypes;  // "q4_1+f32 weights, f16 kv"
+  DType kv_dtype = DType::kF32;
+};
+
+using LoadProgress = std::function<void(const std::string& phase, int64_t done, int64_t total)>;
+
+class StageExecutor {
+ public:
+  // Reads this rank's bytes, packs them, plans and allocates all memory, logs the memory plan. Weights with NaN or Inf
+  // are refused by name. `communicator` is borrowed and must outlive the executor; it may be null while loading if
+  // tensor_parallel is 1.
+  static absl::StatusOr<std::unique_ptr<StageExecutor>> Load(const Checkpoint& checkpoint,
+                                                             const RankLayout& layout,
+                                                             const ExecutorOptions& options,
+                                                             Stream& stream,
+                                                             StageCommunicator* communicator,
+                                                             const LoadProgress& progress);
+  virtual ~StageExecutor() = default;
+
+  virtual const ExecutorInfo& info() const = 0;
+
+  // Uses only the first `block_count` blocks (the minimum over the ranks, known after all have loaded).
+  virtual void LimitBlocks(int64_t block_count) = 0;
+
+  // Checks a plan against the slots and blocks without changing anything: the same verdict on every rank. The message
+  // names field and value.
+  virtual absl::Status Validate(const v1::StepPlan& plan) const = 0;
+
+  // Executes a validated plan. Rows are the entries' tokens in order.
+  //   ids: [rows] token ids with every TokenRef resolved; only read in the first stage, but sized in every stage where
+  //        rows are counted (may be empty elsewhere).
+  //   hidden: [rows, hidden] f32. In: the previous stage's output (unused in the first stage). Out: this stage's output
+  //        (in the last stage: unspecified).
+  //   results: in the last stage, one EntryResult per entry, equal on every rank of the stage; else untouched.
+  virtual absl::Status Execute(const v1::StepPlan& plan, absl::Span<const int32_t> ids, float* hidden,
+                               std::vector<v1::EntryResult>* results) = 0;
+
+  // Forgets all slots (a new epoch). Weights stay.
+  virtual void ForgetSlots() = 0;
+
+  // Test hook: the f32 logits [vocabulary] of the last Execute's i-th needed row (last stage, tp_rank 0 only; kept only
+  // after KeepLogits(true)).
+  virtual void KeepLogits(bool keep) = 0;
+  virtual absl::Span<const float> Logits(int64_t row) const = 0;
+};
+
+// Rows of a plan: the sum over entries of ids_size() or 1 for a TokenRef.
+int64_t PlanRows(const v1::StepPlan& plan);
+
+}  // namespace pergola
