@@ -1,5 +1,5 @@
-// One rank's part of one stage: owns weights, KV and slot state, and executes plans. Knows nothing of MPI, gRPC or where
-// plans come from; ranks of a stage meet in the StageCommunicator.
+// One rank's part of one stage: owns weights, KV and slot state, and executes plans. Knows nothing
+// of MPI, gRPC or where plans come from; ranks of a stage meet in the StageCommunicator.
 #pragma once
 
 #include <cstdint>
@@ -22,12 +22,14 @@ namespace pergola {
 struct ExecutorOptions {
   int64_t slot_count = 64;
   int64_t block_tokens = 32;
-  int64_t step_tokens = 512;    // most rows of a plan
-  int64_t context_length = 0;   // 0: the model's
-  int64_t kv_bytes = 0;         // of this rank; 0: chosen from the free memory, at most what all slots can use
-  DType kv_dtype = DType::kF32;  // ignored unless kv_dtype_set; default: f32 with f32 weights, else f16
+  int64_t step_tokens = 512;   // most rows of a plan
+  int64_t context_length = 0;  // 0: the model's
+  // KV of this rank; 0: what all slots can use, but at most 1 GiB or one sequence of the context.
+  int64_t kv_bytes = 0;
+  // Ignored unless kv_dtype_set; default: f32 if all matrices of the model are f32, else f16.
+  DType kv_dtype = DType::kF32;
   bool kv_dtype_set = false;
-  int64_t block_count = 0;      // exact number instead of kv_bytes (tests); 0: from kv_bytes
+  int64_t block_count = 0;  // exact number instead of kv_bytes (tests); 0: from kv_bytes
 };
 
 // Which weight type and KV type a rank ended up with: part of the numerics id.
@@ -43,40 +45,43 @@ using LoadProgress = std::function<void(const std::string& phase, int64_t done, 
 
 class StageExecutor {
  public:
-  // Reads this rank's bytes, packs them, plans and allocates all memory, logs the memory plan. Weights with NaN or Inf
-  // are refused by name. `communicator` is borrowed and must outlive the executor; it may be null while loading if
-  // tensor_parallel is 1.
-  static absl::StatusOr<std::unique_ptr<StageExecutor>> Load(const Checkpoint& checkpoint,
-                                                             const RankLayout& layout,
-                                                             const ExecutorOptions& options,
-                                                             Stream& stream,
-                                                             StageCommunicator* communicator,
-                                                             const LoadProgress& progress);
+  // Reads this rank's bytes, packs them, plans and allocates all memory, logs the memory plan.
+  // INVALID_ARGUMENT naming value and limit for weights with NaN or Inf, options out of range, and
+  // a KV cache that does not hold one sequence of the context; RESOURCE_EXHAUSTED if the plan does
+  // not fit the machine. `stream` and `communicator` are borrowed and must outlive the executor;
+  // `communicator` may be null if tensor_parallel is 1, and is not called while loading.
+  static absl::StatusOr<std::unique_ptr<StageExecutor>> Load(
+      const Checkpoint& checkpoint, const RankLayout& layout, const ExecutorOptions& options,
+      Stream& stream, StageCommunicator* communicator, const LoadProgress& progress);
   virtual ~StageExecutor() = default;
 
   virtual const ExecutorInfo& info() const = 0;
 
-  // Uses only the first `block_count` blocks (the minimum over the ranks, known after all have loaded).
+  // Uses only the first `block_count` blocks (the minimum over the ranks, known after all have
+  // loaded).
   virtual void LimitBlocks(int64_t block_count) = 0;
 
-  // Checks a plan against the slots and blocks without changing anything: the same verdict on every rank. The message
-  // names field and value.
+  // Checks a plan against the slots and blocks without changing anything: the same verdict on every
+  // rank. The message names field and value.
   virtual absl::Status Validate(const v1::StepPlan& plan) const = 0;
 
   // Executes a validated plan. Rows are the entries' tokens in order.
-  //   ids: [rows] token ids with every TokenRef resolved; only read in the first stage, but sized in every stage where
-  //        rows are counted (may be empty elsewhere).
-  //   hidden: [rows, hidden] f32. In: the previous stage's output (unused in the first stage). Out: this stage's output
-  //        (in the last stage: unspecified).
-  //   results: in the last stage, one EntryResult per entry, equal on every rank of the stage; else untouched.
-  virtual absl::Status Execute(const v1::StepPlan& plan, absl::Span<const int32_t> ids, float* hidden,
-                               std::vector<v1::EntryResult>* results) = 0;
+  //   ids: [rows] token ids with every TokenRef resolved; read in the first stage, may be empty
+  //        elsewhere. An id outside the vocabulary embeds as zeros: a TokenRef to an entry that
+  //        ended with NAN may be -1.
+  //   hidden: [rows, hidden] f32. In: the previous stage's output (unused in the first stage). Out:
+  //        this stage's output (in the last stage: unspecified).
+  //   results: in the last stage, one EntryResult per entry, equal on every rank of the stage; else
+  //        untouched.
+  virtual absl::Status Execute(const v1::StepPlan& plan, absl::Span<const int32_t> ids,
+                               float* hidden, std::vector<v1::EntryResult>* results) = 0;
 
   // Forgets all slots (a new epoch). Weights stay.
   virtual void ForgetSlots() = 0;
 
-  // Test hook: the f32 logits [vocabulary] of the last Execute's i-th needed row (last stage, tp_rank 0 only; kept only
-  // after KeepLogits(true)).
+  // Test hook: the f32 logits [vocabulary] of the last Execute's i-th needed row (last stage,
+  // tp_rank 0 only; kept only after KeepLogits(true)). KeepLogits decides what the ranks exchange:
+  // give every rank of the stage the same value.
   virtual void KeepLogits(bool keep) = 0;
   virtual absl::Span<const float> Logits(int64_t row) const = 0;
 };

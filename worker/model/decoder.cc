@@ -1,0 +1,254 @@
+#include "worker/model/decoder.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <string>
+
+#include "absl/strings/str_cat.h"
+#include "base/check.h"
+#include "base/status.h"
+
+namespace pergola {
+namespace {
+
+int64_t F32Bytes(int64_t values) {
+  return values * static_cast<int64_t>(sizeof(float));
+}
+
+float* F32(const HostBuffer& buffer) {
+  return reinterpret_cast<float*>(buffer.data());
+}
+
+Tensor F32Tensor(const float* data, int64_t rows, int64_t columns) {
+  return Tensor(const_cast<float*>(data), DType::kF32, {rows, columns});
+}
+
+// Sizes of the buffers in bytes, by member.
+struct BufferSizes {
+  int64_t rope, normed, qkv, attended, gate_up, activated, branch, part, picked;
+  int64_t total() const {
+    return 2 * rope + normed + qkv + attended + gate_up + activated + branch + part + picked;
+  }
+};
+
+BufferSizes SizesOf(const ModelSpec& spec, const RankLayout& layout, const DecoderBounds& bounds,
+                    const StageWeights& weights) {
+  const int64_t rows = bounds.step_rows;
+  const int64_t heads = layout.heads.size();
+  int64_t widest_part = 0;
+  for (const LayerWeights& layer : weights.layer_weights) {
+    for (const Projection* projection : {&layer.qkv, &layer.output, &layer.gate_up, &layer.down}) {
+      if (projection->parts.size() < 2) continue;
+      for (const PackedMatrix& part : projection->parts) {
+        widest_part = std::max(widest_part, part.rows());
+      }
+    }
+  }
+  BufferSizes sizes = {};
+  sizes.rope = F32Bytes(bounds.context_length * (spec.rope.dims / 2));
+  sizes.normed = F32Bytes(rows * spec.hidden);
+  sizes.qkv = F32Bytes(rows * (heads + 2 * layout.kv_heads.size()) * spec.head_dim);
+  sizes.attended = F32Bytes(rows * heads * spec.head_dim);
+  sizes.gate_up = F32Bytes(rows * 2 * layout.ffn.size());
+  sizes.activated = F32Bytes(rows * layout.ffn.size());
+  sizes.branch = F32Bytes(rows * spec.hidden);
+  sizes.part = F32Bytes(rows * widest_part);
+  sizes.picked = F32Bytes(bounds.logit_rows * spec.hidden);
+  return sizes;
+}
+
+// The table's contract: computed in double, rounded once.
+void FillRopeTable(const RopeSpec& rope, int64_t positions, float* cosine, float* sine) {
+  const int64_t pairs = rope.dims / 2;
+  for (int64_t position = 0; position < positions; ++position) {
+    for (int64_t i = 0; i < pairs; ++i) {
+      const double angle =
+          static_cast<double>(position) * static_cast<double>(rope.inverse_frequency[i]);
+      cosine[position * pairs + i] = static_cast<float>(std::cos(angle));
+      sine[position * pairs + i] = static_cast<float>(std::sin(angle));
+    }
+  }
+}
+
+}  // namespace
+
+Decoder::Decoder(const ModelSpec& spec, const RankLayout& layout, const DecoderBounds& bounds,
+                 const StageWeights& weights, const KvCache& kv, Stream& stream,
+                 StageCommunicator* communicator)
+    : spec_(spec),
+      layout_(layout),
+      weights_(weights),
+      kv_(kv),
+      stream_(stream),
+      communicator_(communicator),
+      bounds_(bounds),
+      heads_local_(layout.heads.size()),
+      kv_heads_local_(layout.kv_heads.size()) {
+  const BufferSizes sizes = SizesOf(spec, layout, bounds, weights);
+  rope_cosine_ = HostBuffer(sizes.rope);
+  rope_sine_ = HostBuffer(sizes.rope);
+  normed_ = HostBuffer(sizes.normed);
+  qkv_ = HostBuffer(sizes.qkv);
+  attended_ = HostBuffer(sizes.attended);
+  gate_up_ = HostBuffer(sizes.gate_up);
+  activated_ = HostBuffer(sizes.activated);
+  branch_ = HostBuffer(sizes.branch);
+  part_ = HostBuffer(sizes.part);
+  picked_ = HostBuffer(sizes.picked);
+  FillRopeTable(spec.rope, bounds.context_length, F32(rope_cosine_), F32(rope_sine_));
+}
+
+int64_t Decoder::BufferBytes(const ModelSpec& spec, const RankLayout& layout,
+                             const DecoderBounds& bounds, const StageWeights& weights) {
+  return SizesOf(spec, layout, bounds, weights).total();
+}
+
+absl::Status Decoder::Reduce(float* data, int64_t rows, int64_t layer, const char* operation) {
+  if (layout_.tensor_parallel == 1) return absl::OkStatus();
+  const absl::Status status = communicator_->AllReduce(data, rows * spec_.hidden);
+  if (status.ok()) return status;
+  return Prefixed(
+      status, ToStd(layer < 0 ? absl::StrCat("all-reduce of the ", operation)
+                              : absl::StrCat("layer ", layer, ": all-reduce of the ", operation)));
+}
+
+void Decoder::Normalise(float* hidden, const float* residual, const std::vector<float>& weight,
+                        int64_t rows) {
+  RmsNormArgs args;
+  args.x = F32Tensor(hidden, rows, spec_.hidden);
+  args.residual = residual;
+  args.weight = weight.data();
+  args.epsilon = spec_.norm_epsilon;
+  args.y = F32Tensor(F32(normed_), rows, spec_.hidden);
+  RmsNorm(stream_, args);
+}
+
+// y = x W^T + bias. A matmul writes dense rows, so the outputs of several parts are computed aside
+// and put together.
+void Decoder::Project(const Projection& projection, const float* x, int64_t rows, float* y) {
+  const float* bias = projection.bias.empty() ? nullptr : projection.bias.data();
+  const bool whole = projection.parts.size() == 1;
+  int64_t first = 0;
+  for (const PackedMatrix& part : projection.parts) {
+    MatmulArgs args;
+    args.x = F32Tensor(x, rows, projection.columns);
+    args.w = &part;
+    args.bias = bias == nullptr ? nullptr : bias + first;
+    args.y = F32Tensor(whole ? y : F32(part_), rows, part.rows());
+    Matmul(stream_, args);
+    if (!whole) {
+      for (int64_t row = 0; row < rows; ++row) {
+        std::memcpy(y + row * projection.rows + first, F32(part_) + row * part.rows(),
+                    F32Bytes(part.rows()));
+      }
+    }
+    first += part.rows();
+  }
+}
+
+absl::Status Decoder::Embed(const StepRows& rows, const int32_t* ids, float* hidden) {
+  EmbeddingArgs args;
+  args.table = &weights_.embedding;
+  args.first_row = layout_.vocabulary.begin;
+  args.ids = Tensor(const_cast<int32_t*>(ids), DType::kI32, {rows.count});
+  args.y = F32Tensor(hidden, rows.count, spec_.hidden);
+  Embedding(stream_, args);
+  return Reduce(hidden, rows.count, -1, "embedding");
+}
+
+// Adds `residual` (the layer before, or null) to the stream and leaves what attention adds in
+// branch_.
+absl::Status Decoder::Attention(int64_t layer, const StepRows& rows, const float* residual,
+                                float* hidden) {
+  const LayerWeights& weights = weights_.Layer(layer);
+  Normalise(hidden, residual, weights.attention_norm, rows.count);
+  Project(weights.qkv, F32(normed_), rows.count, F32(qkv_));
+
+  RopeAndStoreArgs store;
+  store.qkv = F32Tensor(F32(qkv_), rows.count, weights.qkv.rows);
+  store.heads = heads_local_;
+  store.kv_heads = kv_heads_local_;
+  store.head_dim = spec_.head_dim;
+  store.rope.dims = spec_.rope.dims;
+  store.rope.positions = bounds_.context_length;
+  store.rope.cosine = F32(rope_cosine_);
+  store.rope.sine = F32(rope_sine_);
+  store.positions = rows.positions;
+  store.slot_of_row = rows.slot_of_row;
+  store.block_tokens = kv_.shape().block_tokens;
+  store.kv_dtype = kv_.shape().dtype;
+  store.k_cache = kv_.K(layer);
+  store.v_cache = kv_.V(layer);
+  RopeAndStore(stream_, store);
+
+  AttentionArgs attention;
+  attention.qkv = store.qkv;
+  attention.heads = heads_local_;
+  attention.kv_heads = kv_heads_local_;
+  attention.head_dim = spec_.head_dim;
+  attention.kv_of_head = layout_.kv_of_head.data();
+  attention.scale = spec_.attention_scale;
+  attention.window = spec_.sliding_window;
+  attention.positions = rows.positions;
+  attention.table_of_row = rows.table_of_row;
+  attention.block_tables = rows.block_tables;
+  attention.table_stride = rows.table_stride;
+  attention.block_tokens = kv_.shape().block_tokens;
+  attention.kv_dtype = kv_.shape().dtype;
+  attention.k_cache = kv_.K(layer);
+  attention.v_cache = kv_.V(layer);
+  attention.out = F32Tensor(F32(attended_), rows.count, heads_local_ * spec_.head_dim);
+  PagedAttention(stream_, attention);
+
+  Project(weights.output, F32(attended_), rows.count, F32(branch_));
+  return Reduce(F32(branch_), rows.count, layer, "attention output");
+}
+
+// Adds what attention left in branch_ to the stream and leaves there what the MLP adds.
+absl::Status Decoder::Mlp(int64_t layer, const StepRows& rows, float* hidden) {
+  const LayerWeights& weights = weights_.Layer(layer);
+  Normalise(hidden, F32(branch_), weights.mlp_norm, rows.count);
+  Project(weights.gate_up, F32(normed_), rows.count, F32(gate_up_));
+  SwiGluArgs args;
+  args.gate_up = F32Tensor(F32(gate_up_), rows.count, weights.gate_up.rows);
+  args.y = F32Tensor(F32(activated_), rows.count, layout_.ffn.size());
+  SwiGlu(stream_, args);
+  Project(weights.down, F32(activated_), rows.count, F32(branch_));
+  return Reduce(F32(branch_), rows.count, layer, "MLP output");
+}
+
+absl::Status Decoder::Forward(const StepRows& rows, const int32_t* ids, float* hidden) {
+  PERGOLA_CHECK(rows.count <= bounds_.step_rows);
+  if (layout_.first_stage()) RETURN_IF_ERROR(Embed(rows, ids, hidden));
+  const float* residual = nullptr;
+  for (int64_t layer = layout_.layers.begin; layer < layout_.layers.end; ++layer) {
+    RETURN_IF_ERROR(Attention(layer, rows, residual, hidden));
+    RETURN_IF_ERROR(Mlp(layer, rows, hidden));
+    residual = F32(branch_);
+  }
+  stream_.Synchronize();
+  // The next layer's norm would have added this; it is in another stage, or is the final norm of
+  // some rows only.
+  if (residual == nullptr) return absl::OkStatus();
+  for (int64_t i = 0; i < rows.count * spec_.hidden; ++i) hidden[i] += residual[i];
+  return absl::OkStatus();
+}
+
+void Decoder::Logits(const float* hidden, absl::Span<const int64_t> rows, float* out) {
+  const int64_t count = static_cast<int64_t>(rows.size());
+  PERGOLA_CHECK(layout_.last_stage() && count <= bounds_.logit_rows);
+  float* picked = F32(picked_);
+  for (int64_t i = 0; i < count; ++i) {
+    std::memcpy(picked + i * spec_.hidden, hidden + rows[i] * spec_.hidden, F32Bytes(spec_.hidden));
+  }
+  Normalise(picked, nullptr, weights_.final_norm, count);
+  MatmulArgs args;
+  args.x = F32Tensor(F32(normed_), count, spec_.hidden);
+  args.w = &weights_.lm_head();
+  args.y = F32Tensor(out, count, layout_.vocabulary.size());
+  Matmul(stream_, args);
+  stream_.Synchronize();
+}
+
+}  // namespace pergola

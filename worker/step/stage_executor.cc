@@ -1,0 +1,220 @@
+#include "worker/step/stage_executor.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "base/check.h"
+#include "base/log.h"
+#include "base/status.h"
+#include "worker/model/decoder.h"
+#include "worker/model/kv_cache.h"
+#include "worker/step/memory_plan.h"
+#include "worker/step/slot_table.h"
+#include "worker/step/token_sampler.h"
+#include "worker/weights/loader.h"
+
+namespace pergola {
+namespace {
+
+// Rows whose logits are held at once: one per slot, and for few slots enough that a prompt's logits
+// (tests, scoring) do not go one by one.
+constexpr int64_t kMinLogitRows = 64;
+
+absl::Status ValidateOptions(const ModelSpec& spec, const ExecutorOptions& options) {
+  const auto refuse = [](absl::string_view name, int64_t value, absl::string_view limit) {
+    return absl::InvalidArgumentError(absl::StrCat(name, " is ", value, "; it must be ", limit));
+  };
+  // The bounds keep every product of two of them, and every table, far from overflow.
+  if (options.slot_count < 1 || options.slot_count > 65536) {
+    return refuse("slot_count", options.slot_count, "1 to 65536");
+  }
+  const int64_t tokens = options.block_tokens;
+  if (tokens != 16 && tokens != 32 && tokens != 64 && tokens != 128) {
+    return refuse("block_tokens", tokens, "16, 32, 64 or 128");
+  }
+  if (options.step_tokens < 1 || options.step_tokens > (1 << 20)) {
+    return refuse("step_tokens", options.step_tokens, "1 to 1048576");
+  }
+  if (options.context_length < 0 || options.context_length > spec.context_length) {
+    return refuse("context_length", options.context_length,
+                  absl::StrCat("0 (the model's) to ", spec.context_length));
+  }
+  if (options.kv_bytes < 0) return refuse("kv_bytes", options.kv_bytes, "0 or more");
+  if (options.block_count < 0) return refuse("block_count", options.block_count, "0 or more");
+  if (options.kv_dtype_set && options.kv_dtype != DType::kF32 && options.kv_dtype != DType::kF16 &&
+      options.kv_dtype != DType::kBF16) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "kv_dtype is ", ToAbsl(DTypeName(options.kv_dtype)), "; it must be f32, f16 or bf16"));
+  }
+  return absl::OkStatus();
+}
+
+// The vocabulary slices of the ranks of the last stage.
+absl::StatusOr<std::vector<Range>> VocabularySlices(const ModelSpec& spec,
+                                                    const RankLayout& layout) {
+  if (layout.tensor_parallel == 1) return std::vector<Range>{layout.vocabulary};
+  std::vector<Range> slices;
+  for (int rank = 0; rank < layout.tensor_parallel; ++rank) {
+    ASSIGN_OR_RETURN(const RankLayout peer,
+                     MakeLayout(spec, layout.tensor_parallel, layout.pipeline_parallel,
+                                layout.RankOf(layout.stage, rank)));
+    slices.push_back(peer.vocabulary);
+  }
+  return slices;
+}
+
+class CpuStageExecutor final : public StageExecutor {
+ public:
+  CpuStageExecutor(const ModelSpec& spec, const RankLayout& layout, Stream& stream,
+                   StageCommunicator* communicator)
+      : spec_(spec), layout_(layout), stream_(stream), communicator_(communicator) {}
+
+  // Called once, before anything else.
+  absl::Status Init(const Checkpoint& checkpoint, const ExecutorOptions& options,
+                    const LoadProgress& progress);
+
+  const ExecutorInfo& info() const override { return info_; }
+  void LimitBlocks(int64_t block_count) override { slots_->LimitBlocks(block_count); }
+  absl::Status Validate(const v1::StepPlan& plan) const override { return slots_->Validate(plan); }
+  absl::Status Execute(const v1::StepPlan& plan, absl::Span<const int32_t> ids, float* hidden,
+                       std::vector<v1::EntryResult>* results) override;
+  void ForgetSlots() override { slots_->Clear(); }
+  void KeepLogits(bool keep) override {
+    if (sampler_ != nullptr) sampler_->Keep(keep);
+  }
+  absl::Span<const float> Logits(int64_t row) const override {
+    PERGOLA_CHECK(sampler_ != nullptr);
+    return sampler_->Kept(row);
+  }
+
+ private:
+  absl::Status PlanMemory(const ExecutorOptions& options, int64_t weight_bytes);
+
+  const ModelSpec spec_;
+  const RankLayout layout_;
+  Stream& stream_;
+  StageCommunicator* communicator_;
+  StageWeights weights_;
+  KvShape kv_shape_;
+  DecoderBounds bounds_;
+  SlotLimits limits_;
+  SamplerShape sampler_shape_;
+  MemoryPlan memory_;
+  ExecutorInfo info_;
+  std::unique_ptr<KvCache> kv_;
+  std::unique_ptr<Decoder> decoder_;
+  std::unique_ptr<SlotTable> slots_;
+  std::unique_ptr<TokenSampler> sampler_;  // last stage only
+};
+
+absl::Status CpuStageExecutor::PlanMemory(const ExecutorOptions& options, int64_t weight_bytes) {
+  const int64_t context =
+      options.context_length > 0 ? options.context_length : spec_.context_length;
+  kv_shape_.layers = layout_.layers;
+  kv_shape_.kv_heads_local = layout_.kv_heads.size();
+  kv_shape_.head_dim = spec_.head_dim;
+  kv_shape_.block_tokens = options.block_tokens;
+
+  KvRequest request;
+  request.slot_count = options.slot_count;
+  request.context_length = context;
+  request.block_tokens = options.block_tokens;
+  request.block_bytes = kv_shape_.all_layers_block_bytes();
+  request.kv_bytes = options.kv_bytes;
+  request.block_count = options.block_count;
+  ASSIGN_OR_RETURN(limits_.block_count, PlanBlockCount(request));
+  limits_.slot_count = options.slot_count;
+  limits_.block_tokens = options.block_tokens;
+  limits_.step_tokens = options.step_tokens;
+  limits_.context_length = context;
+  limits_.vocabulary = spec_.vocabulary;
+
+  bounds_.step_rows = options.step_tokens;
+  bounds_.context_length = context;
+  if (layout_.last_stage()) {
+    bounds_.logit_rows = std::min(options.step_tokens, std::max(options.slot_count, kMinLogitRows));
+    sampler_shape_.tensor_parallel = layout_.tensor_parallel;
+    sampler_shape_.tp_rank = layout_.tp_rank;
+    sampler_shape_.vocabulary = spec_.vocabulary;
+    sampler_shape_.logit_rows = bounds_.logit_rows;
+    ASSIGN_OR_RETURN(sampler_shape_.slices, VocabularySlices(spec_, layout_));
+  }
+  memory_.weight_bytes = weight_bytes;
+  memory_.kv_bytes = limits_.block_count * request.block_bytes;
+  memory_.workspace_bytes =
+      Decoder::BufferBytes(spec_, layout_, bounds_, weights_) + SlotTable::PlannedBytes(limits_);
+  memory_.logit_bytes = layout_.last_stage() ? sampler_shape_.bytes() : 0;
+  return absl::OkStatus();
+}
+
+absl::Status CpuStageExecutor::Init(const Checkpoint& checkpoint, const ExecutorOptions& options,
+                                    const LoadProgress& progress) {
+  RETURN_IF_ERROR(ValidateOptions(spec_, options));
+  // The planned weights are refused before the first of them is read; what the rest takes follows
+  // from them.
+  ASSIGN_OR_RETURN(const int64_t planned, PlannedWeightBytes(checkpoint, layout_));
+  kv_shape_.dtype = options.kv_dtype_set            ? options.kv_dtype
+                    : AllMatricesAreF32(checkpoint) ? DType::kF32
+                                                    : DType::kF16;
+  RETURN_IF_ERROR(PlanMemory(options, planned));
+  RETURN_IF_ERROR(CheckFits(memory_, AvailableMemory()));
+
+  ASSIGN_OR_RETURN(weights_,
+                   LoadStageWeights(checkpoint, layout_, [&](int64_t done, int64_t total) {
+                     if (progress) progress("reading weights", done, total);
+                   }));
+  RETURN_IF_ERROR(PlanMemory(options, weights_.bytes()));
+  kv_ = std::make_unique<KvCache>(kv_shape_, limits_.block_count);
+  decoder_ =
+      std::make_unique<Decoder>(spec_, layout_, bounds_, weights_, *kv_, stream_, communicator_);
+  slots_ = std::make_unique<SlotTable>(limits_);
+  if (layout_.last_stage()) {
+    sampler_ = std::make_unique<TokenSampler>(sampler_shape_, stream_, communicator_);
+  }
+  info_.block_count = limits_.block_count;
+  info_.context_length = limits_.context_length;
+  info_.weight_bytes = memory_.weight_bytes;
+  info_.kv_bytes = memory_.kv_bytes;
+  info_.workspace_bytes = memory_.workspace_bytes + memory_.logit_bytes;
+  info_.kv_dtype = kv_shape_.dtype;
+  info_.dtypes =
+      absl::StrCat(weights_.dtypes, " weights, ", ToAbsl(DTypeName(kv_shape_.dtype)), " kv");
+  LOG_INFO("memory plan of rank {}: {} ({}, {} KV blocks of {} tokens)", layout_.world_rank,
+           memory_.ToString(), info_.dtypes, limits_.block_count, limits_.block_tokens);
+  return absl::OkStatus();
+}
+
+absl::Status CpuStageExecutor::Execute(const v1::StepPlan& plan, absl::Span<const int32_t> ids,
+                                       float* hidden, std::vector<v1::EntryResult>* results) {
+  for (const v1::BlockCopy& copy : plan.copies()) {
+    kv_->Copy(stream_, copy.from_block(), copy.to_block());
+  }
+  const StepRows rows = slots_->Apply(plan);
+  if (layout_.first_stage() && static_cast<int64_t>(ids.size()) != rows.count) {
+    return absl::InvalidArgumentError(absl::StrCat("plan ", plan.plan_id(), " has ", rows.count,
+                                                   " rows but ", ids.size(), " ids"));
+  }
+  if (rows.count > 0) RETURN_IF_ERROR(decoder_->Forward(rows, ids.data(), hidden));
+  if (sampler_ == nullptr) return absl::OkStatus();
+  return sampler_->Sample(plan, *slots_, *decoder_, hidden, results);
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<StageExecutor>> StageExecutor::Load(
+    const Checkpoint& checkpoint, const RankLayout& layout, const ExecutorOptions& options,
+    Stream& stream, StageCommunicator* communicator, const LoadProgress& progress) {
+  PERGOLA_CHECK(layout.tensor_parallel == 1 || communicator != nullptr);
+  auto executor =
+      std::make_unique<CpuStageExecutor>(checkpoint.spec(), layout, stream, communicator);
+  RETURN_IF_ERROR(executor->Init(checkpoint, options, progress));
+  return std::unique_ptr<StageExecutor>(std::move(executor));
+}
+
+int64_t PlanRows(const v1::StepPlan& plan) {
+  int64_t rows = 0;
+  for (const v1::Entry& entry : plan.entries()) rows += EntryRows(entry);
+  return rows;
+}
+
+}  // namespace pergola

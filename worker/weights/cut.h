@@ -1,0 +1,24 @@
+// Which rows and columns of a weight a rank holds: SplitOf(role) applied to the rank's layout.
+#pragma once
+
+#include <cstdint>
+
+#include "model/model_spec.h"
+#include "worker/layout.h"
+
+namespace pergola {
+
+struct Cut {
+  Range rows;     // outputs (or elements of a vector)
+  Range columns;  // inputs; [0, 1) for a vector
+};
+
+// What this rank holds of the weight.
+Cut CutOf(const WeightBinding& binding, const ModelSpec& spec, const RankLayout& layout);
+
+// Whether this rank needs the weight at all: its layers, the embedding in the first stage, the
+// final norm and the LM head (or the tied embedding) in the last; a row-parallel bias belongs to
+// tp_rank 0 alone, so it is added once.
+bool Holds(const WeightBinding& binding, const ModelSpec& spec, const RankLayout& layout);
+
+}  // namespace pergola
