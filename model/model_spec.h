@@ -73,6 +73,10 @@ enum class Split : uint8_t {
 Split SplitOf(Role role);
 // "layers.3.attention.query": for messages.
 std::string RoleName(Role role, int64_t layer);
+// The shape a weight of this role has, outermost first.
+std::vector<int64_t> ShapeOf(const ModelSpec& spec, Role role);
+// The weights every layer of this model has, in the order of computation.
+std::vector<Role> LayerRoles(const ModelSpec& spec);
 
 // The order of rows in the file.
 enum class RowOrder : uint8_t {

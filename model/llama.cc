@@ -1,0 +1,285 @@
+#include "model/llama.h"
+
+#include <cmath>
+#include <cstring>
+
+#include "base/limits.h"
+#include "base/status.h"
+#include "model/rope.h"
+
+namespace pergola {
+namespace {
+
+constexpr double kDefaultTheta = 10000;
+
+// What LlamaConfig and MistralConfig of transformers 5 use for keys that config.json leaves out.
+struct ClassDefaults {
+  int64_t ffn;
+  int64_t kv_heads;  // 0: as many as heads
+  int64_t context_length;
+  int64_t sliding_window;  // 0: the class has none
+  bool has_biases;         // whether attention_bias and mlp_bias mean anything
+};
+constexpr ClassDefaults kLlamaDefaults = {11008, 0, 2048, 0, true};
+constexpr ClassDefaults kMistralDefaults = {14336, 8, 131072, 4096, false};
+
+absl::Status RefuseWhatTheDecoderCannot(const JsonObject& config) {
+  ASSIGN_OR_RETURN(const std::string act, config.String("hidden_act", "silu"));
+  if (act != "silu") return config.Wrong("hidden_act", "silu");
+  if (config.Has("quantization_config")) {
+    return config.Wrong("quantization_config", "absent: quantised safetensors are not supported");
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ReadHfSizes(const JsonObject& config, const ClassDefaults& defaults, ModelSpec* spec) {
+  ASSIGN_OR_RETURN(spec->hidden, config.Int("hidden_size", 4096, 1, kMaxHidden));
+  ASSIGN_OR_RETURN(spec->layers, config.Int("num_hidden_layers", 32, 1, kMaxLayers));
+  ASSIGN_OR_RETURN(spec->heads, config.Int("num_attention_heads", 32, 1, kMaxHidden));
+  // An explicit null means as many as heads, also where the class default is another number.
+  const bool stated = config.Find("num_key_value_heads") != nullptr;
+  const int64_t kv_default = defaults.kv_heads == 0 || stated ? spec->heads : defaults.kv_heads;
+  ASSIGN_OR_RETURN(spec->kv_heads, config.Int("num_key_value_heads", kv_default, 1, spec->heads));
+  ASSIGN_OR_RETURN(spec->head_dim, config.Int("head_dim", 0, 1, kMaxHidden));
+  if (spec->head_dim == 0) {
+    if (spec->hidden % spec->heads != 0) {
+      return config.Wrong("num_attention_heads",
+                          absl::StrCat("a divisor of hidden_size ", spec->hidden));
+    }
+    spec->head_dim = spec->hidden / spec->heads;
+  }
+  ASSIGN_OR_RETURN(spec->ffn,
+                   config.Int("intermediate_size", defaults.ffn, 1, int64_t{8} * kMaxHidden));
+  ASSIGN_OR_RETURN(spec->vocabulary, config.Int("vocab_size", 32000, 1, kMaxVocabulary));
+  ASSIGN_OR_RETURN(spec->context_length,
+                   config.Int("max_position_embeddings", defaults.context_length, 1, INT32_MAX));
+  return absl::OkStatus();
+}
+
+absl::StatusOr<ModelSpec> SpecFromHf(const JsonObject& config, const ClassDefaults& defaults) {
+  RETURN_IF_ERROR(RefuseWhatTheDecoderCannot(config));
+  ModelSpec spec;
+  spec.architecture = "llama";
+  RETURN_IF_ERROR(ReadHfSizes(config, defaults, &spec));
+  RETURN_IF_ERROR(CheckSpec(spec, config.where()));
+  ASSIGN_OR_RETURN(const double epsilon, config.Number("rms_norm_eps", 1e-6, 0, 1));
+  spec.norm_epsilon = static_cast<float>(epsilon);
+  ASSIGN_OR_RETURN(spec.rope,
+                   RopeFromHf(config, spec.head_dim, spec.context_length, kDefaultTheta));
+  spec.attention_scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(spec.head_dim)));
+  if (defaults.has_biases) {
+    ASSIGN_OR_RETURN(spec.qkv_bias, config.Bool("attention_bias", false));
+    spec.output_bias = spec.qkv_bias;
+    ASSIGN_OR_RETURN(spec.mlp_bias, config.Bool("mlp_bias", false));
+  }
+  if (defaults.sliding_window > 0) {
+    // Null means no window; only an absent key means the default.
+    const bool stated = config.Find("sliding_window") != nullptr;
+    ASSIGN_OR_RETURN(
+        spec.sliding_window,
+        config.Int("sliding_window", stated ? 0 : defaults.sliding_window, 1, INT32_MAX));
+  }
+  ASSIGN_OR_RETURN(spec.tied_embeddings, config.Bool("tie_word_embeddings", false));
+  return spec;
+}
+
+absl::StatusOr<ModelSpec> LlamaFromHf(const JsonObject& config) {
+  return SpecFromHf(config, kLlamaDefaults);
+}
+absl::StatusOr<ModelSpec> MistralFromHf(const JsonObject& config) {
+  return SpecFromHf(config, kMistralDefaults);
+}
+
+absl::StatusOr<RopeSpec> RopeFromGguf(const GgufMetadata& metadata, int64_t head_dim) {
+  ASSIGN_OR_RETURN(const double theta,
+                   metadata.Number("llama.rope.freq_base", kDefaultTheta, 1, 1e15));
+  ASSIGN_OR_RETURN(const int64_t dims,
+                   metadata.Int("llama.rope.dimension_count", head_dim, head_dim, head_dim));
+  RopeSpec rope = PlainRope(dims, theta);
+  ASSIGN_OR_RETURN(const double legacy, metadata.Number("llama.rope.scale_linear", 1, 1e-6, 1e6));
+  ASSIGN_OR_RETURN(const double factor,
+                   metadata.Number("llama.rope.scaling.factor", legacy, 1e-6, 1e6));
+  const std::string fallback = legacy == 1 ? "none" : "linear";
+  ASSIGN_OR_RETURN(const std::string type, metadata.String("llama.rope.scaling.type", fallback));
+  if (type == "linear") {
+    ScaleLinear(factor, &rope);
+  } else if (type != "none") {
+    return absl::InvalidArgumentError(
+        absl::StrCat(metadata.file(), ": llama.rope.scaling.type is \"", Printable(type),
+                     "\", which is not supported; supported: none, linear"));
+  }
+  return rope;
+}
+
+absl::Status ReadGgufSizes(const GgufMetadata& metadata, ModelSpec* spec) {
+  ASSIGN_OR_RETURN(spec->hidden,
+                   metadata.Int("llama.embedding_length", std::nullopt, 1, kMaxHidden));
+  ASSIGN_OR_RETURN(spec->layers, metadata.Int("llama.block_count", std::nullopt, 1, kMaxLayers));
+  ASSIGN_OR_RETURN(spec->heads,
+                   metadata.Int("llama.attention.head_count", std::nullopt, 1, kMaxHidden));
+  ASSIGN_OR_RETURN(spec->kv_heads,
+                   metadata.Int("llama.attention.head_count_kv", spec->heads, 1, spec->heads));
+  ASSIGN_OR_RETURN(spec->head_dim, metadata.Int("llama.attention.key_length", 0, 1, kMaxHidden));
+  if (spec->head_dim == 0) {
+    if (spec->hidden % spec->heads != 0) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(metadata.file(), ": llama.attention.head_count is ", spec->heads,
+                       ", but must divide llama.embedding_length ", spec->hidden));
+    }
+    spec->head_dim = spec->hidden / spec->heads;
+  }
+  ASSIGN_OR_RETURN(
+      const int64_t value_length,
+      metadata.Int("llama.attention.value_length", spec->head_dim, spec->head_dim, spec->head_dim));
+  (void)value_length;
+  ASSIGN_OR_RETURN(spec->ffn, metadata.Int("llama.feed_forward_length", std::nullopt, 1,
+                                           int64_t{8} * kMaxHidden));
+  ASSIGN_OR_RETURN(spec->context_length,
+                   metadata.Int("llama.context_length", std::nullopt, 1, INT32_MAX));
+  const int64_t tokens = metadata.Count("tokenizer.ggml.tokens");
+  const auto fallback = tokens > 0 ? std::optional<int64_t>(tokens) : std::nullopt;
+  ASSIGN_OR_RETURN(spec->vocabulary, metadata.Int("llama.vocab_size", fallback, 1, kMaxVocabulary));
+  return absl::OkStatus();
+}
+
+absl::StatusOr<ModelSpec> LlamaFromGguf(const GgufMetadata& metadata) {
+  // Mixtral comes under the same architecture name.
+  ASSIGN_OR_RETURN(const int64_t experts, metadata.Int("llama.expert_count", 0, 0, 0));
+  (void)experts;
+  ModelSpec spec;
+  spec.architecture = "llama";
+  RETURN_IF_ERROR(ReadGgufSizes(metadata, &spec));
+  RETURN_IF_ERROR(CheckSpec(spec, metadata.file()));
+  ASSIGN_OR_RETURN(const double epsilon,
+                   metadata.Number("llama.attention.layer_norm_rms_epsilon", std::nullopt, 0, 1));
+  spec.norm_epsilon = static_cast<float>(epsilon);
+  ASSIGN_OR_RETURN(spec.rope, RopeFromGguf(metadata, spec.head_dim));
+  spec.attention_scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(spec.head_dim)));
+  ASSIGN_OR_RETURN(spec.sliding_window,
+                   metadata.Int("llama.attention.sliding_window", 0, 0, INT32_MAX));
+  return spec;
+}
+
+struct Names {
+  Role role;
+  const char* hf;    // after "model.layers.N." or "model."
+  const char* gguf;  // after "blk.N."
+};
+constexpr Names kNames[] = {
+    {Role::kTokenEmbedding, "embed_tokens.weight", "token_embd.weight"},
+    {Role::kAttentionNorm, "input_layernorm.weight", "attn_norm.weight"},
+    {Role::kQuery, "self_attn.q_proj.weight", "attn_q.weight"},
+    {Role::kKey, "self_attn.k_proj.weight", "attn_k.weight"},
+    {Role::kValue, "self_attn.v_proj.weight", "attn_v.weight"},
+    {Role::kQueryBias, "self_attn.q_proj.bias", "attn_q.bias"},
+    {Role::kKeyBias, "self_attn.k_proj.bias", "attn_k.bias"},
+    {Role::kValueBias, "self_attn.v_proj.bias", "attn_v.bias"},
+    {Role::kAttentionOutput, "self_attn.o_proj.weight", "attn_output.weight"},
+    {Role::kAttentionOutputBias, "self_attn.o_proj.bias", "attn_output.bias"},
+    {Role::kMlpNorm, "post_attention_layernorm.weight", "ffn_norm.weight"},
+    {Role::kGate, "mlp.gate_proj.weight", "ffn_gate.weight"},
+    {Role::kUp, "mlp.up_proj.weight", "ffn_up.weight"},
+    {Role::kDown, "mlp.down_proj.weight", "ffn_down.weight"},
+    {Role::kGateBias, "mlp.gate_proj.bias", "ffn_gate.bias"},
+    {Role::kUpBias, "mlp.up_proj.bias", "ffn_up.bias"},
+    {Role::kDownBias, "mlp.down_proj.bias", "ffn_down.bias"},
+    {Role::kFinalNorm, "norm.weight", "output_norm.weight"},
+    {Role::kLmHead, "lm_head.weight", "output.weight"},
+};
+
+// Whether two tensors hold the same bytes; stops at the first difference.
+absl::StatusOr<bool> SameBytes(const TensorTable& table, const TensorInfo& a, const TensorInfo& b) {
+  if (a.dtype != b.dtype || a.bytes != b.bytes) return false;
+  constexpr int64_t kChunk = 1 << 20;
+  std::vector<uint8_t> left(kChunk);
+  std::vector<uint8_t> right(kChunk);
+  for (int64_t at = 0; at < a.bytes; at += kChunk) {
+    const auto n = static_cast<size_t>(std::min(kChunk, a.bytes - at));
+    RETURN_IF_ERROR(table.Read(a, at, absl::MakeSpan(left.data(), n)));
+    RETURN_IF_ERROR(table.Read(b, at, absl::MakeSpan(right.data(), n)));
+    if (std::memcmp(left.data(), right.data(), n) != 0) return false;
+  }
+  return true;
+}
+
+// Llama 3's GGUF files carry its frequency scaling as divisors.
+absl::Status ApplyRopeFactors(const TensorTable& table, RopeSpec* rope) {
+  const std::string name = "rope_freqs.weight";
+  if (!table.Contains(name)) return absl::OkStatus();
+  ASSIGN_OR_RETURN(const TensorInfo* tensor, table.Require(name, {rope->dims / 2}));
+  std::vector<uint8_t> raw(static_cast<size_t>(tensor->bytes));
+  RETURN_IF_ERROR(table.Read(*tensor, 0, absl::MakeSpan(raw)));
+  std::vector<float> factors(rope->inverse_frequency.size());
+  DecodeToF32(tensor->dtype, raw.data(), static_cast<int64_t>(factors.size()), factors.data());
+  for (size_t i = 0; i < factors.size(); ++i) {
+    if (!std::isfinite(factors[i]) || factors[i] <= 0) {
+      return absl::InvalidArgumentError(absl::StrCat("tensor \"", name, "\" holds ", factors[i],
+                                                     " at ", i, "; factors must be positive"));
+    }
+    rope->inverse_frequency[i] /= factors[i];
+  }
+  return absl::OkStatus();
+}
+
+// The stored head counts only where it differs: transformers 5 then unties.
+absl::Status DecideTied(const TensorTable& table, const std::string& embedding, ModelSpec* spec) {
+  const std::string head = "lm_head.weight";
+  if (!spec->tied_embeddings || !table.Contains(head)) return absl::OkStatus();
+  const std::vector<int64_t> shape = ShapeOf(*spec, Role::kLmHead);
+  ASSIGN_OR_RETURN(const TensorInfo* a, table.Require(embedding, shape));
+  ASSIGN_OR_RETURN(const TensorInfo* b, table.Require(head, shape));
+  ASSIGN_OR_RETURN(spec->tied_embeddings, SameBytes(table, *a, *b));
+  return absl::OkStatus();
+}
+
+absl::Status BindHf(const TensorTable& table, ModelSpec* spec,
+                    std::vector<WeightBinding>* weights) {
+  // Checkpoints of the bare model class lack the prefix.
+  const bool bare =
+      !table.Contains("model.embed_tokens.weight") && table.Contains("embed_tokens.weight");
+  const std::string prefix = bare ? "" : "model.";
+  WeightNames names;
+  names.row_order = [](Role) { return RowOrder::kPlain; };
+  names.name = [&prefix](Role role, int64_t layer) -> std::string {
+    const char* suffix = kNames[static_cast<size_t>(role)].hf;
+    if (role == Role::kLmHead) return suffix;
+    if (layer < 0) return absl::StrCat(prefix, suffix);
+    return absl::StrCat(prefix, "layers.", layer, ".", suffix);
+  };
+  RETURN_IF_ERROR(DecideTied(table, names.name(Role::kTokenEmbedding, -1), spec));
+  return BindWeights(table, *spec, names, weights);
+}
+
+absl::Status BindGguf(const TensorTable& table, ModelSpec* spec,
+                      std::vector<WeightBinding>* weights) {
+  spec->tied_embeddings = !table.Contains("output.weight");
+  // The metadata does not tell about biases; the first layer does, and the others must agree.
+  spec->qkv_bias = table.Contains("blk.0.attn_q.bias");
+  spec->output_bias = table.Contains("blk.0.attn_output.bias");
+  spec->mlp_bias = table.Contains("blk.0.ffn_gate.bias");
+  RETURN_IF_ERROR(ApplyRopeFactors(table, &spec->rope));
+  WeightNames names;
+  names.row_order = [](Role role) {
+    const bool rotated = role == Role::kQuery || role == Role::kKey || role == Role::kQueryBias ||
+                         role == Role::kKeyBias;
+    return rotated ? RowOrder::kGgufInterleavedRope : RowOrder::kPlain;
+  };
+  names.name = [](Role role, int64_t layer) -> std::string {
+    const char* suffix = kNames[static_cast<size_t>(role)].gguf;
+    return layer < 0 ? std::string(suffix) : absl::StrCat("blk.", layer, ".", suffix);
+  };
+  return BindWeights(table, *spec, names, weights);
+}
+
+absl::Status BindLlama(FileFormat format, const TensorTable& table, ModelSpec* spec,
+                       std::vector<WeightBinding>* weights) {
+  return format == FileFormat::kGguf ? BindGguf(table, spec, weights)
+                                     : BindHf(table, spec, weights);
+}
+
+}  // namespace
+
+const Family kLlamaFamily = {"llama", "llama", 1, 2, LlamaFromHf, LlamaFromGguf, BindLlama};
+const Family kMistralFamily = {"mistral", "", 1, 2, MistralFromHf, nullptr, BindLlama};
+
+}  // namespace pergola

@@ -1,0 +1,25 @@
+// Reads the header of a safetensors file (https://github.com/huggingface/safetensors, "Format"):
+// eight bytes of length, a JSON object of names, then the tensors' bytes without holes. Headers
+// only; nothing is believed before it is checked.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "absl/status/status.h"
+#include "model/tensor_table.h"
+
+namespace pergola {
+
+// The format's own limit.
+inline constexpr int64_t kMaxSafetensorsHeaderBytes = 100'000'000;
+
+// Adds the file and its tensors to `table`. INVALID_ARGUMENT with one line that names file, tensor,
+// value and limit.
+absl::Status AddSafetensors(std::unique_ptr<ByteSource> source, TensorTable* table);
+
+// Adds all safetensors files of a Hugging Face directory: model.safetensors, or the shards that
+// model.safetensors.index.json names. Every tensor of the index must be in the shard it names.
+absl::Status AddSafetensorsDirectory(const std::string& directory, TensorTable* table);
+
+}  // namespace pergola

@@ -1,0 +1,245 @@
+#include "model/text_parts.h"
+
+#include <sys/stat.h>
+
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
+#include <utility>
+
+#include "base/limits.h"
+#include "base/sha256.h"
+#include "base/status.h"
+#include "model/family.h"
+
+namespace pergola {
+namespace {
+
+using nlohmann::json;
+
+constexpr int64_t kMaxTemplateBytes = 4 << 20;
+constexpr int64_t kMaxEosIds = 64;
+
+std::string BaseName(const std::string& path) {
+  std::filesystem::path clean = std::filesystem::path(path).lexically_normal();
+  if (!clean.has_filename()) clean = clean.parent_path();
+  return clean.filename().string();
+}
+
+// An absent file reads as nullopt; one that cannot be read is an error.
+absl::StatusOr<std::optional<std::string>> ReadOptional(const std::string& path,
+                                                        int64_t max_bytes) {
+  auto text = ReadWholeFile(path, max_bytes);
+  if (text.ok()) return std::optional<std::string>(*std::move(text));
+  if (absl::IsNotFound(text.status())) return std::optional<std::string>();
+  return text.status();
+}
+
+// An id, a list of ids, or null (none).
+absl::Status ReadIds(const JsonObject& config, const char* key, std::vector<int32_t>* out) {
+  const json* value = config.Find(key);
+  out->clear();
+  if (value == nullptr || value->is_null()) return absl::OkStatus();
+  const std::string wanted = absl::StrCat("an id or a list of at most ", kMaxEosIds,
+                                          " ids from 0 to ", kMaxVocabulary - 1);
+  const json list = value->is_array() ? *value : json::array({*value});
+  if (list.size() > static_cast<size_t>(kMaxEosIds)) return config.Wrong(key, wanted);
+  for (const json& item : list) {
+    const auto* id = item.get_ptr<const json::number_unsigned_t*>();
+    if (id == nullptr || *id >= kMaxVocabulary) return config.Wrong(key, wanted);
+    out->push_back(static_cast<int32_t>(*id));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ReadSpecialIds(const JsonObject& config, const Family& family, TextParts* parts) {
+  if (config.Find("eos_token_id") != nullptr) {
+    RETURN_IF_ERROR(ReadIds(config, "eos_token_id", &parts->defaults.eos_ids));
+  } else if (family.default_eos_id.has_value()) {
+    parts->defaults.eos_ids = {*family.default_eos_id};
+  }
+  if (config.Find("bos_token_id") == nullptr) {
+    parts->bos_id = family.default_bos_id;
+    return absl::OkStatus();
+  }
+  std::vector<int32_t> bos;
+  RETURN_IF_ERROR(ReadIds(config, "bos_token_id", &bos));
+  if (!bos.empty()) parts->bos_id = bos[0];
+  return absl::OkStatus();
+}
+
+absl::Status ReadGenerationConfig(const std::string& text, const std::string& path,
+                                  GenerationDefaults* defaults) {
+  ASSIGN_OR_RETURN(const json value, ParseJsonObject(text, path));
+  const JsonObject config(value, path);
+  // The file replaces config.json's ids also when it has none: transformers then never stops by
+  // itself.
+  RETURN_IF_ERROR(ReadIds(config, "eos_token_id", &defaults->eos_ids));
+  if (config.Has("do_sample")) {
+    ASSIGN_OR_RETURN(defaults->do_sample, config.Bool("do_sample", false));
+  }
+  if (config.Has("temperature")) {
+    ASSIGN_OR_RETURN(const double number,
+                     config.Number("temperature", 1, 0, static_cast<double>(kMaxTemperature)));
+    defaults->temperature = static_cast<float>(number);
+  }
+  if (config.Has("top_k")) {
+    ASSIGN_OR_RETURN(const int64_t number, config.Int("top_k", 0, 0, kMaxVocabulary));
+    defaults->top_k = static_cast<uint32_t>(number);
+  }
+  if (config.Has("top_p")) {
+    ASSIGN_OR_RETURN(const double number, config.Number("top_p", 1, 0, 1));
+    defaults->top_p = static_cast<float>(number);
+  }
+  return absl::OkStatus();
+}
+
+// tokenizer_config.json's chat_template: a text, or a list of {name, template} of which "default"
+// counts.
+absl::StatusOr<std::string> TemplateOf(const std::string& text, const std::string& path) {
+  if (text.empty()) return std::string();
+  ASSIGN_OR_RETURN(const json value, ParseJsonObject(text, path));
+  const JsonObject config(value, path);
+  const json* found = config.Find("chat_template");
+  if (found == nullptr || !found->is_array()) return config.String("chat_template", "");
+  for (const json& item : *found) {
+    if (!item.is_object()) return config.Wrong("chat_template", "a text or a list of templates");
+    const JsonObject entry(item, path + ": chat_template");
+    ASSIGN_OR_RETURN(const std::string name, entry.String("name", ""));
+    if (name == "default") return entry.String("template", "");
+  }
+  return std::string();
+}
+
+absl::StatusOr<TextParts> LoadHuggingFace(const std::string& path) {
+  TextParts parts;
+  Sha256 hash;
+  const auto read = [&](const char* file,
+                        int64_t max) -> absl::StatusOr<std::optional<std::string>> {
+    ASSIGN_OR_RETURN(auto text, ReadOptional(absl::StrCat(path, "/", file), max));
+    hash.UpdateField(file);
+    hash.UpdateField(text.has_value() ? "present" : "absent");
+    hash.UpdateField(text.value_or(""));
+    return text;
+  };
+  const std::string config_path = absl::StrCat(path, "/config.json");
+  ASSIGN_OR_RETURN(const auto config_text, read("config.json", kMaxConfigBytes));
+  if (!config_text) return absl::NotFoundError(absl::StrCat(config_path, ": is missing"));
+  ASSIGN_OR_RETURN(const json value, ParseJsonObject(*config_text, config_path));
+  const JsonObject config(value, config_path);
+  ASSIGN_OR_RETURN(const Family* family, FindHfFamily(config));
+  ASSIGN_OR_RETURN(const ModelSpec spec, family->spec_from_hf(config));
+  parts.model_name = BaseName(path);
+  parts.architecture = spec.architecture;
+  parts.vocabulary_size = spec.vocabulary;
+  parts.context_length = spec.context_length;
+  RETURN_IF_ERROR(ReadSpecialIds(config, *family, &parts));
+
+  ASSIGN_OR_RETURN(const auto generation, read("generation_config.json", kMaxConfigBytes));
+  if (generation) {
+    RETURN_IF_ERROR(
+        ReadGenerationConfig(*generation, path + "/generation_config.json", &parts.defaults));
+  }
+  ASSIGN_OR_RETURN(auto tokenizer, read("tokenizer.json", kMaxTokenizerBytes));
+  parts.tokenizer_json = std::move(tokenizer).value_or("");
+  ASSIGN_OR_RETURN(auto tokenizer_config, read("tokenizer_config.json", kMaxConfigBytes));
+  parts.tokenizer_config_json = std::move(tokenizer_config).value_or("");
+  ASSIGN_OR_RETURN(auto chat_template, read("chat_template.jinja", kMaxTemplateBytes));
+  if (chat_template) {
+    parts.chat_template = *std::move(chat_template);
+  } else {
+    ASSIGN_OR_RETURN(parts.chat_template,
+                     TemplateOf(parts.tokenizer_config_json, path + "/tokenizer_config.json"));
+  }
+  parts.hash = hash.FinishHex();
+  return parts;
+}
+
+absl::Status ReadVocabularyIds(const GgufMetadata& metadata, GgufVocabulary* vocabulary) {
+  const std::pair<const char*, std::optional<int32_t>*> ids[] = {
+      {"tokenizer.ggml.bos_token_id", &vocabulary->bos_id},
+      {"tokenizer.ggml.eos_token_id", &vocabulary->eos_id},
+      {"tokenizer.ggml.unknown_token_id", &vocabulary->unknown_id},
+      {"tokenizer.ggml.padding_token_id", &vocabulary->padding_id},
+  };
+  for (const auto& [key, id] : ids) {
+    if (!metadata.Has(key)) continue;
+    // Converters write 2^32 - 1 (minus one) for none.
+    ASSIGN_OR_RETURN(const int64_t number, metadata.Int(key, 0, -1, UINT32_MAX));
+    if (number < 0 || number == UINT32_MAX) continue;
+    if (number >= kMaxVocabulary) {
+      return absl::InvalidArgumentError(absl::StrCat(metadata.file(), ": ", key, " is ", number,
+                                                     ", but must be below ", kMaxVocabulary));
+    }
+    *id = static_cast<int32_t>(number);
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<GgufVocabulary> ReadVocabulary(const GgufMetadata& metadata) {
+  GgufVocabulary vocabulary;
+  ASSIGN_OR_RETURN(vocabulary.model, metadata.String("tokenizer.ggml.model", ""));
+  ASSIGN_OR_RETURN(vocabulary.pre, metadata.String("tokenizer.ggml.pre", ""));
+  ASSIGN_OR_RETURN(vocabulary.tokens, metadata.Strings("tokenizer.ggml.tokens"));
+  ASSIGN_OR_RETURN(vocabulary.token_types, metadata.Int32s("tokenizer.ggml.token_type"));
+  ASSIGN_OR_RETURN(vocabulary.merges, metadata.Strings("tokenizer.ggml.merges"));
+  if (vocabulary.tokens.size() > kMaxVocabulary) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(metadata.file(), ": tokenizer.ggml.tokens holds ", vocabulary.tokens.size(),
+                     " tokens; at most ", kMaxVocabulary, " are read"));
+  }
+  if (!vocabulary.token_types.empty() &&
+      vocabulary.token_types.size() != vocabulary.tokens.size()) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        metadata.file(), ": tokenizer.ggml.token_type holds ", vocabulary.token_types.size(),
+        " types for ", vocabulary.tokens.size(), " tokens"));
+  }
+  RETURN_IF_ERROR(ReadVocabularyIds(metadata, &vocabulary));
+  if (metadata.Has("tokenizer.ggml.add_bos_token")) {
+    ASSIGN_OR_RETURN(vocabulary.add_bos, metadata.Bool("tokenizer.ggml.add_bos_token", false));
+  }
+  if (metadata.Has("tokenizer.ggml.add_eos_token")) {
+    ASSIGN_OR_RETURN(vocabulary.add_eos, metadata.Bool("tokenizer.ggml.add_eos_token", false));
+  }
+  return vocabulary;
+}
+
+absl::StatusOr<TextParts> LoadGguf(const std::string& path) {
+  ASSIGN_OR_RETURN(auto source, OpenFileSource(path));
+  TensorTable table;
+  ASSIGN_OR_RETURN(const GgufHeader header, AddGguf(std::move(source), &table));
+  const GgufMetadata& metadata = header.metadata;
+  ASSIGN_OR_RETURN(const Family* family, FindGgufFamily(metadata));
+  ASSIGN_OR_RETURN(const ModelSpec spec, family->spec_from_gguf(metadata));
+  TextParts parts;
+  ASSIGN_OR_RETURN(parts.model_name, metadata.String("general.name", BaseName(path)));
+  parts.architecture = spec.architecture;
+  parts.vocabulary_size = spec.vocabulary;
+  parts.context_length = spec.context_length;
+  ASSIGN_OR_RETURN(parts.gguf, ReadVocabulary(metadata));
+  ASSIGN_OR_RETURN(parts.chat_template, metadata.String("tokenizer.chat_template", ""));
+  parts.bos_id = parts.gguf->bos_id;
+  std::vector<int32_t>& eos = parts.defaults.eos_ids;
+  if (parts.gguf->eos_id) eos.push_back(*parts.gguf->eos_id);
+  // End of turn and end of message also end an answer, as generation_config.json lists them for
+  // such models.
+  for (const char* key : {"tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"}) {
+    ASSIGN_OR_RETURN(const int64_t id, metadata.Int(key, -1, -1, kMaxVocabulary - 1));
+    const auto known = std::find(eos.begin(), eos.end(), static_cast<int32_t>(id));
+    if (id >= 0 && known == eos.end()) eos.push_back(static_cast<int32_t>(id));
+  }
+  parts.hash = header.metadata_bytes_hash;
+  return parts;
+}
+
+}  // namespace
+
+absl::StatusOr<TextParts> LoadTextParts(const std::string& path) {
+  struct stat info = {};
+  if (stat(path.c_str(), &info) != 0) {
+    return absl::NotFoundError(absl::StrCat(path, ": ", std::strerror(errno)));
+  }
+  return S_ISDIR(info.st_mode) ? LoadHuggingFace(path) : LoadGguf(path);
+}
+
+}  // namespace pergola
