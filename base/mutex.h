@@ -11,6 +11,10 @@
 #else
 #define PERGOLA_ANNOTATION(x)
 #endif
+// Debian's abseil defines two of these names in an internal header; the meaning is the same.
+#undef GUARDED_BY
+#undef REQUIRES
+#undef EXCLUDES
 #define GUARDED_BY(x) PERGOLA_ANNOTATION(guarded_by(x))
 #define REQUIRES(x) PERGOLA_ANNOTATION(requires_capability(x))
 #define EXCLUDES(x) PERGOLA_ANNOTATION(locks_excluded(x))
