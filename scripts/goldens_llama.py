@@ -270,5 +270,6 @@ def make(name, options):
     raise SystemExit(f"{name}: no draw has gaps above 4 x the bound")
 
 
-for chosen in sys.argv[1:] or GOLDENS:
-    make(chosen, GOLDENS[chosen])
+if __name__ == "__main__":
+    for chosen in sys.argv[1:] or GOLDENS:
+        make(chosen, GOLDENS[chosen])
