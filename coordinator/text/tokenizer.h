@@ -1,5 +1,5 @@
-// Text to token ids and back, as the model's tokenizer.json or GGUF metadata defines it. Immutable, shared by threads.
-// Linear in the text. Not for chat templates.
+// Text to token ids and back, as the model's tokenizer.json or GGUF metadata defines it. Immutable,
+// shared by threads. Linear in the text. Not for chat templates.
 #pragma once
 
 #include <cstdint>
@@ -21,19 +21,21 @@ class Tokenizer {
   static absl::StatusOr<std::unique_ptr<const Tokenizer>> Create(const TextParts& parts);
   virtual ~Tokenizer() = default;
 
-  // `text` must be valid UTF-8 (INVALID_ARGUMENT with the byte offset). Special tokens in the text are recognised.
-  // add_special_tokens: what the post-processor adds (BOS).
+  // `text` must be valid UTF-8 (INVALID_ARGUMENT with the byte offset). Special tokens in the text
+  // are recognised. add_special_tokens: what the post-processor adds (BOS).
   virtual absl::StatusOr<std::vector<int32_t>> Encode(std::string_view text,
                                                       bool add_special_tokens) const = 0;
-  // Ids outside the vocabulary decode to nothing. Invalid UTF-8 becomes U+FFFD, one per invalid subsequence.
+  // Ids outside the vocabulary decode to nothing. Invalid UTF-8 becomes U+FFFD, one per invalid
+  // subsequence.
   virtual std::string Decode(absl::Span<const int32_t> ids, bool skip_special_tokens) const = 0;
-  // The raw bytes of one token (may be part of a character); empty for special tokens if skip_special_tokens.
+  // The raw bytes of one token (may be part of a character); empty for special tokens if
+  // skip_special_tokens.
   virtual std::string_view TokenBytes(int32_t id, bool skip_special_tokens) const = 0;
   virtual int32_t vocabulary_size() const = 0;  // largest id + 1
 };
 
-// A sequence's incremental text: holds back incomplete characters and possible beginnings of stop strings; special
-// tokens are not shown. `tokenizer` must outlive the stream.
+// A sequence's incremental text: holds back incomplete characters and possible beginnings of stop
+// strings; special tokens are not shown. `tokenizer` must outlive the stream.
 std::unique_ptr<TextStream> MakeTextStream(const Tokenizer& tokenizer,
                                            std::vector<std::string> stop_strings);
 
