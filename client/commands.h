@@ -1,0 +1,17 @@
+// The subcommands of `pergola`, one file each. Add*() declares the flags below `app`; when the
+// command was chosen, its callback runs it and stores the exit code: 0 done, 1 failed, 2 wrong
+// flags or files.
+#pragma once
+
+#include "CLI/CLI.hpp"
+#include "client/context.h"
+
+namespace pergola {
+
+void AddUp(CLI::App& app, const Context& context, int* exit_code);
+void AddGenerate(CLI::App& app, const Context& context, int* exit_code);
+void AddStatus(CLI::App& app, const Context& context, int* exit_code);
+void AddDrain(CLI::App& app, const Context& context, int* exit_code);
+void AddBench(CLI::App& app, const Context& context, int* exit_code);
+
+}  // namespace pergola

@@ -1,0 +1,52 @@
+// Watches a coordinator from a thread of its own: how far loading is, and the moment from which a
+// token passes all ranks. The supervisor reads its findings; it decides nothing.
+#pragma once
+
+#include <chrono>
+#include <memory>
+#include <string>
+#include <thread>
+
+#include "base/mutex.h"
+#include "pergola/v1/admin.pb.h"
+
+namespace grpc {
+class ClientContext;
+}
+
+namespace pergola {
+
+class AdminClient;
+
+class GroupMonitor {
+ public:
+  struct View {
+    bool ready = false;         // a Generate of one token through the public listener has succeeded
+    v1::StatusResponse status;  // the last one; empty before
+    std::string probe_error;    // of the last probe that failed
+  };
+
+  GroupMonitor(const std::string& public_address, const std::string& internal_address,
+               const std::string& token);
+  ~GroupMonitor();  // cancels what runs and waits for the thread
+  GroupMonitor(const GroupMonitor&) = delete;
+  GroupMonitor& operator=(const GroupMonitor&) = delete;
+
+  View Look() const;
+
+ private:
+  void Run();
+  bool Probe();
+  bool SleepUnlessStopping(std::chrono::milliseconds duration);
+
+  const std::string public_address_;
+  const std::unique_ptr<AdminClient> admin_;
+  mutable Mutex mutex_;
+  CondVar stopped_;
+  bool stopping_ GUARDED_BY(mutex_) = false;
+  View view_ GUARDED_BY(mutex_);
+  std::shared_ptr<grpc::ClientContext> probe_ GUARDED_BY(mutex_);  // second owner: Probe()
+  std::thread thread_;
+};
+
+}  // namespace pergola

@@ -1,0 +1,124 @@
+#include "client/launch_line.h"
+
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "absl/strings/str_split.h"
+#include "base/limits.h"
+#include "base/status.h"
+
+namespace pergola {
+namespace {
+
+bool IsProgram(const std::string& path) {
+  struct stat info = {};
+  return stat(path.c_str(), &info) == 0 && S_ISREG(info.st_mode) && access(path.c_str(), X_OK) == 0;
+}
+
+void Add(std::vector<std::string>& line, std::initializer_list<std::string> arguments) {
+  line.insert(line.end(), arguments);
+}
+
+absl::Status CheckLayout(const GroupOptions& options) {
+  if (options.tensor_parallel < 1 || options.tensor_parallel > kMaxSlotsPerHost) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--tp ", options.tensor_parallel, " is not within 1 to ", kMaxSlotsPerHost));
+  }
+  if (options.pipeline_parallel < 1 || options.pipeline_parallel > static_cast<int>(kMaxLayers)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--pp ", options.pipeline_parallel, " is not within 1 to ", kMaxLayers));
+  }
+  if (options.tensor_parallel * options.pipeline_parallel > kMaxRanks) {
+    return absl::InvalidArgumentError(absl::StrCat("--tp ", options.tensor_parallel, " x --pp ",
+                                                   options.pipeline_parallel, " are more than ",
+                                                   kMaxRanks, " ranks"));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<std::vector<std::string>> GroupCommand(const GroupOptions& options) {
+  RETURN_IF_ERROR(CheckLayout(options));
+  ASSIGN_OR_RETURN(const int ranks_per_host,
+                   RanksPerHost(options.hosts, options.tensor_parallel, options.pipeline_parallel));
+  const int ranks = options.tensor_parallel * options.pipeline_parallel;
+  std::vector<std::string> line = {options.mpirun, "-n", std::to_string(ranks)};
+  // mpirun binds each rank to one core even with --oversubscribe (measured); the worker's pool pins
+  // itself.
+  Add(line, {"--bind-to", "none", "--oversubscribe"});
+  // By name only: the value never stands on a command line.
+  Add(line, {"-x", kJoinTokenVariable});
+  if (!options.hosts.empty()) {
+    std::string hosts;
+    for (const Host& host : options.hosts) {
+      absl::StrAppend(&hosts, hosts.empty() ? "" : ",", host.name, ":", ranks_per_host);
+    }
+    // By slot fills one host before the next, so the consecutive ranks of a stage share one.
+    Add(line, {"--host", hosts, "--map-by", "slot"});
+  }
+  if (options.root) line.emplace_back("--allow-run-as-root");
+  Add(line, {"--mca", "btl", options.remote ? "self,vader,tcp" : "self,vader"});
+  // Kernel-assisted copies need ptrace rights that containers lack, and fail noisily there; hops
+  // are small anyway.
+  Add(line, {"--mca", "btl_vader_single_copy_mechanism", "none"});
+  // With one machine nothing of MPI listens beyond the loopback.
+  if (!options.remote) Add(line, {"--mca", "oob_tcp_if_include", "lo"});
+  Add(line, {options.worker, "--model", options.model, "--coordinator", options.coordinator_address,
+             "--group", kGroupName, "--tp", std::to_string(options.tensor_parallel), "--pp",
+             std::to_string(options.pipeline_parallel)});
+  if (options.threads > 0) Add(line, {"--threads", std::to_string(options.threads)});
+  if (!options.trace_dir.empty()) Add(line, {"--trace", options.trace_dir + "/worker.json"});
+  Add(line, {"--log-level", options.log_level});
+  line.insert(line.end(), options.worker_arguments.begin(), options.worker_arguments.end());
+  return line;
+}
+
+std::vector<std::string> CoordinatorCommand(const CoordinatorOptions& options) {
+  std::vector<std::string> line = {options.program};
+  Add(line, {"--model", options.model, "--listen", options.listen, "--internal-listen",
+             options.internal_listen, "--join-token-file", options.token_file, "--run-file",
+             options.run_file});
+  if (!options.trace_dir.empty()) Add(line, {"--trace", options.trace_dir + "/coordinator.json"});
+  Add(line, {"--log-level", options.log_level});
+  line.insert(line.end(), options.arguments.begin(), options.arguments.end());
+  return line;
+}
+
+std::string ShellLine(const std::vector<std::string>& arguments) {
+  constexpr absl::string_view kPlain =
+      "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-./:,=@%+";
+  std::string line;
+  for (const std::string& argument : arguments) {
+    if (!line.empty()) line += ' ';
+    if (!argument.empty() &&
+        argument.find_first_not_of(kPlain.data(), 0, kPlain.size()) == std::string::npos) {
+      line += argument;
+      continue;
+    }
+    line += '\'';
+    for (const char c : argument) {
+      if (c == '\'') {
+        line += "'\\''";
+      } else {
+        line += c;
+      }
+    }
+    line += '\'';
+  }
+  return line;
+}
+
+absl::StatusOr<std::string> FindProgram(const std::string& name, const std::string& search_path) {
+  if (name.find('/') != std::string::npos) {
+    if (IsProgram(name)) return name;
+    return absl::NotFoundError(absl::StrCat(name, " is not an executable file"));
+  }
+  for (const auto directory : absl::StrSplit(ToAbsl(search_path), ':', absl::SkipEmpty())) {
+    const std::string path = absl::StrCat(directory, "/", name);
+    if (IsProgram(path)) return path;
+  }
+  return absl::NotFoundError(absl::StrCat("no program '", name, "' along PATH"));
+}
+
+}  // namespace pergola

@@ -1,0 +1,55 @@
+// The command lines of the processes that `up` starts. Pure text, no process.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "client/hosts.h"
+
+namespace pergola {
+
+// The group's name while `up` starts one group.
+inline constexpr char kGroupName[] = "group-0";
+
+struct GroupOptions {
+  std::string mpirun = "mpirun";
+  std::string worker = "pergola-worker";
+  std::string model;                // absolute path
+  std::string coordinator_address;  // the internal listener
+  int tensor_parallel = 1;
+  int pipeline_parallel = 1;
+  int threads = 0;          // per rank; 0: the worker chooses
+  std::vector<Host> hosts;  // empty: this machine
+  bool remote = false;      // whether any host is another machine
+  bool root = false;
+  std::string trace_dir;  // empty: no trace
+  std::string log_level = "info";
+  std::vector<std::string> worker_arguments;  // handed on as they are
+};
+
+// mpirun and its arguments. INVALID_ARGUMENT naming value and limit if the layout cannot be spread
+// over the hosts.
+absl::StatusOr<std::vector<std::string>> GroupCommand(const GroupOptions& options);
+
+struct CoordinatorOptions {
+  std::string program = "pergola-coordinator";
+  std::string model;
+  std::string listen;
+  std::string internal_listen;
+  std::string token_file;
+  std::string run_file;
+  std::string trace_dir;
+  std::string log_level = "info";
+  std::vector<std::string> arguments;  // handed on as they are
+};
+std::vector<std::string> CoordinatorCommand(const CoordinatorOptions& options);
+
+// One line that a shell reads as exactly these arguments.
+std::string ShellLine(const std::vector<std::string>& arguments);
+
+// The executable file `name` means: itself if it holds a slash, else the first hit along
+// `search_path`. NOT_FOUND.
+absl::StatusOr<std::string> FindProgram(const std::string& name, const std::string& search_path);
+
+}  // namespace pergola

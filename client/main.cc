@@ -1,0 +1,63 @@
+// The pergola command: reads what the system knows about this process, then hands over to a
+// subcommand.
+#include <unistd.h>
+
+#include <climits>
+#include <cstdlib>
+#include <filesystem>
+#include <string>
+
+#include "CLI/CLI.hpp"
+#include "base/limits.h"
+#include "client/commands.h"
+
+namespace pergola {
+namespace {
+
+std::string Variable(const char* name) {
+  const char* value = std::getenv(name);
+  return value == nullptr ? "" : value;
+}
+
+Context ReadContext() {
+  Context context;
+  for (char** entry = environ; *entry != nullptr; ++entry) context.environment.emplace_back(*entry);
+  context.search_path = Variable("PATH");
+  const std::string runtime = Variable("XDG_RUNTIME_DIR");
+  context.runtime_dir =
+      runtime.empty() ? "/tmp/pergola-" + std::to_string(getuid()) : runtime + "/pergola";
+  std::error_code error;
+  context.binary_dir = std::filesystem::read_symlink("/proc/self/exe", error).parent_path();
+  char host[HOST_NAME_MAX + 1] = {};
+  if (gethostname(host, sizeof(host) - 1) == 0) context.host_name = host;
+  context.root = geteuid() == 0;
+  context.stdout_is_terminal = isatty(STDOUT_FILENO) == 1;
+  context.stderr_is_terminal = isatty(STDERR_FILENO) == 1;
+  return context;
+}
+
+int Main(int argc, char** argv) {
+  CLI::App app("pergola: generate text with large language models on several machines");
+  app.set_version_flag("--version", std::string("pergola ") + PERGOLA_VERSION);
+  app.require_subcommand(1);
+  const Context context = ReadContext();
+  int exit_code = kExitOk;
+  AddUp(app, context, &exit_code);
+  AddGenerate(app, context, &exit_code);
+  AddStatus(app, context, &exit_code);
+  AddDrain(app, context, &exit_code);
+  AddBench(app, context, &exit_code);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? kExitOk : kExitUsage;
+  }
+  return exit_code;
+}
+
+}  // namespace
+}  // namespace pergola
+
+int main(int argc, char** argv) {
+  return pergola::Main(argc, argv);
+}

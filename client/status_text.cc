@@ -1,0 +1,67 @@
+#include "client/status_text.h"
+
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
+#include "base/status.h"
+
+namespace pergola {
+namespace {
+
+std::string GroupText(const v1::GroupStatus& group) {
+  std::string text = absl::StrFormat("group %s: %s", group.name(), GroupStateName(group.state()));
+  if (group.state() == v1::GROUP_STATE_LOADING && group.progress().bytes_total() > 0) {
+    absl::StrAppendFormat(&text, ", %s %d of %d bytes", group.progress().phase(),
+                          group.progress().bytes_done(), group.progress().bytes_total());
+  }
+  absl::StrAppendFormat(&text, ", epoch %d, tp %d x pp %d, last step %.1f ms\n", group.epoch(),
+                        group.layout().tensor_parallel(), group.layout().pipeline_parallel(),
+                        group.last_step_ms());
+  absl::StrAppendFormat(&text, "  blocks %d of %d used (%d tokens each), slots %d of %d used\n",
+                        group.blocks_used(), group.blocks_total(), group.block_tokens(),
+                        group.slots_used(), group.slots_total());
+  for (int i = 0; i < group.layout().stages_size(); ++i) {
+    const v1::Stage& stage = group.layout().stages(i);
+    const uint32_t layers = stage.layer_count();
+    absl::StrAppendFormat(&text, "  stage %d: host %s, layers %d to %d, pids %s\n", i, stage.host(),
+                          stage.first_layer(), stage.first_layer() + (layers > 0 ? layers - 1 : 0),
+                          absl::StrJoin(stage.pids(), " "));
+  }
+  if (!group.last_fault().empty()) {
+    absl::StrAppendFormat(&text, "  last fault: %s\n", group.last_fault());
+  }
+  return text;
+}
+
+}  // namespace
+
+std::string GroupStateName(v1::GroupState state) {
+  switch (state) {
+    case v1::GROUP_STATE_LOADING:
+      return "loading";
+    case v1::GROUP_STATE_READY:
+      return "ready";
+    case v1::GROUP_STATE_LOST:
+      return "lost";
+    default:
+      return "unknown";
+  }
+}
+
+std::string StatusText(const v1::StatusResponse& status) {
+  std::string text = absl::StrFormat(
+      "%s: %s, up %.1f s\n", status.model().empty() ? "model" : status.model(),
+      status.draining() ? "draining" : (status.serving() ? "serving" : "not serving"),
+      static_cast<double>(status.uptime_ms()) / 1e3);
+  absl::StrAppendFormat(&text, "  running %d, queued %d, requests %d, tokens %d\n",
+                        status.running(), status.queued(), status.requests_total(),
+                        status.tokens_total());
+  absl::StrAppendFormat(
+      &text, "  plans %d, mean batch %.2f, preemptions %d, replays %d, overrun tokens %d\n",
+      status.plans_total(), status.mean_batch(), status.preemptions(), status.replays(),
+      status.overrun_tokens());
+  for (const v1::GroupStatus& group : status.groups()) text += GroupText(group);
+  if (status.groups().empty()) text += "no group has attached\n";
+  return text;
+}
+
+}  // namespace pergola

@@ -1,0 +1,238 @@
+// `pergola up`: checks what it was given, then hands over to the supervisor.
+#include <signal.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <filesystem>
+#include <memory>
+
+#include "absl/strings/match.h"
+#include "base/limits.h"
+#include "base/status.h"
+#include "client/commands.h"
+#include "client/files.h"
+#include "client/join_token.h"
+#include "client/launch_line.h"
+#include "client/run_file.h"
+#include "client/supervisor.h"
+
+namespace pergola {
+namespace {
+
+struct UpOptions {
+  std::string model;
+  int tp = 1;
+  int pp = 1;
+  int threads = 0;
+  std::string hosts;
+  std::string listen = "127.0.0.1:50051";
+  std::string internal_listen;
+  std::string run_file;
+  bool dry_run = false;
+  std::string trace_dir;
+  std::string log_level = "info";
+  uint32_t drain_timeout_ms = 30000;
+  std::vector<std::string> worker_arguments;
+  std::vector<std::string> coordinator_arguments;
+};
+
+absl::StatusOr<std::string> AbsoluteModel(const std::string& model) {
+  std::error_code error;
+  const std::filesystem::path path = std::filesystem::canonical(model, error);
+  if (error) {
+    return absl::NotFoundError(absl::StrCat("model ", model, ": ", error.message()));
+  }
+  return path.string();
+}
+
+const Host* FirstRemote(const std::vector<Host>& hosts, const std::string& own_host_name) {
+  for (const Host& host : hosts) {
+    if (!IsLocalHost(host.name, own_host_name)) return &host;
+  }
+  return nullptr;
+}
+
+// Fills in both listeners, and the host by which ranks dial where that differs from what is bound.
+absl::Status ChooseListeners(const UpOptions& options, const Host* remote,
+                             SupervisorOptions& supervisor) {
+  CoordinatorOptions& coordinator = supervisor.coordinator;
+  coordinator.listen = options.listen;
+  absl::StatusOr<HostPort> parsed = ParseHostPort(options.listen);
+  if (!parsed.ok()) return Prefixed(parsed.status(), "--listen");
+  coordinator.internal_listen = options.internal_listen;
+  if (!options.internal_listen.empty()) {
+    parsed = ParseHostPort(options.internal_listen);
+    if (!parsed.ok()) return Prefixed(parsed.status(), "--internal-listen");
+    const bool any = parsed->host == "0.0.0.0" || parsed->host == "::";
+    if (!any || remote == nullptr) return absl::OkStatus();
+    ASSIGN_OR_RETURN(supervisor.dial_host, LocalAddressTowards(remote->name));
+    return absl::OkStatus();
+  }
+  std::string host = "127.0.0.1";
+  if (remote != nullptr) {
+    ASSIGN_OR_RETURN(host, LocalAddressTowards(remote->name));
+  }
+  coordinator.internal_listen = JoinHostPort(host, 0);
+  return absl::OkStatus();
+}
+
+absl::StatusOr<SupervisorOptions> Plan(const UpOptions& options, const Context& context) {
+  SupervisorOptions supervisor;
+  ASSIGN_OR_RETURN(const std::string model, AbsoluteModel(options.model));
+  GroupOptions& group = supervisor.group;
+  group.model = model;
+  group.tensor_parallel = options.tp;
+  group.pipeline_parallel = options.pp;
+  group.threads = options.threads;
+  ASSIGN_OR_RETURN(group.hosts, ParseHosts(options.hosts));
+  const Host* remote = FirstRemote(group.hosts, context.host_name);
+  group.remote = remote != nullptr;
+  group.root = context.root;
+  group.log_level = options.log_level;
+  group.worker_arguments = options.worker_arguments;
+  const absl::StatusOr<std::string> mpirun = FindProgram("mpirun", context.search_path);
+  if (!mpirun.ok()) {
+    return absl::NotFoundError(absl::StrCat(mpirun.status().message(),
+                                            "; install Open MPI (apt-get install openmpi-bin)"));
+  }
+  group.mpirun = *mpirun;
+  ASSIGN_OR_RETURN(group.worker, FindProgram(context.binary_dir + "/pergola-worker", ""));
+  CoordinatorOptions& coordinator = supervisor.coordinator;
+  coordinator.model = model;
+  ASSIGN_OR_RETURN(coordinator.program,
+                   FindProgram(context.binary_dir + "/pergola-coordinator", ""));
+  coordinator.log_level = options.log_level;
+  coordinator.arguments = options.coordinator_arguments;
+  if (!options.trace_dir.empty()) {
+    std::error_code error;
+    std::filesystem::create_directories(options.trace_dir, error);
+    const std::filesystem::path trace = std::filesystem::canonical(options.trace_dir, error);
+    if (error) {
+      return absl::NotFoundError(
+          absl::StrCat("--trace ", options.trace_dir, ": ", error.message()));
+    }
+    group.trace_dir = trace.string();
+    coordinator.trace_dir = trace.string();
+  }
+  RETURN_IF_ERROR(ChooseListeners(options, remote, supervisor));
+  // The same check as at the launch, before anything is started.
+  group.coordinator_address = coordinator.internal_listen;
+  RETURN_IF_ERROR(GroupCommand(group).status());
+  supervisor.run_file = options.run_file;
+  supervisor.environment = context.environment;
+  supervisor.terminal = context.stderr_is_terminal;
+  supervisor.drain_timeout = std::chrono::milliseconds(options.drain_timeout_ms);
+  return supervisor;
+}
+
+// A run file whose `up` still lives belongs to it.
+absl::Status CheckNotRunning(const std::string& run_file) {
+  const absl::StatusOr<RunFile> run = ReadRunFile(run_file);
+  if (!run.ok() || run->up_pid <= 0 || kill(run->up_pid, 0) != 0) return absl::OkStatus();
+  const absl::StatusOr<std::string> name =
+      ReadSmallFile(absl::StrCat("/proc/", run->up_pid, "/comm"), 64);
+  if (!name.ok() || *name != "pergola\n") return absl::OkStatus();
+  return absl::AlreadyExistsError(absl::StrCat("pergola runs already with run file ", run_file,
+                                               " (pid ", run->up_pid,
+                                               "); end it, or give another --run-file"));
+}
+
+absl::Status MakePrivateFiles(const Context& context, SupervisorOptions& supervisor) {
+  RETURN_IF_ERROR(CheckNotRunning(supervisor.run_file));
+  RETURN_IF_ERROR(MakePrivateDirectory(context.runtime_dir));
+  const std::string base = absl::StrCat(context.runtime_dir, "/");
+  supervisor.coordinator.token_file = absl::StrCat(base, "token-", getpid());
+  supervisor.coordinator.run_file = absl::StrCat(base, "coordinator-", getpid(), ".json");
+  ASSIGN_OR_RETURN(supervisor.token, MakeJoinToken());
+  return WritePrivateFile(supervisor.coordinator.token_file, supervisor.token + "\n");
+}
+
+int Fail(const absl::Status& status) {
+  std::fprintf(stderr, "pergola: %s\n", std::string(status.message()).c_str());
+  return kExitUsage;
+}
+
+int PrintLine(const SupervisorOptions& supervisor) {
+  GroupOptions group = supervisor.group;
+  const absl::StatusOr<HostPort> bound = ParseHostPort(group.coordinator_address);
+  if (bound.ok() && !supervisor.dial_host.empty()) {
+    group.coordinator_address = JoinHostPort(supervisor.dial_host, bound->port);
+  }
+  if (bound.ok() && bound->port == 0) {
+    std::fprintf(stderr,
+                 "pergola: port 0 below stands for one chosen at the start; --internal-listen "
+                 "fixes it\n");
+  }
+  const absl::StatusOr<std::vector<std::string>> command = GroupCommand(group);
+  if (!command.ok()) return Fail(command.status());
+  std::fprintf(stdout, "%s\n", ShellLine(*command).c_str());
+  return kExitOk;
+}
+
+int Up(const UpOptions& options, const Context& context) {
+  absl::StatusOr<SupervisorOptions> supervisor = Plan(options, context);
+  if (!supervisor.ok()) return Fail(supervisor.status());
+  if (options.dry_run) return PrintLine(*supervisor);
+  const absl::Status made = MakePrivateFiles(context, *supervisor);
+  if (!made.ok()) return Fail(made);
+  return Supervisor(*std::move(supervisor)).Run();
+}
+
+void AddLayoutFlags(CLI::App& command, UpOptions& options) {
+  command.add_option("--tp", options.tp, "ranks per stage (tensor parallel)")
+      ->capture_default_str();
+  command.add_option("--pp", options.pp, "stages (pipeline parallel)")->capture_default_str();
+  command
+      .add_option("--threads", options.threads,
+                  "threads per rank (default 0: cores / ranks on the node)")
+      ->check(CLI::Range(0, 4096));
+  command.add_option("--hosts", options.hosts,
+                     "NAME:SLOTS,... machines of the group; --pp must be a multiple of their "
+                     "number (default: this machine)");
+}
+
+}  // namespace
+
+void AddUp(CLI::App& app, const Context& context, int* exit_code) {
+  auto options = std::make_shared<UpOptions>();
+  options->run_file = DefaultRunFile(context.runtime_dir);
+  CLI::App* command = app.add_subcommand(
+      "up", "Start a coordinator and a group of workers, keep them alive, stop them on Ctrl-C");
+  command
+      ->add_option("MODEL", options->model,
+                   "GGUF file or Hugging Face directory, readable at this path on every node")
+      ->required();
+  AddLayoutFlags(*command, *options);
+  command->add_option("--listen", options->listen, "HOST:PORT of the public listener; port 0: any")
+      ->capture_default_str();
+  command->add_option("--internal-listen", options->internal_listen,
+                      "HOST:PORT of the internal listener (default: 127.0.0.1:0, with remote "
+                      "hosts the address that routes to them)");
+  command->add_option("--run-file", options->run_file, "where to write addresses and pids")
+      ->capture_default_str();
+  command->add_flag("--dry-run", options->dry_run, "only print the mpirun line");
+  command->add_option("--trace", options->trace_dir,
+                      "directory for Chrome/Perfetto traces (default: no trace)");
+  command->add_option("--log-level", options->log_level, "debug, info, warn or error")
+      ->check(CLI::IsMember({"debug", "info", "warn", "error"}))
+      ->capture_default_str();
+  command
+      ->add_option("--drain-timeout-ms", options->drain_timeout_ms,
+                   "milliseconds the running requests may take after Ctrl-C or SIGTERM")
+      ->check(CLI::Range(0, 86400000))
+      ->capture_default_str();
+  command
+      ->add_option("--worker-arg", options->worker_arguments,
+                   "one more argument for every pergola-worker; may come often, write "
+                   "--worker-arg=--flag")
+      ->expected(1)
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+  command
+      ->add_option("--coordinator-arg", options->coordinator_arguments,
+                   "one more argument for pergola-coordinator; may come often")
+      ->expected(1)
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+  command->callback([=, &context] { *exit_code = Up(*options, context); });
+}
+
+}  // namespace pergola
