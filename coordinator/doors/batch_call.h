@@ -1,0 +1,56 @@
+// One GenerateBatch call: every item admitted alone through the same code as Generate
+// (admission.h); the answer goes out when all have ended, in the order of the requests.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/mutex.h"
+#include "coordinator/doors/admission.h"
+#include "coordinator/doors/grpc_bytes.h"
+
+namespace pergola {
+
+class BatchCall final : public grpc::ServerUnaryReactor,
+                        public std::enable_shared_from_this<BatchCall> {
+ public:
+  // `bytes` and `response` are gRPC's and valid until OnDone.
+  static BatchCall* Start(const DoorContext& door, grpc::CallbackServerContext* context,
+                          const grpc::ByteBuffer* bytes, grpc::ByteBuffer* response);
+  explicit BatchCall(const DoorContext& door) : door_(door), place_(door) {}
+
+  void OnCancel() override;
+  void OnDone() override;
+
+ private:
+  struct Item {
+    std::shared_ptr<Mailbox> mailbox;
+    Admitted admitted;
+    bool submitted = false;
+    bool ended = false;
+    v1::GenerateBatchResult result;
+  };
+
+  // On the text pool: admits item after item.
+  void Admission(const std::string& bytes, TimeUs deadline);
+  void AdmitItem(std::string_view bytes, size_t index, TimeUs deadline);
+  void OnMail();
+  // Empties the mailboxes; answers when every item has ended.
+  void Collect();
+  static void Take(Item* item);
+
+  const DoorContext& door_;
+  const CallPlace place_;
+  std::shared_ptr<BatchCall> self_;  // the second owner is any job on a pool; released in OnDone
+  grpc::ByteBuffer* response_ = nullptr;
+  std::atomic<bool> mail_posted_{false};
+
+  Mutex mutex_;
+  std::vector<Item> items_ GUARDED_BY(mutex_);
+  bool all_admitted_ GUARDED_BY(mutex_) = false;
+  bool finished_ GUARDED_BY(mutex_) = false;
+  bool cancelled_ GUARDED_BY(mutex_) = false;
+};
+
+}  // namespace pergola

@@ -1,0 +1,58 @@
+// One Generate call: text work on the pool, headers after admission, then one write in flight at a
+// time, each carrying all that gathered in the mailbox since the last. Not for what a request means
+// (request_builder.h).
+#pragma once
+
+#include <memory>
+#include <optional>
+
+#include "base/mutex.h"
+#include "coordinator/doors/admission.h"
+#include "coordinator/doors/grpc_bytes.h"
+
+namespace pergola {
+
+class GenerateCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
+                           public std::enable_shared_from_this<GenerateCall> {
+ public:
+  // The reactor of one call; it owns itself until OnDone. `context` and `bytes` are gRPC's and
+  // valid until then.
+  static GenerateCall* Start(const DoorContext& door, grpc::CallbackServerContext* context,
+                             const grpc::ByteBuffer* bytes);
+  explicit GenerateCall(const DoorContext& door) : door_(door), place_(door) {}
+
+  void OnSendInitialMetadataDone(bool ok) override { Continue(ok); }
+  void OnWriteDone(bool ok) override { Continue(ok); }
+  void OnCancel() override;
+  void OnDone() override;
+
+ private:
+  // On the text pool.
+  void Admission(std::string_view bytes, TimeUs deadline);
+  bool Cancelled();
+  // On the engine thread: the mailbox has something.
+  void OnMail();
+  // After an operation of ours ended, or with mail.
+  void Continue(bool ok);
+  void Deliver();
+  void Write(Mailbox::Delivery delivery);
+
+  const DoorContext& door_;
+  const CallPlace place_;
+  std::shared_ptr<GenerateCall> self_;  // the second owner is any job on a pool; released in OnDone
+  std::shared_ptr<Mailbox> mailbox_;
+  std::atomic<bool> mail_posted_{false};
+
+  Mutex mutex_;
+  Admitted admitted_ GUARDED_BY(mutex_);
+  bool cancelled_ GUARDED_BY(mutex_) = false;
+  bool submitted_ GUARDED_BY(mutex_) = false;
+  // An operation is in flight, or none may start any more: who sets it owns out_ and the stream.
+  bool busy_ GUARDED_BY(mutex_) = true;
+  bool broken_ GUARDED_BY(mutex_) = false;  // a write failed: what comes is dropped until the end
+  std::optional<google::rpc::Status> end_
+      GUARDED_BY(mutex_);  // to be sent when the write in flight is done
+  grpc::ByteBuffer out_;
+};
+
+}  // namespace pergola

@@ -1,0 +1,58 @@
+// From a GenerateRequest to the SequenceRequest that the engine takes: every default resolved,
+// every limit checked, all violations told at once. Pure: what is served, time and randomness come
+// in. Not for admission (admission.h).
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+
+#include "coordinator/doors/call_status.h"
+#include "coordinator/engine/engine.h"
+#include "coordinator/engine/request.h"
+#include "coordinator/text/tokenizer.h"
+#include "model/text_parts.h"
+#include "pergola/v1/generation.pb.h"
+
+namespace pergola {
+
+// What is served. Parts and tokenizer are borrowed; they must outlive every SequenceRequest built.
+struct ServedModel {
+  const TextParts* parts = nullptr;
+  const Tokenizer* tokenizer = nullptr;
+};
+
+// The limits that requests are held to: the attached group's, and before the first one attached
+// those of the files.
+struct RequestLimits {
+  uint64_t context_length = 0;
+  uint64_t vocabulary_size = 0;
+  uint64_t kv_tokens = 0;  // 0: not known yet
+};
+RequestLimits LimitsFor(const TextParts& parts, const ServingLimits& serving);
+
+struct BuildInputs {
+  ServedModel served;
+  RequestLimits limits;
+  std::string field_prefix;  // of violations: "requests[3]."
+  std::string request_id;    // used if the client names none
+  TimeUs deadline = kNever;
+  std::function<uint64_t()> draw_seed;  // called if the request samples and states no seed
+};
+
+// Fills all of `sequence` but the mailbox and returns OK (code 0); or INVALID_ARGUMENT with every
+// violation, or NOT_FOUND for another model's name.
+google::rpc::Status BuildRequest(const v1::GenerateRequest& request, const BuildInputs& inputs,
+                                 SequenceRequest* sequence);
+
+// NOT_FOUND unless `name` is empty or the served model's; shared by all calls that name a model.
+google::rpc::Status CheckModelName(const std::string& name, const TextParts& parts);
+
+// Checks size and UTF-8 of a text to tokenize; false after adding a violation of `field`.
+bool CheckText(const std::string& text, std::string_view field, Violations* violations);
+
+// Adds a violation for the first id that is not 0 <= id < vocabulary_size.
+bool CheckIds(absl::Span<const int32_t> ids, uint64_t vocabulary_size, std::string_view field,
+              Violations* violations);
+
+}  // namespace pergola

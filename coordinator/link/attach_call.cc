@@ -1,0 +1,153 @@
+#include "coordinator/link/attach_call.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/limits.h"
+
+namespace pergola {
+namespace {
+
+// Beside the plans in flight: Welcome and what a probe adds.
+constexpr size_t kOutboxSlack = 4;
+
+}  // namespace
+
+AttachCall* AttachCall::Start(Engine* engine, uint64_t connection,
+                              grpc::CallbackServerContext* context) {
+  auto call = std::make_shared<AttachCall>(engine, connection, context);
+  call->self_ = call;
+  call->StartRead(&call->in_);
+  return call.get();
+}
+
+void AttachCall::OnReadDone(bool ok) {
+  absl::Status status;
+  if (!ok) {
+    Close(absl::OkStatus());  // the peer ended its side, or is gone
+    return;
+  }
+  status = Handle();
+  if (!status.ok()) {
+    Close(status);
+    return;
+  }
+  in_.Clear();
+  StartRead(&in_);
+}
+
+absl::Status AttachCall::Handle() {
+  {
+    MutexLock lock(mutex_);
+    if (hello_seen_) {
+      return absl::InvalidArgumentError(in_.has_hello() ? "a second Hello on one Attach stream"
+                                                        : "a message after Hello");
+    }
+    if (in_.has_hello()) {
+      hello_seen_ = true;
+      // The depth of DESIGN I3: stages + 1.
+      const uint32_t stages = std::min(in_.hello().layout().pipeline_parallel(), kMaxLayers);
+      max_outbox_ = size_t{stages} + 1 + kOutboxSlack;
+    }
+  }
+  if (in_.has_progress()) {
+    engine_->GroupProgress(connection_, std::move(*in_.mutable_progress()));
+  } else if (in_.has_hello()) {
+    engine_->GroupAttached(connection_, std::move(*in_.mutable_hello()), shared_from_this());
+  } else {
+    return absl::InvalidArgumentError("a WorkerMessage with neither progress nor hello");
+  }
+  return absl::OkStatus();
+}
+
+void AttachCall::OnWriteDone(bool ok) {
+  {
+    MutexLock lock(mutex_);
+    writing_ = false;
+    if (!ok && !end_) end_ = absl::UnavailableError("a write to the group failed");
+  }
+  WriteNext();
+}
+
+void AttachCall::OnDone() {
+  // The last reaction, so it comes after any Hello of this connection reached the engine.
+  absl::Status why;
+  {
+    MutexLock lock(mutex_);
+    why = end_.value_or(absl::OkStatus());
+    outbox_.clear();
+  }
+  if (why.ok()) why = absl::UnavailableError("the group's Attach stream ended");
+  engine_->GroupLost(connection_, why);
+  self_.reset();
+}
+
+void AttachCall::Welcome(uint64_t epoch) {
+  v1::Welcome welcome;
+  welcome.set_epoch(epoch);
+  Enqueue(std::move(welcome));
+}
+
+void AttachCall::Send(std::shared_ptr<const v1::StepPlan> plan) {
+  Enqueue(std::move(plan));
+}
+
+void AttachCall::Enqueue(Outgoing message) {
+  bool stuck = false;
+  {
+    MutexLock lock(mutex_);
+    if (end_) return;
+    if (outbox_.size() >= max_outbox_) {
+      end_ = absl::ResourceExhaustedError(
+          absl::StrCat("the group does not read: ", outbox_.size(), " messages wait"));
+      outbox_.clear();
+      stuck = true;
+    } else {
+      outbox_.push_back(std::move(message));
+    }
+  }
+  // A write that waits for a peer that does not read ends only with the call.
+  if (stuck) context_->TryCancel();
+  WriteNext();
+}
+
+void AttachCall::Close(const absl::Status& status) {
+  {
+    MutexLock lock(mutex_);
+    if (end_) return;
+    end_ = status;
+    outbox_.clear();
+  }
+  WriteNext();
+}
+
+void AttachCall::WriteNext() {
+  std::optional<absl::Status> end;
+  {
+    MutexLock lock(mutex_);
+    if (writing_ || ended_) return;
+    if (end_) {
+      ended_ = true;
+      end = end_;
+    } else if (outbox_.empty()) {
+      return;
+    } else {
+      writing_ = true;
+      out_.Clear();
+      if (auto* welcome = std::get_if<v1::Welcome>(&outbox_.front())) {
+        *out_.mutable_welcome() = *welcome;
+      } else {
+        *out_.mutable_plan() = *std::get<std::shared_ptr<const v1::StepPlan>>(outbox_.front());
+      }
+      outbox_.pop_front();
+    }
+  }
+  if (end) {
+    Finish(ToGrpc(*end));
+  } else {
+    StartWrite(&out_);
+  }
+}
+
+}  // namespace pergola
