@@ -1,4 +1,5 @@
-// A group of ranks as threads of one test, stage after stage, with the plainest communicator that can be right.
+// A group of ranks as threads of one test, stage after stage, with the plainest communicator that
+// can be right.
 #pragma once
 
 #include <cstdint>
@@ -105,7 +106,9 @@ class ThreadGroup {
     }
   }
 
-  StageExecutor& executor(int stage, int tp_rank) { return *ranks_[stage * tp_ + tp_rank].executor; }
+  StageExecutor& executor(int stage, int tp_rank) {
+    return *ranks_[stage * tp_ + tp_rank].executor;
+  }
   StageExecutor& last() { return executor(pp_ - 1, 0); }
   void KeepLogits(bool keep) {
     for (Rank& rank : ranks_) rank.executor->KeepLogits(keep);

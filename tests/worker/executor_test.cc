@@ -1,0 +1,605 @@
+// Whole executors on tiny random models: against a naive decoder in double, against themselves
+// under other batches, chunks and layouts.
+#include "worker/step/stage_executor.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <filesystem>
+#include <limits>
+#include <random>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tests/worker/memory_checkpoint.h"
+#include "tests/worker/plan_builder.h"
+#include "tests/worker/reference_decoder.h"
+#include "tests/worker/thread_group.h"
+
+namespace pergola {
+namespace {
+
+using Row = std::vector<float>;
+
+ExecutorOptions TinyOptions() {
+  ExecutorOptions options;
+  options.slot_count = 4;
+  options.block_tokens = 16;
+  options.step_tokens = 128;
+  return options;
+}
+
+std::vector<int32_t> RandomIds(int64_t count, uint64_t seed = 7, int64_t vocabulary = 97) {
+  std::mt19937_64 random(seed);
+  std::vector<int32_t> ids;
+  for (int64_t i = 0; i < count; ++i) ids.push_back(static_cast<int32_t>(random() % vocabulary));
+  return ids;
+}
+
+Row Copy(absl::Span<const float> values) {
+  return Row(values.begin(), values.end());
+}
+
+// Logits of all positions of `ids`, computed `chunk` tokens at a time.
+std::vector<Row> LogitsInChunks(ThreadGroup& group, const std::vector<int32_t>& ids,
+                                int64_t chunk) {
+  group.KeepLogits(true);
+  std::vector<Row> logits;
+  const auto total = static_cast<int64_t>(ids.size());
+  for (int64_t first = 0; first < total; first += chunk) {
+    const int64_t end = std::min(total, first + chunk);
+    BuiltPlan built(first + 1);
+    if (first == 0) built.Start(1);
+    const auto blocks = first == 0 ? Blocks(2, 6) : std::vector<uint32_t>();
+    BuiltPlan::WantAll(built.Add(1, {ids.begin() + first, ids.begin() + end}, first, blocks));
+    group.Execute(built.plan, built.ids);
+    for (int64_t i = 0; i < end - first; ++i) logits.push_back(Copy(group.last().Logits(i)));
+  }
+  group.KeepLogits(false);
+  return logits;
+}
+
+// Grows `prompt` by `count` tokens in `slot` alone.
+std::vector<int32_t> Generate(ThreadGroup& group, const std::vector<int32_t>& prompt, int count,
+                              float temperature = 0, uint64_t seed = 0) {
+  std::vector<int32_t> known = prompt;
+  int64_t computed = 0;
+  for (int i = 0; i < count; ++i) {
+    BuiltPlan built(i + 1);
+    if (i == 0) built.Start(2, temperature, seed);
+    built.Add(2, {known.begin() + computed, known.end()}, computed,
+              i == 0 ? Blocks(0, 8) : std::vector<uint32_t>());
+    computed = static_cast<int64_t>(known.size());
+    const auto results = group.Execute(built.plan, built.ids);
+    EXPECT_EQ(results[0].ids_size(), 1);
+    known.push_back(results[0].ids_size() == 1 ? results[0].ids(0) : 0);
+  }
+  return {known.begin() + prompt.size(), known.end()};
+}
+
+// What f32 may cost: 32 times what it costs the naive decoder, whose sums are no longer than the
+// executor's, but at least 4e-5 of the logits' deviation (the bound of the goldens).
+struct Expected {
+  std::vector<std::vector<double>> logits;
+  double bound = 0;
+
+  Expected(const MemoryCheckpoint& checkpoint, const std::vector<int32_t>& ids) {
+    logits = ReferenceDecoder<double>(checkpoint).Logits(ids);
+    const auto f32 = ReferenceDecoder<float>(checkpoint).Logits(ids);
+    double worst = 0;
+    double sum = 0;
+    double squares = 0;
+    for (size_t row = 0; row < logits.size(); ++row) {
+      for (size_t id = 0; id < logits[row].size(); ++id) {
+        worst = std::max(worst, std::abs(logits[row][id] - static_cast<double>(f32[row][id])));
+        sum += logits[row][id];
+        squares += logits[row][id] * logits[row][id];
+      }
+    }
+    const auto count = static_cast<double>(logits.size() * logits[0].size());
+    bound = std::max(32 * worst, 4e-5 * std::sqrt(squares / count - sum / count * sum / count));
+  }
+
+  void Check(const std::vector<Row>& actual, double times = 1) const {
+    ASSERT_EQ(actual.size(), logits.size());
+    for (size_t row = 0; row < logits.size(); ++row) {
+      ASSERT_EQ(actual[row].size(), logits[row].size());
+      for (size_t id = 0; id < logits[row].size(); ++id) {
+        // False for NaN.
+        ASSERT_LE(std::abs(actual[row][id] - logits[row][id]), times * bound)
+            << "row " << row << " id " << id;
+      }
+    }
+  }
+};
+
+struct Variant {
+  std::string name;
+  std::function<void(ModelSpec*)> change;
+  DType dtype = DType::kF32;
+  bool gguf_rope_rows = false;
+};
+
+std::ostream& operator<<(std::ostream& out, const Variant& variant) {
+  return out << variant.name;
+}
+
+// A quantised matrix needs its inputs in multiples of 32; heads of 8 still cut its blocks apart.
+void MakeQuantisable(ModelSpec* spec) {
+  spec->heads = 12;
+  spec->kv_heads = 4;
+  spec->ffn = 160;
+}
+
+std::vector<Variant> Variants() {
+  const auto none = [](ModelSpec*) {};
+  return {
+      {"plain", none},
+      {"tied", [](ModelSpec* s) { s->tied_embeddings = true; }},
+      {"biased", [](ModelSpec* s) { s->qkv_bias = s->output_bias = s->mlp_bias = true; }},
+      {"window", [](ModelSpec* s) { s->sliding_window = 5; }},
+      {"every_head_its_own_kv", [](ModelSpec* s) { s->kv_heads = 9; }},
+      {"one_kv_head", [](ModelSpec* s) { s->kv_heads = 1; }},
+      {"bf16", none, DType::kBF16},
+      {"f16_tied", [](ModelSpec* s) { s->tied_embeddings = true; }, DType::kF16},
+      {"gguf_rows", [](ModelSpec* s) { s->qkv_bias = true; }, DType::kF32, true},
+      {"q8_0", MakeQuantisable, DType::kQ8_0, true},
+      {"q4_0", MakeQuantisable, DType::kQ4_0, true},
+      {"q4_1", MakeQuantisable, DType::kQ4_1},
+  };
+}
+
+class ExecutorVariantTest : public testing::TestWithParam<Variant> {
+ protected:
+  static MemoryCheckpoint Make() {
+    ModelSpec spec = TinySpec();
+    GetParam().change(&spec);
+    MemoryCheckpoint::Options options;
+    options.dtype = [](Role) { return GetParam().dtype; };
+    options.gguf_rope_rows = GetParam().gguf_rope_rows;
+    return MemoryCheckpoint(spec, options);
+  }
+  static ExecutorOptions Options() {
+    ExecutorOptions options = TinyOptions();
+    options.kv_dtype = DType::kF32;
+    options.kv_dtype_set = true;
+    return options;
+  }
+};
+
+TEST_P(ExecutorVariantTest, LogitsAreTheNaiveDecodersOnOneRank) {
+  const MemoryCheckpoint checkpoint = Make();
+  const auto ids = RandomIds(40);
+  ThreadGroup group(checkpoint, 1, 1, Options());
+  Expected(checkpoint, ids).Check(LogitsInChunks(group, ids, 40));
+}
+
+TEST_P(ExecutorVariantTest, LogitsAreTheNaiveDecodersOnThreeByTwoRanks) {
+  const MemoryCheckpoint checkpoint = Make();
+  const auto ids = RandomIds(40);
+  ThreadGroup group(checkpoint, 3, 2, Options());
+  // Layouts may differ by twice the bound.
+  Expected(checkpoint, ids).Check(LogitsInChunks(group, ids, 40), 2);
+}
+
+INSTANTIATE_TEST_SUITE_P(Tiny, ExecutorVariantTest, testing::ValuesIn(Variants()),
+                         [](const auto& test) { return test.param.name; });
+
+class ExecutorLayoutTest : public testing::TestWithParam<std::tuple<int, int>> {};
+
+TEST_P(ExecutorLayoutTest, GreedyTokensAreThoseOfOneRank) {
+  const MemoryCheckpoint checkpoint(TinySpec(), {});
+  const auto prompt = RandomIds(20);
+  ThreadGroup single(checkpoint, 1, 1, TinyOptions());
+  ThreadGroup group(checkpoint, std::get<0>(GetParam()), std::get<1>(GetParam()), TinyOptions());
+  EXPECT_EQ(Generate(group, prompt, 24), Generate(single, prompt, 24));
+}
+
+TEST_P(ExecutorLayoutTest, SampledTokensAreThoseOfOneRank) {
+  const MemoryCheckpoint checkpoint(TinySpec(), {});
+  const auto prompt = RandomIds(20);
+  ThreadGroup single(checkpoint, 1, 1, TinyOptions());
+  ThreadGroup group(checkpoint, std::get<0>(GetParam()), std::get<1>(GetParam()), TinyOptions());
+  const auto tokens = Generate(group, prompt, 24, 1.5F, 42);
+  EXPECT_EQ(tokens, Generate(single, prompt, 24, 1.5F, 42));
+  EXPECT_NE(tokens, Generate(single, prompt, 24, 1.5F, 43));
+}
+
+TEST_P(ExecutorLayoutTest, LogitsLieWithinTwiceTheBound) {
+  const MemoryCheckpoint checkpoint(TinySpec(), {});
+  const auto ids = RandomIds(40);
+  ThreadGroup group(checkpoint, std::get<0>(GetParam()), std::get<1>(GetParam()), TinyOptions());
+  Expected(checkpoint, ids).Check(LogitsInChunks(group, ids, 40), 2);
+}
+
+INSTANTIATE_TEST_SUITE_P(TpByPp, ExecutorLayoutTest,
+                         testing::Combine(testing::Values(1, 2, 3, 9), testing::Values(1, 2, 3)),
+                         [](const auto& test) {
+                           return "tp" + std::to_string(std::get<0>(test.param)) + "pp" +
+                                  std::to_string(std::get<1>(test.param));
+                         });
+
+TEST(ExecutorTest, PipelineStagesChangeNoBit) {
+  const MemoryCheckpoint checkpoint(TinySpec(), {});
+  const auto ids = RandomIds(40);
+  ThreadGroup one(checkpoint, 1, 1, TinyOptions());
+  ThreadGroup three(checkpoint, 1, 3, TinyOptions());
+  EXPECT_EQ(LogitsInChunks(three, ids, 40), LogitsInChunks(one, ids, 40));
+}
+
+class ExecutorKvTest : public testing::TestWithParam<DType> {
+ protected:
+  static ExecutorOptions Options() {
+    ExecutorOptions options = TinyOptions();
+    options.kv_dtype = GetParam();
+    options.kv_dtype_set = true;
+    return options;
+  }
+};
+
+TEST_P(ExecutorKvTest, ChunksOfAPromptChangeNoBit) {
+  const MemoryCheckpoint checkpoint(TinySpec(), {});
+  const auto ids = RandomIds(90);
+  ThreadGroup group(checkpoint, 2, 1, Options());
+  const auto whole = LogitsInChunks(group, ids, 90);
+  for (int64_t chunk : {1, 7, 64}) {
+    EXPECT_EQ(LogitsInChunks(group, ids, chunk), whole) << "chunks of " << chunk;
+  }
+}
+
+TEST_P(ExecutorKvTest, OtherSequencesInTheBatchChangeNoBit) {
+  const MemoryCheckpoint checkpoint(TinySpec(), {});
+  ThreadGroup group(checkpoint, 1, 1, Options(), 2);
+  std::vector<std::vector<int32_t>> prompts;
+  std::vector<Row> alone;
+  for (uint32_t slot = 0; slot < 4; ++slot) {
+    prompts.push_back(RandomIds(10 + 13 * slot, slot));
+    alone.push_back(LogitsInChunks(group, prompts[slot], 128).back());
+  }
+  BuiltPlan built;
+  for (uint32_t slot = 0; slot < 4; ++slot) {
+    built.Start(slot);
+    // Blocks in falling order: where bytes lie must not matter.
+    built.Add(slot, prompts[slot], 0, {31 - 4 * slot, 30 - 4 * slot, 29 - 4 * slot, 28 - 4 * slot});
+  }
+  group.KeepLogits(true);
+  group.Execute(built.plan, built.ids);
+  for (uint32_t slot = 0; slot < 4; ++slot) {
+    EXPECT_EQ(Copy(group.last().Logits(slot)), alone[slot]) << "slot " << slot;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(KvDtypes, ExecutorKvTest,
+                         testing::Values(DType::kF32, DType::kF16, DType::kBF16),
+                         [](const auto& test) { return std::string(DTypeName(test.param)); });
+
+TEST(ExecutorTest, MixedDtypesOfOneProjectionAreTheNaiveDecoders) {
+  ModelSpec spec = TinySpec();
+  MakeQuantisable(&spec);
+  spec.qkv_bias = true;
+  MemoryCheckpoint::Options mixed;
+  mixed.dtype = [](Role role) {
+    if (role == Role::kKey || role == Role::kUp) return DType::kQ8_0;
+    if (role == Role::kValue || role == Role::kTokenEmbedding) return DType::kF16;
+    return DType::kQ4_1;
+  };
+  mixed.gguf_rope_rows = true;
+  const MemoryCheckpoint checkpoint(spec, mixed);
+  ExecutorOptions options = TinyOptions();
+  options.kv_dtype_set = true;
+  const auto ids = RandomIds(40);
+  for (int tp : {1, 2}) {
+    ThreadGroup group(checkpoint, tp, 1, options);
+    Expected(checkpoint, ids).Check(LogitsInChunks(group, ids, 40), 2);
+  }
+}
+
+TEST(ExecutorTest, BlockCopiesCarryEveryLayerBeforeTheEntries) {
+  const MemoryCheckpoint checkpoint(TinySpec(), {});
+  const auto ids = RandomIds(33);
+  for (int pp : {1, 2}) {
+    ThreadGroup group(checkpoint, 2, pp, TinyOptions());
+    const Row expected = LogitsInChunks(group, ids, 33).back();
+    BuiltPlan first;
+    first.Start(0);
+    first.Add(0, {ids.begin(), ids.end() - 1}, 0, {0, 1});
+    group.Execute(first.plan, first.ids);
+    // The slot goes on in copies of its blocks; another slot overwrites the originals in the same
+    // step.
+    BuiltPlan second(2);
+    for (uint32_t block : {0U, 1U}) {
+      auto* copy = second.plan.add_copies();
+      copy->set_from_block(block);
+      copy->set_to_block(20 + block);
+    }
+    second.Start(3);
+    second.Add(3, RandomIds(32, 99), 0, {0, 1});
+    second.Add(0, {ids.back()}, 32, {20, 21, 5});
+    group.KeepLogits(true);
+    group.Execute(second.plan, second.ids);
+    EXPECT_EQ(Copy(group.last().Logits(1)), expected) << pp << " stages";
+  }
+}
+
+TEST(ExecutorTest, BlockTableGrowsFromTheStatedIndex) {
+  const MemoryCheckpoint checkpoint(TinySpec(), {});
+  const auto ids = RandomIds(40);
+  ThreadGroup group(checkpoint, 1, 1, TinyOptions());
+  const Row expected = LogitsInChunks(group, ids, 40).back();
+  BuiltPlan first;
+  first.Start(0);
+  first.Add(0, {ids.begin(), ids.begin() + 20}, 0, {9, 4});
+  group.Execute(first.plan, first.ids);
+  BuiltPlan second(2);
+  second.Add(0, {ids.begin() + 20, ids.end()}, 20, {7})->set_block_table_from(2);
+  group.KeepLogits(true);
+  group.Execute(second.plan, second.ids);
+  EXPECT_EQ(Copy(group.last().Logits(0)), expected);
+}
+
+TEST(ExecutorTest, MaskLimitsWhatIsDrawn) {
+  const MemoryCheckpoint checkpoint(TinySpec(), {});
+  const auto ids = RandomIds(12);
+  for (int tp : {1, 3}) {
+    for (float temperature : {0.0F, 1.0F}) {
+      ThreadGroup group(checkpoint, tp, 1, TinyOptions());
+      const std::vector<int32_t> allowed = {11, 64, 96};
+      std::string bitmap((97 + 7) / 8, '\0');
+      for (int32_t id : allowed) bitmap[id / 8] |= static_cast<char>(1 << id % 8);
+      BuiltPlan built;
+      for (uint32_t slot : {0U, 1U, 2U}) {
+        built.Start(slot, temperature, 5);
+        v1::Entry* entry = built.Add(slot, ids, 0, {slot});
+        if (slot == 1) entry->mutable_mask()->set_bitmap(bitmap);
+        if (slot == 2) entry->mutable_mask()->mutable_ids()->Add(allowed.begin(), allowed.end());
+      }
+      const auto results = group.Execute(built.plan, built.ids);
+      EXPECT_THAT(allowed, testing::Not(testing::Contains(results[0].ids(0))));
+      EXPECT_THAT(allowed, testing::Contains(results[1].ids(0)));
+      EXPECT_EQ(results[1].ids(0), results[2].ids(0));
+    }
+  }
+}
+
+TEST(ExecutorTest, MoreLogitRowsThanTheBufferAreDoneInTurns) {
+  const MemoryCheckpoint checkpoint(TinySpec(), {});
+  const auto ids = RandomIds(100);
+  for (int tp : {1, 2}) {
+    ThreadGroup group(checkpoint, tp, 1, TinyOptions());  // the buffer holds 64 rows
+    for (float temperature : {0.0F, 0.9F}) {
+      BuiltPlan built;
+      built.Start(0, temperature, 3);
+      BuiltPlan::WantAll(built.Add(0, ids, 0, Blocks(0, 7)));
+      const auto whole = group.Execute(built.plan, built.ids);
+      ASSERT_EQ(whole[0].ids_size(), 100);
+      for (int64_t i = 0; i < 100; ++i) {
+        BuiltPlan one(i + 1);
+        if (i == 0) one.Start(1, temperature, 3);
+        one.Add(1, {ids[i]}, i, i == 0 ? Blocks(8, 7) : std::vector<uint32_t>());
+        ASSERT_EQ(group.Execute(one.plan, one.ids)[0].ids(0), whole[0].ids(i)) << "row " << i;
+      }
+    }
+  }
+}
+
+TEST(ExecutorTest, GreedyChoiceIsTheSameWithAndWithoutGatheredLogits) {
+  const MemoryCheckpoint checkpoint(TinySpec(), {});
+  ThreadGroup group(checkpoint, 3, 1, TinyOptions());
+  const auto prompt = RandomIds(30);
+  const auto exchanged = Generate(group, prompt, 20);
+  group.KeepLogits(true);
+  EXPECT_EQ(Generate(group, prompt, 20), exchanged);
+}
+
+TEST(ExecutorTest, LogitsThatOverflowGiveTheStatusNanAndNoTokens) {
+  MemoryCheckpoint checkpoint(TinySpec(), {});
+  // Finite weights whose products are not: +Inf and -Inf meet in the sums of the head.
+  std::vector<uint8_t>& norm = checkpoint.Bytes(Role::kFinalNorm, -1);
+  const float huge = std::numeric_limits<float>::max();
+  for (size_t i = 0; i < norm.size(); i += 4) std::memcpy(&norm[i], &huge, 4);
+  std::vector<uint8_t>& head = checkpoint.Bytes(Role::kLmHead, -1);
+  for (size_t i = 0; i < head.size(); i += 4) {
+    float value;
+    std::memcpy(&value, &head[i], 4);
+    value = value < 0 ? -1e30F : 1e30F;
+    std::memcpy(&head[i], &value, 4);
+  }
+  for (int tp : {1, 2}) {
+    for (float temperature : {0.0F, 1.0F}) {
+      ThreadGroup group(checkpoint, tp, 1, TinyOptions());
+      BuiltPlan built;
+      built.Start(0, temperature);
+      BuiltPlan::WantAll(built.Add(0, {1, 2, 3}, 0, {0}));
+      const auto results = group.Execute(built.plan, built.ids);
+      EXPECT_EQ(results[0].status(), v1::ENTRY_STATUS_NAN);
+      EXPECT_EQ(results[0].ids_size(), 0);
+    }
+  }
+}
+
+TEST(ExecutorTest, NanLeftInABlockDoesNotReachItsNextOwner) {
+  const MemoryCheckpoint checkpoint(TinySpec(), {});
+  const auto layout = MakeLayout(checkpoint.spec(), 1, 2, 1);
+  ASSERT_TRUE(layout.ok());
+  StreamOptions stream_options;
+  stream_options.workspace_bytes = 8 << 20;
+  const auto stream = Stream::Cpu(stream_options);
+  const auto run = [&](bool poison) {
+    auto executor =
+        StageExecutor::Load(checkpoint, *layout, TinyOptions(), *stream, nullptr, nullptr);
+    EXPECT_TRUE(executor.ok()) << executor.status();
+    std::vector<v1::EntryResult> results;
+    if (poison) {
+      std::vector<float> hidden(32 * 32, std::numeric_limits<float>::quiet_NaN());
+      BuiltPlan built;
+      built.Start(0);
+      built.Add(0, RandomIds(32), 0, {3, 4});
+      EXPECT_TRUE((*executor)->Execute(built.plan, {}, hidden.data(), &results).ok());
+      EXPECT_EQ(results[0].status(), v1::ENTRY_STATUS_NAN);
+      (*executor)->ForgetSlots();
+    }
+    std::vector<float> hidden(5 * 32);
+    for (size_t i = 0; i < hidden.size(); ++i) hidden[i] = std::sin(static_cast<float>(i));
+    BuiltPlan built;
+    built.Start(1);
+    built.Add(1, RandomIds(5), 0, {4, 3});
+    (*executor)->KeepLogits(true);
+    EXPECT_TRUE((*executor)->Execute(built.plan, {}, hidden.data(), &results).ok());
+    EXPECT_EQ(results[0].status(), v1::ENTRY_STATUS_OK);
+    return Copy((*executor)->Logits(0));
+  };
+  EXPECT_EQ(run(true), run(false));
+}
+
+TEST(ExecutorTest, IdOutsideTheVocabularyEmbedsAsZeros) {
+  const MemoryCheckpoint checkpoint(TinySpec(), {});
+  for (int tp : {1, 2}) {
+    ThreadGroup group(checkpoint, tp, 1, TinyOptions());
+    BuiltPlan first;
+    first.Start(0);
+    first.Start(1);
+    first.Add(0, {4}, 0, {0});
+    first.Add(1, {5}, 0, {1});
+    group.Execute(first.plan, first.ids);
+    // Slot 0 goes on with the token of an entry that had none; slot 1 must not notice.
+    BuiltPlan second(2);
+    v1::Entry* entry = second.Add(0, {}, 1);
+    entry->clear_logits_at();
+    entry->add_logits_at(0);
+    entry->mutable_from()->set_plan_id(1);
+    second.Add(1, {6}, 1);
+    const auto results = group.Execute(second.plan, {-1, 6});
+    EXPECT_EQ(results[1].status(), v1::ENTRY_STATUS_OK);
+    EXPECT_EQ(results[1].ids_size(), 1);
+  }
+}
+
+TEST(ExecutorTest, ProbeIsAnsweredWithoutEntries) {
+  const MemoryCheckpoint checkpoint(TinySpec(), {});
+  ThreadGroup group(checkpoint, 2, 2, TinyOptions());
+  EXPECT_TRUE(group.Execute(BuiltPlan().plan, {}).empty());
+}
+
+TEST(ExecutorTest, RowsAndIdsMustAgree) {
+  const MemoryCheckpoint checkpoint(TinySpec(), {});
+  ThreadGroup group(checkpoint, 1, 1, TinyOptions());
+  BuiltPlan built;
+  built.Start(0);
+  built.Add(0, {1, 2}, 0, {0});
+  std::vector<float> hidden(64);
+  std::vector<v1::EntryResult> results;
+  const std::vector<int32_t> one_id = {1};
+  const absl::Status status = group.last().Execute(built.plan, one_id, hidden.data(), &results);
+  EXPECT_EQ(status.message(), "plan 1 has 2 rows but 1 ids");
+}
+
+TEST(ExecutorTest, ForgottenSlotsMustBeStartedAgain) {
+  const MemoryCheckpoint checkpoint(TinySpec(), {});
+  ThreadGroup group(checkpoint, 1, 1, TinyOptions());
+  BuiltPlan built;
+  built.Start(0);
+  built.Add(0, {1, 2}, 0, {0});
+  const auto before = group.Execute(built.plan, built.ids);
+  group.last().ForgetSlots();
+  BuiltPlan next(2);
+  next.Add(0, {3}, 2);
+  EXPECT_THAT(std::string(group.last().Validate(next.plan).message()),
+              testing::HasSubstr("slot is 0, which no plan has started"));
+  EXPECT_EQ(group.Execute(built.plan, built.ids)[0].ids(0), before[0].ids(0));
+}
+
+TEST(ExecutorTest, LimitedBlocksAreRefusedAboveTheLimit) {
+  const MemoryCheckpoint checkpoint(TinySpec(), {});
+  ThreadGroup group(checkpoint, 1, 1, TinyOptions());
+  group.last().LimitBlocks(8);
+  BuiltPlan built;
+  built.Start(0);
+  built.Add(0, {1}, 0, {8});
+  EXPECT_THAT(std::string(group.last().Validate(built.plan).message()),
+              testing::HasSubstr("block_ids[0] is 8; there are 8 blocks"));
+}
+
+TEST(ExecutorTest, InfoAddsUpToWhatTheOptionsAskFor) {
+  const MemoryCheckpoint checkpoint(TinySpec(), {});
+  ThreadGroup group(checkpoint, 1, 1, TinyOptions());
+  const ExecutorInfo& info = group.last().info();
+  EXPECT_EQ(info.context_length, 128);
+  EXPECT_EQ(info.block_count, 4 * 128 / 16);
+  EXPECT_EQ(info.kv_bytes, 3 * 2 * 32 * (3 * 16 * 8 * 4));
+  EXPECT_EQ(info.kv_dtype, DType::kF32);
+  EXPECT_EQ(info.dtypes, "f32 weights, f32 kv");
+  EXPECT_GT(info.workspace_bytes, 64 * 97 * 4);
+}
+
+TEST(ExecutorTest, KvIsF16UnlessAllWeightsAreF32) {
+  MemoryCheckpoint::Options weights;
+  weights.dtype = [](Role role) { return role == Role::kDown ? DType::kBF16 : DType::kF32; };
+  const MemoryCheckpoint checkpoint(TinySpec(), weights);
+  ThreadGroup group(checkpoint, 1, 1, TinyOptions());
+  EXPECT_EQ(group.last().info().dtypes, "bf16+f32 weights, f16 kv");
+}
+
+struct BadOption {
+  std::function<void(ExecutorOptions*)> change;
+  std::string message;
+};
+
+TEST(ExecutorTest, OptionsOutOfRangeAreRefusedByName) {
+  const MemoryCheckpoint checkpoint(TinySpec(), {});
+  const std::vector<BadOption> cases = {
+      {[](ExecutorOptions* o) { o->slot_count = 0; }, "slot_count is 0; it must be 1 to 65536"},
+      {[](ExecutorOptions* o) { o->block_tokens = 24; },
+       "block_tokens is 24; it must be 16, 32, 64 or 128"},
+      {[](ExecutorOptions* o) { o->step_tokens = -1; },
+       "step_tokens is -1; it must be 1 to 1048576"},
+      {[](ExecutorOptions* o) { o->context_length = 129; },
+       "context_length is 129; it must be 0 (the model's) to 128"},
+      {[](ExecutorOptions* o) { o->kv_bytes = -5; }, "kv_bytes is -5; it must be 0 or more"},
+      {[](ExecutorOptions* o) { o->block_count = -5; }, "block_count is -5; it must be 0 or more"},
+      {[](ExecutorOptions* o) {
+         o->kv_dtype = DType::kQ8_0;
+         o->kv_dtype_set = true;
+       },
+       "kv_dtype is q8_0; it must be f32, f16 or bf16"},
+      {[](ExecutorOptions* o) { o->block_count = 7; },
+       "the KV cache holds 7 blocks of 16 tokens (9216 bytes each); one sequence of the full "
+       "context of 128 tokens takes 8 blocks, 73728 bytes"},
+      {[](ExecutorOptions* o) { o->kv_bytes = 9215; },
+       "the KV cache holds 0 blocks of 16 tokens (9216 bytes each); one sequence of the full "
+       "context of 128 tokens takes 8 blocks, 73728 bytes"},
+  };
+  const auto stream = Stream::Cpu(StreamOptions());
+  const auto layout = MakeLayout(checkpoint.spec(), 1, 1, 0);
+  ASSERT_TRUE(layout.ok());
+  for (const BadOption& bad : cases) {
+    ExecutorOptions options = TinyOptions();
+    bad.change(&options);
+    const auto executor =
+        StageExecutor::Load(checkpoint, *layout, options, *stream, nullptr, nullptr);
+    EXPECT_EQ(executor.status().message(), bad.message);
+  }
+}
+
+// The demo model, where it is: finite logits, and the same ones again, on one rank and two.
+TEST(SmolLm2ExecutorTest, LogitsAreFiniteAndTheSameTwice) {
+  const char* home = std::getenv("HOME");
+  const std::string path =
+      std::string(home == nullptr ? "" : home) + "/.cache/pergola/SmolLM2-135M-Instruct.Q4_1.gguf";
+  if (!std::filesystem::exists(path)) GTEST_SKIP() << "the demo model is not at " << path;
+  const auto checkpoint = Checkpoint::Open(path);
+  ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
+  ExecutorOptions options = TinyOptions();
+  options.context_length = 128;
+  for (int tp : {1, 2}) {
+    ThreadGroup group(**checkpoint, tp, 1, options);
+    const auto ids = RandomIds(24, 3, (*checkpoint)->spec().vocabulary);
+    const auto logits = LogitsInChunks(group, ids, 24);
+    for (const Row& row : logits) {
+      ASSERT_TRUE(std::all_of(row.begin(), row.end(), [](float x) { return std::isfinite(x); }));
+    }
+    EXPECT_EQ(LogitsInChunks(group, ids, 7), logits) << "TP " << tp;
+  }
+}
+
+}  // namespace
+}  // namespace pergola

@@ -1,0 +1,370 @@
+#include <functional>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tests/worker/plan_builder.h"
+#include "worker/step/memory_plan.h"
+#include "worker/step/slot_table.h"
+
+namespace pergola {
+namespace {
+
+using testing::ElementsAre;
+using testing::HasSubstr;
+
+SlotLimits Limits() {
+  SlotLimits limits;
+  limits.slot_count = 3;
+  limits.block_count = 10;
+  limits.block_tokens = 16;
+  limits.step_tokens = 40;
+  limits.context_length = 70;
+  limits.vocabulary = 100;
+  return limits;
+}
+
+// A table whose slot 1 has computed 20 positions in blocks 4 and 7, and whose slot 2 has started.
+SlotTable Running() {
+  SlotTable slots(Limits());
+  BuiltPlan built;
+  built.Start(1);
+  built.Start(2);
+  built.Add(1, std::vector<int32_t>(20, 5), 0, {4, 7});
+  EXPECT_TRUE(slots.Validate(built.plan).ok());
+  slots.Apply(built.plan);
+  return slots;
+}
+
+struct BadPlan {
+  std::string name;
+  std::string message;  // whole
+  std::function<void(BuiltPlan*)> make;
+};
+
+std::ostream& operator<<(std::ostream& out, const BadPlan& bad) {
+  return out << bad.name;
+}
+
+constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+
+std::vector<BadPlan> BadStarts() {
+  return {
+      {"StartSlot", "starts[0].slot is 3; there are 3 slots", [](BuiltPlan* b) { b->Start(3); }},
+      {"StartTwice", "starts[1].slot is 0, started twice in one plan",
+       [](BuiltPlan* b) {
+         b->Start(0);
+         b->Start(0);
+       }},
+      {"TemperatureNegative", "starts[0] (slot 0): sampling.temperature is -1; it must be 0 to 100",
+       [](BuiltPlan* b) { b->Start(0, -1); }},
+      {"TemperatureNan", "starts[0] (slot 0): sampling.temperature is nan; it must be 0 to 100",
+       [](BuiltPlan* b) { b->Start(0, kNan); }},
+      {"TemperatureInf", "starts[0] (slot 0): sampling.temperature is inf; it must be 0 to 100",
+       [](BuiltPlan* b) { b->Start(0, kInfinity); }},
+      {"TopPZero", "starts[0] (slot 0): sampling.top_p is 0; it must be above 0 and at most 1",
+       [](BuiltPlan* b) { b->Start(0, 1)->mutable_sampling()->set_top_p(0); }},
+      {"TopPLarge", "starts[0] (slot 0): sampling.top_p is 1.5; it must be above 0 and at most 1",
+       [](BuiltPlan* b) { b->Start(0, 1)->mutable_sampling()->set_top_p(1.5F); }},
+      {"TopPNan", "starts[0] (slot 0): sampling.top_p is nan; it must be above 0 and at most 1",
+       [](BuiltPlan* b) { b->Start(0, 1)->mutable_sampling()->set_top_p(kNan); }},
+      {"History", "starts[0].history[1] is 100; the vocabulary has 100 ids",
+       [](BuiltPlan* b) {
+         v1::SlotStart* start = b->Start(0);
+         start->add_history(99);
+         start->add_history(100);
+       }},
+      {"CopyFrom", "copies[0].from_block is 10; there are 10 blocks",
+       [](BuiltPlan* b) { b->plan.add_copies()->set_from_block(10); }},
+      {"CopyTo", "copies[1].to_block is 4294967295; there are 10 blocks",
+       [](BuiltPlan* b) {
+         b->plan.add_copies()->set_to_block(1);
+         b->plan.add_copies()->set_to_block(4294967295U);
+       }},
+      {"CopySelf", "copies[0].to_block is 3, the block copied from",
+       [](BuiltPlan* b) {
+         b->plan.add_copies()->set_to_block(3);
+         b->plan.mutable_copies(0)->set_from_block(3);
+       }},
+  };
+}
+
+std::vector<BadPlan> BadTokens() {
+  const std::string at = "entries[0] (slot 1): ";
+  return {
+      {"Slot", "entries[0].slot is 3; there are 3 slots", [](BuiltPlan* b) { b->Add(3, {1}, 0); }},
+      {"SlotTwice", "entries[1].slot is 1, which has an entry already",
+       [](BuiltPlan* b) {
+         b->Add(1, {1}, 20);
+         b->Add(1, {1}, 21);
+       }},
+      {"NotStarted", "entries[0] (slot 0): slot is 0, which no plan has started",
+       [](BuiltPlan* b) { b->Add(0, {1}, 0, {0}); }},
+      {"NoTokens", at + "ids is empty and from is not set; an entry computes at least one token",
+       [](BuiltPlan* b) { b->Add(1, {}, 20); }},
+      {"IdsAndFrom", at + "ids has 2 tokens and from is set; give one",
+       [](BuiltPlan* b) {
+         b->Add(1, {1, 2}, 20)->mutable_from()->set_plan_id(1);
+       }},
+      {"FromItself", at + "from.plan_id is 2; it must be a plan before 2",
+       [](BuiltPlan* b) { b->Add(1, {}, 20)->mutable_from()->set_plan_id(2); }},
+      {"FromNothing", at + "from.plan_id is 0; it must be a plan before 2",
+       [](BuiltPlan* b) { b->Add(1, {}, 20)->mutable_from(); }},
+      {"FromWithMask", at + "mask is set beside from; a mask needs the token's value, give ids",
+       [](BuiltPlan* b) {
+         v1::Entry* entry = b->Add(1, {}, 20);
+         entry->mutable_from()->set_plan_id(1);
+         entry->mutable_mask()->add_ids(1);
+       }},
+      {"IdHigh", at + "ids[1] is 100; the vocabulary has 100 ids",
+       [](BuiltPlan* b) {
+         b->Add(1, {99, 100}, 20);
+       }},
+      {"IdNegative", at + "ids[0] is -1; the vocabulary has 100 ids",
+       [](BuiltPlan* b) { b->Add(1, {-1}, 20); }},
+      {"PositionAhead", at + "first_position is 21; the slot has computed 20 positions",
+       [](BuiltPlan* b) { b->Add(1, {1}, 21); }},
+      {"PositionBehind", at + "first_position is 19; the slot has computed 20 positions",
+       [](BuiltPlan* b) { b->Add(1, {1}, 19); }},
+      {"PositionAfterStart", at + "first_position is 20; the slot has computed 0 positions",
+       [](BuiltPlan* b) {
+         b->Start(1);
+         b->Add(1, {1}, 20, {1, 2});
+       }},
+      {"StepTokens", "entries hold 41 tokens; a step takes at most 40",
+       [](BuiltPlan* b) {
+         b->Add(1, std::vector<int32_t>(12, 1), 20);
+         b->Add(2, std::vector<int32_t>(29, 1), 0, {0, 1});
+       }},
+      {"Context", at + "first_position is 20 for 51 tokens; the context has 70 positions",
+       [](BuiltPlan* b) { b->Add(1, std::vector<int32_t>(51, 1), 20); }},
+  };
+}
+
+std::vector<BadPlan> BadTablesAndWants() {
+  const std::string at = "entries[0] (slot 1): ";
+  return {
+      {"TableShort",
+       at + "block_ids leave the table at 2 blocks of 16 tokens, which do not hold position 32",
+       [](BuiltPlan* b) { b->Add(1, std::vector<int32_t>(13, 1), 20); }},
+      {"TableCutShort",
+       at + "block_ids leave the table at 1 blocks of 16 tokens, which do not hold position 20",
+       [](BuiltPlan* b) { b->Add(1, {1}, 20, {4}); }},
+      {"TableAfterStart",
+       "entries[0] (slot 1): block_ids leave the table at 0 blocks of 16 tokens, which do not "
+       "hold position 0",
+       [](BuiltPlan* b) {
+         b->Start(1);
+         b->Add(1, {1}, 0);
+       }},
+      {"TableGap", at + "block_table_from is 3; the slot's table has 2 blocks",
+       [](BuiltPlan* b) { b->Add(1, {1}, 20, {1})->set_block_table_from(3); }},
+      {"TableLong",
+       at + "block_ids has 4 blocks from index 2; a context of 70 tokens takes 5 blocks",
+       [](BuiltPlan* b) {
+         b->Add(1, {1}, 20, {0, 1, 2, 3})->set_block_table_from(2);
+       }},
+      {"Block", at + "block_ids[1] is 10; there are 10 blocks",
+       [](BuiltPlan* b) {
+         b->Add(1, {1}, 20, {9, 10});
+       }},
+      {"LogitsHigh", at + "logits_at[0] is 1; the entry has 1 tokens",
+       [](BuiltPlan* b) { b->Add(1, {1}, 20)->set_logits_at(0, 1); }},
+      {"LogitsOrder", at + "logits_at[1] is 1 after 1; offsets must ascend",
+       [](BuiltPlan* b) {
+         b->Add(1, {1, 2}, 20)->add_logits_at(1);
+       }},
+      {"Drafts", at + "draft_ids has 1 tokens; this executor verifies no drafts",
+       [](BuiltPlan* b) { b->Add(1, {1}, 20)->add_draft_ids(4); }},
+      {"Candidates", at + "candidates is 5; this executor returns none",
+       [](BuiltPlan* b) { b->Add(1, {1}, 20)->set_candidates(5); }},
+      {"MaskEmpty", at + "mask.ids is empty and so is mask.bitmap; a mask allows at least one id",
+       [](BuiltPlan* b) { b->Add(1, {1}, 20)->mutable_mask(); }},
+      {"MaskTwice", at + "mask.bitmap and mask.ids are both set; give one",
+       [](BuiltPlan* b) {
+         v1::Mask* mask = b->Add(1, {1}, 20)->mutable_mask();
+         mask->set_bitmap(std::string(13, '\1'));
+         mask->add_ids(1);
+       }},
+      {"MaskSize", at + "mask.bitmap has 12 bytes; a vocabulary of 100 needs 13",
+       [](BuiltPlan* b) { b->Add(1, {1}, 20)->mutable_mask()->set_bitmap(std::string(12, '\1')); }},
+      {"MaskId", at + "mask.ids[0] is -2; the vocabulary has 100 ids",
+       [](BuiltPlan* b) { b->Add(1, {1}, 20)->mutable_mask()->add_ids(-2); }},
+      {"MaskIdHigh", at + "mask.ids[0] is 100; the vocabulary has 100 ids",
+       [](BuiltPlan* b) { b->Add(1, {1}, 20)->mutable_mask()->add_ids(100); }},
+  };
+}
+
+class BadPlanTest : public testing::TestWithParam<BadPlan> {};
+
+TEST_P(BadPlanTest, IsRefusedInWordsAndChangesNothing) {
+  const SlotTable slots = Running();
+  BuiltPlan built(2);
+  // Add() wants the last token's logits, which an entry without tokens does not have.
+  GetParam().make(&built);
+  for (v1::Entry& entry : *built.plan.mutable_entries()) {
+    if (entry.ids_size() == 0) entry.clear_logits_at();
+  }
+  const absl::Status status = slots.Validate(built.plan);
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(status.message(), GetParam().message);
+  BuiltPlan next(2);
+  next.Add(1, {1}, 20);
+  next.Add(2, {1}, 0, {0});
+  EXPECT_TRUE(slots.Validate(next.plan).ok());
+}
+
+std::string BadPlanName(const testing::TestParamInfo<BadPlan>& info) {
+  return info.param.name;
+}
+INSTANTIATE_TEST_SUITE_P(Starts, BadPlanTest, testing::ValuesIn(BadStarts()), BadPlanName);
+INSTANTIATE_TEST_SUITE_P(Tokens, BadPlanTest, testing::ValuesIn(BadTokens()), BadPlanName);
+INSTANTIATE_TEST_SUITE_P(Rest, BadPlanTest, testing::ValuesIn(BadTablesAndWants()), BadPlanName);
+
+TEST(SlotTableTest, PlanAtEveryLimitIsTaken) {
+  const SlotTable slots = Running();
+  BuiltPlan built(2);
+  built.plan.add_copies()->set_to_block(9);
+  built.Start(0, 100)->mutable_sampling()->set_top_p(1e-6F);
+  built.Start(2)->mutable_sampling()->set_top_p(0);  // unused: greedy
+  built.Add(0, std::vector<int32_t>(28, 99), 0, {9, 8})->mutable_mask()->add_ids(99);
+  v1::Entry* entry = built.Add(1, std::vector<int32_t>(12, 0), 20, {1, 2, 3});
+  entry->set_block_table_from(2);
+  entry->mutable_mask()->set_bitmap(std::string(13, '\0'));
+  EXPECT_TRUE(slots.Validate(built.plan).ok()) << slots.Validate(built.plan);
+}
+
+TEST(SlotTableTest, LastPositionOfTheContextMayBeComputed) {
+  SlotTable slots = Running();
+  BuiltPlan second(2);
+  second.Add(1, std::vector<int32_t>(40, 1), 20, {1, 2})->set_block_table_from(2);
+  ASSERT_TRUE(slots.Validate(second.plan).ok()) << slots.Validate(second.plan);
+  slots.Apply(second.plan);
+  BuiltPlan third(3);
+  third.Add(1, std::vector<int32_t>(10, 1), 60, {3})->set_block_table_from(4);
+  EXPECT_TRUE(slots.Validate(third.plan).ok()) << slots.Validate(third.plan);
+}
+
+TEST(SlotTableTest, RowsPointAtTheirBlocksAndPositions) {
+  SlotTable slots = Running();
+  BuiltPlan built(2);
+  built.Add(1, {1, 2}, 20);
+  built.Add(2, {3}, 0, {9});
+  const StepRows rows = slots.Apply(built.plan);
+  ASSERT_EQ(rows.count, 3);
+  EXPECT_THAT(std::vector<int32_t>(rows.positions, rows.positions + 3), ElementsAre(20, 21, 0));
+  EXPECT_THAT(std::vector<int64_t>(rows.slot_of_row, rows.slot_of_row + 3),
+              ElementsAre(7 * 16 + 4, 7 * 16 + 5, 9 * 16));
+  EXPECT_THAT(std::vector<int32_t>(rows.table_of_row, rows.table_of_row + 3), ElementsAre(1, 1, 2));
+  EXPECT_EQ(rows.table_stride, 5);
+  EXPECT_EQ(rows.block_tables[5], 4);
+  EXPECT_EQ(rows.block_tables[6], 7);
+  EXPECT_EQ(slots.computed(1), 22);
+  EXPECT_EQ(slots.computed(2), 1);
+}
+
+TEST(SlotTableTest, ReferenceToATokenIsOneRow) {
+  SlotTable slots = Running();
+  BuiltPlan built(2);
+  v1::Entry* entry = built.plan.add_entries();
+  entry->set_slot(1);
+  entry->set_first_position(20);
+  entry->add_logits_at(0);
+  entry->mutable_from()->set_plan_id(1);
+  ASSERT_TRUE(slots.Validate(built.plan).ok()) << slots.Validate(built.plan);
+  EXPECT_EQ(slots.Apply(built.plan).count, 1);
+  EXPECT_EQ(slots.computed(1), 21);
+}
+
+TEST(SlotTableTest, SlotIsReusedByStartingItAgain) {
+  SlotTable slots = Running();
+  BuiltPlan built(2);
+  built.Start(1, 0.5F, 77)->set_index(3);
+  built.Add(1, {1}, 0, {2});
+  ASSERT_TRUE(slots.Validate(built.plan).ok()) << slots.Validate(built.plan);
+  slots.Apply(built.plan);
+  EXPECT_EQ(slots.computed(1), 1);
+  EXPECT_EQ(slots.sampling(1).temperature, 0.5F);
+  EXPECT_EQ(slots.sampling(1).seed, 77U);
+  EXPECT_EQ(slots.sampling(1).index, 3U);
+}
+
+TEST(SlotTableTest, ClearForgetsEverySlot) {
+  SlotTable slots = Running();
+  slots.Clear();
+  BuiltPlan built(2);
+  built.Add(1, {1}, 20);
+  EXPECT_THAT(std::string(slots.Validate(built.plan).message()), HasSubstr("no plan has started"));
+}
+
+KvRequest Request() {
+  KvRequest request;
+  request.slot_count = 4;
+  request.context_length = 100;
+  request.block_tokens = 16;
+  request.block_bytes = 1000;
+  return request;
+}
+
+TEST(PlanBlockCountTest, AllSlotsGetAFullContextIfThatIsLittle) {
+  EXPECT_EQ(PlanBlockCount(Request()).value(), 4 * 7);
+}
+
+TEST(PlanBlockCountTest, DefaultIsOneGiBAtMost) {
+  KvRequest request = Request();
+  request.block_bytes = 64 << 20;
+  request.slot_count = 100;
+  EXPECT_EQ(PlanBlockCount(request).value(), 16);
+}
+
+TEST(PlanBlockCountTest, DefaultHoldsOneSequenceHoweverLarge) {
+  KvRequest request = Request();
+  request.block_bytes = int64_t{1} << 30;
+  EXPECT_EQ(PlanBlockCount(request).value(), 7);
+}
+
+TEST(PlanBlockCountTest, StatedBytesAreRoundedDownToBlocks) {
+  KvRequest request = Request();
+  request.kv_bytes = 9999;
+  EXPECT_EQ(PlanBlockCount(request).value(), 9);
+}
+
+TEST(PlanBlockCountTest, LessThanOneSequenceIsRefusedWithNumbers) {
+  KvRequest request = Request();
+  request.kv_bytes = 6999;
+  EXPECT_EQ(PlanBlockCount(request).status().message(),
+            "the KV cache holds 6 blocks of 16 tokens (1000 bytes each); one sequence of the full "
+            "context of 100 tokens takes 7 blocks, 7000 bytes");
+}
+
+TEST(PlanBlockCountTest, MoreBlocksThanAnInt32IsRefused) {
+  KvRequest request = Request();
+  request.block_count = int64_t{1} << 31;
+  EXPECT_EQ(PlanBlockCount(request).status().message(),
+            "the KV cache has 2147483648 blocks; the most is 2147483647");
+}
+
+TEST(MemoryPlanTest, AddsUpAndIsRefusedWithNumbersWhereItDoesNotFit) {
+  MemoryPlan plan;
+  plan.weight_bytes = 10 << 20;
+  plan.kv_bytes = 20 << 20;
+  plan.workspace_bytes = 3 << 20;
+  plan.logit_bytes = 1 << 19;
+  EXPECT_EQ(plan.ToString(),
+            "weights 10.0 MiB + KV 20.0 MiB + workspaces 3.0 MiB + logits 0.5 MiB = 33.5 MiB");
+  EXPECT_TRUE(CheckFits(plan, plan.total()).ok());
+  EXPECT_TRUE(CheckFits(plan, 0).ok());
+  const absl::Status status = CheckFits(plan, 33 << 20);
+  EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("= 33.5 MiB, and 33.0 MiB are available"));
+}
+
+TEST(MemoryPlanTest, TheMachineSaysWhatIsAvailable) {
+  EXPECT_GT(AvailableMemory(), 1 << 20);
+}
+
+}  // namespace
+}  // namespace pergola
