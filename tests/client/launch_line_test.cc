@@ -1,0 +1,120 @@
+#include "client/launch_line.h"
+
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <fstream>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+namespace pergola {
+namespace {
+
+using ::testing::Contains;
+using ::testing::HasSubstr;
+using ::testing::Not;
+
+GroupOptions OneMachine() {
+  GroupOptions options;
+  options.model = "/models/m.gguf";
+  options.coordinator_address = "127.0.0.1:4000";
+  options.tensor_parallel = 2;
+  options.pipeline_parallel = 2;
+  return options;
+}
+
+std::string Line(const GroupOptions& options) {
+  const auto command = GroupCommand(options);
+  EXPECT_TRUE(command.ok()) << command.status();
+  return command.ok() ? ShellLine(*command) : "";
+}
+
+TEST(LaunchLineTest, OneMachineUsesSharedMemoryOnlyAndTheTokenByName) {
+  EXPECT_EQ(Line(OneMachine()),
+            "mpirun -n 4 --bind-to none --oversubscribe -x PERGOLA_JOIN_TOKEN "
+            "--mca btl self,vader --mca btl_vader_single_copy_mechanism none "
+            "--mca oob_tcp_if_include lo pergola-worker --model /models/m.gguf "
+            "--coordinator 127.0.0.1:4000 --group group-0 --tp 2 --pp 2 --log-level info");
+}
+
+TEST(LaunchLineTest, RemoteHostsGetTheirShareOfRanksBySlotAndTcp) {
+  GroupOptions options = OneMachine();
+  options.tensor_parallel = 8;
+  options.hosts = {{"a", 16}, {"b", 16}};
+  options.remote = true;
+  const std::string line = Line(options);
+  EXPECT_THAT(line, HasSubstr("-n 16 "));
+  EXPECT_THAT(line, HasSubstr("--host a:8,b:8 --map-by slot"));
+  EXPECT_THAT(line, HasSubstr("--mca btl self,vader,tcp"));
+  EXPECT_THAT(line, Not(HasSubstr("oob_tcp_if_include")));
+}
+
+TEST(LaunchLineTest, RootMustBeAllowedExplicitly) {
+  GroupOptions options = OneMachine();
+  EXPECT_THAT(Line(options), Not(HasSubstr("--allow-run-as-root")));
+  options.root = true;
+  EXPECT_THAT(Line(options), HasSubstr("--allow-run-as-root"));
+}
+
+TEST(LaunchLineTest, ThreadsTraceAndFurtherArgumentsReachTheWorker) {
+  GroupOptions options = OneMachine();
+  options.threads = 3;
+  options.trace_dir = "/traces";
+  options.worker_arguments = {"--block-tokens", "64"};
+  const auto command = *GroupCommand(options);
+  const auto worker = std::find(command.begin(), command.end(), "pergola-worker");
+  const std::vector<std::string> tail(worker, command.end());
+  EXPECT_THAT(tail, Contains("--threads"));
+  EXPECT_THAT(tail, Contains("/traces/worker.json"));
+  EXPECT_EQ(tail.back(), "64");
+}
+
+TEST(LaunchLineTest, RefusesLayoutsOutOfBoundsWithTheValue) {
+  for (const auto& [tp, pp] : std::vector<std::pair<int, int>>{
+           {0, 1}, {-1, 1}, {1025, 1}, {1, 0}, {1, 4097}, {1024, 4096}}) {
+    GroupOptions options = OneMachine();
+    options.tensor_parallel = tp;
+    options.pipeline_parallel = pp;
+    const auto command = GroupCommand(options);
+    EXPECT_EQ(command.status().code(), absl::StatusCode::kInvalidArgument) << tp << " " << pp;
+  }
+}
+
+TEST(LaunchLineTest, RefusesStagesThatDoNotDivideOverHosts) {
+  GroupOptions options = OneMachine();
+  options.pipeline_parallel = 3;
+  options.hosts = {{"a", 8}, {"b", 8}};
+  EXPECT_THAT(std::string(GroupCommand(options).status().message()), HasSubstr("--pp 3"));
+}
+
+TEST(LaunchLineTest, CoordinatorLineCarriesNoTokenButItsFile) {
+  CoordinatorOptions options;
+  options.model = "/m";
+  options.listen = "127.0.0.1:1";
+  options.internal_listen = "127.0.0.1:2";
+  options.token_file = "/run/token";
+  options.run_file = "/run/c.json";
+  EXPECT_EQ(ShellLine(CoordinatorCommand(options)),
+            "pergola-coordinator --model /m --listen 127.0.0.1:1 --internal-listen 127.0.0.1:2 "
+            "--join-token-file /run/token --run-file /run/c.json --log-level info");
+}
+
+TEST(LaunchLineTest, ShellLineQuotesWhatAShellWouldChange) {
+  EXPECT_EQ(ShellLine({"a b", "", "it's", "$x"}), "'a b' '' 'it'\\''s' '$x'");
+}
+
+TEST(LaunchLineTest, FindsProgramsAlongThePathOnly) {
+  const std::string dir = ::testing::TempDir() + "/find_program";
+  mkdir(dir.c_str(), 0700);
+  std::ofstream(dir + "/tool") << "#!/bin/sh\n";
+  EXPECT_FALSE(FindProgram("tool", dir).ok()) << "not executable yet";
+  chmod((dir + "/tool").c_str(), 0700);
+  EXPECT_EQ(*FindProgram("tool", "/nowhere::" + dir), dir + "/tool");
+  EXPECT_FALSE(FindProgram("tool", "/nowhere").ok());
+  EXPECT_FALSE(FindProgram("tool", "").ok());
+  EXPECT_FALSE(FindProgram(dir, "").ok()) << "a directory is no program";
+}
+
+}  // namespace
+}  // namespace pergola
