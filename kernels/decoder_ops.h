@@ -1,5 +1,6 @@
-// The small ops of a decoder layer, each a contract with a scalar reference (`...Ref`, double accumulation) and a SIMD
-// version. All tensors f32 unless stated. An output row depends on its input row alone, so rows may be cut anyhow.
+// The small ops of a decoder layer, each a contract with a scalar reference (`...Ref`, double
+// accumulation) and a SIMD version. All tensors f32 unless stated. An output row depends on its
+// input row alone, so rows may be cut anyhow.
 #pragma once
 
 #include <cstdint>
@@ -10,7 +11,8 @@
 
 namespace pergola {
 
-// y[r] = row ids[r] - first_row of the table if it lies in [0, table.rows), else zeros (another rank holds it).
+// y[r] = row ids[r] - first_row of the table if it lies in [0, table.rows), else zeros (another
+// rank holds it).
 struct EmbeddingArgs {
   const PackedMatrix* table = nullptr;  // [rows_local, hidden]
   int64_t first_row = 0;                // vocabulary id of the table's first row
@@ -19,17 +21,18 @@ struct EmbeddingArgs {
 };
 void Embedding(Stream& stream, const EmbeddingArgs& args);
 
-// Root mean square normalisation (Zhang and Sennrich, arXiv:1910.07467, equation 4), with an optional residual first:
+// Root mean square normalisation (Zhang and Sennrich, arXiv:1910.07467, equation 4), with an
+// optional residual first:
 //   x[r] += residual[r] if residual is given (written back to x)
 //   y[r] = x[r] / sqrt(mean(x[r]^2) + epsilon) * weight
-// The sum of squares runs in 16 fixed lanes (lane i takes elements i, i+16, ...), folded 8, 4, 2, 1: the same bits on
-// every target.
+// The sum of squares runs in 16 fixed lanes (lane i takes elements i, i+16, ...), folded 8, 4, 2,
+// 1: the same bits on every target.
 struct RmsNormArgs {
-  Tensor x;                    // [rows, hidden], updated if residual is given
+  Tensor x;                         // [rows, hidden], updated if residual is given
   const float* residual = nullptr;  // [rows, hidden] or nullptr
   const float* weight = nullptr;    // [hidden]
   float epsilon = 0;
-  Tensor y;                    // [rows, hidden]; may alias x only if residual is nullptr
+  Tensor y;  // [rows, hidden]; may alias x only if residual is nullptr
 };
 void RmsNorm(Stream& stream, const RmsNormArgs& args);
 void RmsNormRef(const RmsNormArgs& args);
@@ -42,10 +45,11 @@ struct RopeTable {
   const float* sine = nullptr;
 };
 
-// Rotates the heads of q and k in place (half-split pairs i, i + dims/2) and stores k and v in the paged cache.
-// One row of `qkv` is [q: heads_local][k: kv_heads_local][v: kv_heads_local] x head_dim.
-// The cache of a layer is K and V, each [blocks, kv_heads_local, block_tokens, head_dim] in `kv_dtype` (f32, f16 or
-// bf16, rounded to nearest even). slot_of_row[r] = block_id * block_tokens + position % block_tokens.
+// Rotates the heads of q and k in place (half-split pairs i, i + dims/2) and stores k and v in the
+// paged cache. One row of `qkv` is [q: heads_local][k: kv_heads_local][v: kv_heads_local] x
+// head_dim. The cache of a layer is K and V, each [blocks, kv_heads_local, block_tokens, head_dim]
+// in `kv_dtype` (f32, f16 or bf16, rounded to nearest even). slot_of_row[r] = block_id *
+// block_tokens + position % block_tokens.
 struct RopeAndStoreArgs {
   Tensor qkv;  // [rows, (heads + 2 * kv_heads) * head_dim], updated in place
   int64_t heads = 0, kv_heads = 0, head_dim = 0;
@@ -61,18 +65,20 @@ void RopeAndStore(Stream& stream, const RopeAndStoreArgs& args);
 void RopeAndStoreRef(const RopeAndStoreArgs& args);
 
 // Causal attention over the paged cache, which already holds the rows of this step.
-//   out[r, h] = sum_p softmax_p(scale * q[r,h] . k[p, kv_of_head[h]]) v[p, kv_of_head[h]],   p in (pos - window, pos]
-// Online softmax over key tiles of block_tokens at fixed absolute positions, ascending (Dao et al., FlashAttention,
-// arXiv:2205.14135, algorithm 1): the bits of a row do not depend on the other rows of the step.
+//   out[r, h] = sum_p softmax_p(scale * q[r,h] . k[p, kv_of_head[h]]) v[p, kv_of_head[h]],   p in
+//   (pos - window, pos]
+// Online softmax over key tiles of block_tokens at fixed absolute positions, ascending (Dao et al.,
+// FlashAttention, arXiv:2205.14135, algorithm 1): the bits of a row do not depend on the other rows
+// of the step.
 struct AttentionArgs {
   Tensor qkv;  // as above, rotated
   int64_t heads = 0, kv_heads = 0, head_dim = 0;
   const int32_t* kv_of_head = nullptr;  // [heads], each < kv_heads
   float scale = 0;
-  int64_t window = 0;                    // 0: unlimited; counts the token itself
-  const int32_t* positions = nullptr;    // [rows]
-  const int32_t* table_of_row = nullptr; // [rows]: which block table the row uses
-  const int32_t* block_tables = nullptr; // [tables, table_stride] block ids
+  int64_t window = 0;                     // 0: unlimited; counts the token itself
+  const int32_t* positions = nullptr;     // [rows]
+  const int32_t* table_of_row = nullptr;  // [rows]: which block table the row uses
+  const int32_t* block_tables = nullptr;  // [tables, table_stride] block ids
   int64_t table_stride = 0;
   int64_t block_tokens = 0;
   DType kv_dtype = DType::kF32;
@@ -83,7 +89,8 @@ struct AttentionArgs {
 void PagedAttention(Stream& stream, const AttentionArgs& args);
 void PagedAttentionRef(const AttentionArgs& args);
 
-// y[r, i] = silu(gate_up[r, i]) * gate_up[r, ffn + i], silu(x) = x / (1 + exp(-x)) (Shazeer, arXiv:2002.05202).
+// y[r, i] = silu(gate_up[r, i]) * gate_up[r, ffn + i], silu(x) = x / (1 + exp(-x)) (Shazeer,
+// arXiv:2002.05202).
 struct SwiGluArgs {
   Tensor gate_up;  // [rows, 2 * ffn]
   Tensor y;        // [rows, ffn]

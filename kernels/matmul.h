@@ -1,11 +1,13 @@
-// y = x W^T + bias: the product of a decoder. Weights are packed once at load into tiles that one row and many rows
-// share, so that an output element has one reduction order whatever the batch (DESIGN I4).
+// y = x W^T + bias: the product of a decoder. Weights are packed once at load into tiles that one
+// row and many rows share, so that an output element has one reduction order whatever the batch
+// (DESIGN I4).
 //
-//   y[r, o] = bias[o] + sum over k ascending of x[r, k] * w[o, k]        (f32 accumulation, fused multiply-add)
+//   y[r, o] = bias[o] + sum over k ascending of x[r, k] * w[o, k]        (f32 accumulation, fused
+//   multiply-add)
 //
-// The order of the sum depends on K and the weight dtype alone: not on rows, threads, target or position in the batch.
-// Error bound against the reference (double accumulation): K * 2^-24 * sum |x w| per element (Higham, Accuracy and
-// Stability of Numerical Algorithms, 2nd ed., section 3.1).
+// The order of the sum depends on K and the weight dtype alone: not on rows, threads, target or
+// position in the batch. Error bound against the reference (double accumulation): K * 2^-24 * sum
+// |x w| per element (Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., section 3.1).
 #pragma once
 
 #include <cstdint>
@@ -17,17 +19,18 @@
 
 namespace pergola {
 
-// Weights [rows = outputs, columns = inputs] in packed tiles. Movable, const after load. May hold several matrices
-// stacked by output (q, k, v; gate, up), which is the same as one tall matrix.
+// Weights [rows = outputs, columns = inputs] in packed tiles. Movable, const after load. May hold
+// several matrices stacked by output (q, k, v; gate, up), which is the same as one tall matrix.
 class PackedMatrix {
  public:
   PackedMatrix() = default;
-  // Allocates for `rows` x `columns` of `dtype` (f32, bf16, f16, q8_0, q4_0, q4_1). A quantised matrix may be a cut of
-  // columns that does not begin on a block of 32: `lead` (0..31) says how many values of the first block lie before
-  // the cut; then blocks = ceil((lead + columns) / 32) per row.
+  // Allocates for `rows` x `columns` of `dtype` (f32, bf16, f16, q8_0, q4_0, q4_1). A quantised
+  // matrix may be a cut of columns that does not begin on a block of 32: `lead` (0..31) says how
+  // many values of the first block lie before the cut; then blocks = ceil((lead + columns) / 32)
+  // per row.
   static PackedMatrix Allocate(DType dtype, int64_t rows, int64_t columns, int lead = 0);
-  // Packs `row_count` source rows (as in the file: dense values, or whole blocks that cover lead + columns) as output
-  // rows first_row.. of this matrix. Rows may come in any order, each once.
+  // Packs `row_count` source rows (as in the file: dense values, or whole blocks that cover lead +
+  // columns) as output rows first_row.. of this matrix. Rows may come in any order, each once.
   void PackRows(int64_t first_row, int64_t row_count, const void* source, int64_t source_row_bytes);
 
   DType dtype() const { return dtype_; }
@@ -50,11 +53,12 @@ class PackedMatrix {
 };
 
 struct MatmulArgs {
-  Tensor x;             // [rows, w.columns] f32
+  Tensor x;  // [rows, w.columns] f32
   const PackedMatrix* w = nullptr;
   const float* bias = nullptr;  // [w.rows] f32 or nullptr
-  bool accumulate = false;      // true: y += ..., the product (bias included) is added to y as one value
-  Tensor y;             // [rows, w.rows] f32; may not alias x
+  bool accumulate =
+      false;  // true: y += ..., the product (bias included) is added to y as one value
+  Tensor y;   // [rows, w.rows] f32; may not alias x
 };
 // Shapes are CHECKed. Rows may be 0.
 void Matmul(Stream& stream, const MatmulArgs& args);

@@ -1,11 +1,14 @@
-// Where ops run: a device, its thread pool and a workspace. Ops are asynchronous by contract: on the CPU each returns
-// when done, on a GPU when enqueued; callers wait with Synchronize before they look at results on the host.
+// Where ops run: a device, its thread pool and a workspace. Ops are asynchronous by contract: on
+// the CPU each returns when done, on a GPU when enqueued; callers wait with Synchronize before they
+// look at results on the host.
 #pragma once
 
 #include <cstdint>
 #include <functional>
 #include <memory>
 #include <string>
+
+#include "kernels/tensor.h"
 
 namespace pergola {
 
@@ -18,9 +21,12 @@ enum class CpuTarget : uint8_t { kReference, kPortable, kAvx2, kAvx512 };
 
 struct StreamOptions {
   int threads = 1;
-  // First CPU the pool pins its threads to, in steps of one; -1: do not pin.
+  // First CPU the pool pins its threads to (the caller of Stream::Cpu too), in steps of one; -1: do
+  // not pin.
   int first_cpu = -1;
-  int64_t workspace_bytes = 0;  // for ops that need scratch; see kernels/workspace.h
+  // For the ops that say so: today Sample (SampleWorkspaceBytes). Matmul and attention use the
+  // pool's own scratch.
+  int64_t workspace_bytes = 0;
 };
 
 // One per rank; used from the rank's main thread only.
@@ -36,7 +42,8 @@ class Stream {
   CpuTarget cpu_target() const { return target_; }
   int threads() const;
   ThreadPool& pool() { return *pool_; }
-  // Scratch of at least `bytes`, valid until the next op on this stream. CHECKs against the planned size.
+  // Scratch of at least `bytes`, valid until the next op on this stream. CHECKs against the planned
+  // size.
   uint8_t* Workspace(int64_t bytes);
   // Returns when all ops enqueued so far are done. Nothing to do on the CPU.
   void Synchronize() {}
@@ -47,8 +54,7 @@ class Stream {
   Stream();
   CpuTarget target_ = CpuTarget::kReference;
   std::unique_ptr<ThreadPool> pool_;
-  uint8_t* workspace_ = nullptr;
-  int64_t workspace_bytes_ = 0;
+  HostBuffer workspace_;
 };
 
 bool CpuTargetSupported(CpuTarget target);

@@ -1,4 +1,5 @@
-// Views of device memory. A tensor borrows its bytes; a Buffer owns them. Dense, outermost dimension first.
+// Views of device memory. A tensor borrows its bytes; a Buffer owns them. Dense, outermost
+// dimension first.
 #pragma once
 
 #include <array>
@@ -16,7 +17,8 @@ namespace pergola {
 class Tensor {
  public:
   Tensor() = default;
-  Tensor(void* data, DType dtype, std::initializer_list<int64_t> dims) : data_(data), dtype_(dtype) {
+  Tensor(void* data, DType dtype, std::initializer_list<int64_t> dims)
+      : data_(data), dtype_(dtype) {
     PERGOLA_CHECK(dims.size() <= 4);
     for (int64_t dim : dims) dims_[rank_++] = dim;
   }

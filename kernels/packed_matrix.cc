@@ -1,0 +1,160 @@
+#include <algorithm>
+#include <cstring>
+
+#include "base/check.h"
+#include "kernels/matmul.h"
+#include "kernels/packed_layout.h"
+
+namespace pergola {
+namespace {
+
+// Rows are written in pieces of this many k, so that the lines of a panel that neighbouring rows
+// share stay in L1.
+constexpr int64_t kPieceK = 64;
+
+uint16_t LoadU16(const uint8_t* p) {
+  uint16_t bits;
+  std::memcpy(&bits, p, sizeof(bits));
+  return bits;
+}
+
+// Values k_begin..k_end of one dense row into its lane of the panel.
+void PackDense(DType dtype, uint8_t* panel, int64_t lane, const uint8_t* row, int64_t k_begin,
+               int64_t k_end) {
+  if (dtype == DType::kF32) {
+    for (int64_t k = k_begin; k < k_end; ++k) {
+      std::memcpy(panel + (k * kPanelColumns + lane) * 4, row + k * 4, 4);
+    }
+  } else if (dtype == DType::kF16) {
+    for (int64_t k = k_begin; k < k_end; ++k) {
+      std::memcpy(panel + (k * kPanelColumns + lane) * 2, row + k * 2, 2);
+    }
+  } else {
+    for (int64_t k = k_begin; k < k_end; ++k) {
+      std::memcpy(panel + ((k / 2 * kPanelColumns + lane) * 2 + k % 2) * 2, row + k * 2, 2);
+    }
+  }
+}
+
+// One block of the file into its lane of a (panel, block).
+void PackQuantBlock(DType dtype, uint8_t* target, int64_t lane, const uint8_t* block) {
+  std::memcpy(target + 2 * lane, block, 2);
+  if (dtype == DType::kQ4_1) std::memcpy(target + 2 * (kPanelColumns + lane), block + 2, 2);
+  uint8_t* quants = target + QuantHeaderBytes(dtype) + 4 * lane;
+  if (dtype == DType::kQ8_0) {
+    for (int64_t g = 0; g < 8; ++g) {
+      std::memcpy(quants + g * 4 * kPanelColumns, block + 2 + 4 * g, 4);
+    }
+    return;
+  }
+  // In the file the low nibbles of 16 bytes are values 0..15, the high nibbles 16..31.
+  const uint8_t* nibbles = block + (dtype == DType::kQ4_1 ? 4 : 2);
+  for (int64_t g = 0; g < 4; ++g) {
+    const int shift = g < 2 ? 0 : 4;
+    const uint8_t* first = nibbles + 8 * (g % 2);
+    for (int64_t b = 0; b < 4; ++b) {
+      const int low = (first[b] >> shift) & 15;
+      const int high = (first[4 + b] >> shift) & 15;
+      quants[g * 4 * kPanelColumns + b] = static_cast<uint8_t>(low | high << 4);
+    }
+  }
+}
+
+// The inverse of PackQuantBlock: 32 values of one lane.
+void UnpackQuantBlock(DType dtype, const uint8_t* source, int64_t lane, float* out) {
+  const float scale = F16ToF32(LoadU16(source + 2 * lane));
+  const float minimum =
+      dtype == DType::kQ4_1 ? F16ToF32(LoadU16(source + 2 * (kPanelColumns + lane))) : 0.0F;
+  const uint8_t* quants = source + QuantHeaderBytes(dtype) + 4 * lane;
+  for (int64_t k = 0; k < kQuantBlock; ++k) {
+    if (dtype == DType::kQ8_0) {
+      const uint8_t byte = quants[k / 4 * 4 * kPanelColumns + k % 4];
+      out[k] = scale * static_cast<float>(static_cast<int8_t>(byte));
+      continue;
+    }
+    const int byte = quants[k / 8 * 4 * kPanelColumns + k % 4];
+    const int q = (k % 8 < 4 ? byte : byte >> 4) & 15;
+    // The product is exact (11 by 4 bits), so fused or not makes no difference.
+    out[k] = dtype == DType::kQ4_1 ? scale * static_cast<float>(q) + minimum
+                                   : scale * static_cast<float>(q - 8);
+  }
+}
+
+}  // namespace
+
+int64_t PackedMatrix::PackedBytes(DType dtype, int64_t rows, int64_t columns, int lead) {
+  return PanelCount(rows) * PanelBytes(dtype, columns, lead);
+}
+
+PackedMatrix PackedMatrix::Allocate(DType dtype, int64_t rows, int64_t columns, int lead) {
+  PERGOLA_CHECK(dtype != DType::kI32);
+  PERGOLA_CHECK(rows >= 0 && columns >= 0);
+  PERGOLA_CHECK(lead >= 0 && lead < BlockValues(dtype));
+  PackedMatrix matrix;
+  matrix.dtype_ = dtype;
+  matrix.rows_ = rows;
+  matrix.columns_ = columns;
+  matrix.lead_ = lead;
+  matrix.buffer_ = HostBuffer(PackedBytes(dtype, rows, columns, lead));
+  return matrix;
+}
+
+void PackedMatrix::PackRows(int64_t first_row, int64_t row_count, const void* source,
+                            int64_t source_row_bytes) {
+  PERGOLA_CHECK(first_row >= 0 && row_count >= 0 && first_row + row_count <= rows_);
+  const auto* rows = static_cast<const uint8_t*>(source);
+  const int64_t panel_bytes = PanelBytes(dtype_, columns_, lead_);
+  const bool quantised = BlockValues(dtype_) > 1;
+  const int64_t covered = quantised ? StoredK(dtype_, columns_, lead_) : columns_;
+  for (int64_t begin = 0; begin < row_count;) {
+    // The rows of one panel together, a piece of K at a time.
+    const int64_t row = first_row + begin;
+    const int64_t panel_end = (row / kPanelColumns + 1) * kPanelColumns;
+    const int64_t end = std::min(row_count, panel_end - first_row);
+    uint8_t* panel = buffer_.data() + row / kPanelColumns * panel_bytes;
+    for (int64_t k = 0; k < covered; k += kPieceK) {
+      const int64_t k_end = std::min(k + kPieceK, covered);
+      for (int64_t i = begin; i < end; ++i) {
+        const int64_t lane = (first_row + i) % kPanelColumns;
+        const uint8_t* from = rows + i * source_row_bytes;
+        if (!quantised) {
+          PackDense(dtype_, panel, lane, from, k, k_end);
+          continue;
+        }
+        for (int64_t b = k / kQuantBlock; b * kQuantBlock < k_end; ++b) {
+          PackQuantBlock(dtype_, panel + b * QuantPanelBlockBytes(dtype_), lane,
+                         from + b * BlockBytes(dtype_));
+        }
+      }
+    }
+    begin = end;
+  }
+}
+
+void PackedMatrix::UnpackRow(int64_t row, float* out) const {
+  PERGOLA_CHECK(row >= 0 && row < rows_);
+  const int64_t lane = row % kPanelColumns;
+  const uint8_t* panel = buffer_.data() + row / kPanelColumns * PanelBytes(dtype_, columns_, lead_);
+  if (BlockValues(dtype_) > 1) {
+    float values[kQuantBlock];
+    for (int64_t k = 0; k < lead_ + columns_; k += kQuantBlock) {
+      UnpackQuantBlock(dtype_, panel + k / kQuantBlock * QuantPanelBlockBytes(dtype_), lane,
+                       values);
+      const int64_t skip = std::max<int64_t>(lead_ - k, 0);
+      const int64_t end = std::min(kQuantBlock, lead_ + columns_ - k);
+      for (int64_t i = skip; i < end; ++i) out[k + i - lead_] = values[i];
+    }
+    return;
+  }
+  for (int64_t k = 0; k < columns_; ++k) {
+    if (dtype_ == DType::kF32) {
+      std::memcpy(out + k, panel + (k * kPanelColumns + lane) * 4, 4);
+    } else if (dtype_ == DType::kF16) {
+      out[k] = F16ToF32(LoadU16(panel + (k * kPanelColumns + lane) * 2));
+    } else {
+      out[k] = BF16ToF32(LoadU16(panel + ((k / 2 * kPanelColumns + lane) * 2 + k % 2) * 2));
+    }
+  }
+}
+
+}  // namespace pergola

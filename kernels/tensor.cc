@@ -1,0 +1,30 @@
+#include "kernels/tensor.h"
+
+#include <sys/mman.h>
+
+#include <cstring>
+#include <string>
+
+namespace pergola {
+namespace {
+
+constexpr int64_t kCacheLine = 64;
+constexpr int64_t kHugePage = int64_t{2} << 20;
+
+}  // namespace
+
+HostBuffer::HostBuffer(int64_t bytes) : size_(bytes) {
+  PERGOLA_CHECK(bytes >= 0);
+  if (bytes == 0) return;
+  // Weights are streamed once per step: with 4 KiB pages the page walks cost a good part of the
+  // bandwidth.
+  const int64_t alignment = bytes >= 2 * kHugePage ? kHugePage : kCacheLine;
+  const int64_t rounded = (bytes + alignment - 1) / alignment * alignment;
+  void* memory = std::aligned_alloc(static_cast<size_t>(alignment), static_cast<size_t>(rounded));
+  PERGOLA_CHECK_MSG(memory != nullptr, "no memory for " + std::to_string(bytes) + " bytes");
+  if (alignment == kHugePage) (void)madvise(memory, static_cast<size_t>(rounded), MADV_HUGEPAGE);
+  std::memset(memory, 0, static_cast<size_t>(rounded));
+  data_.reset(static_cast<uint8_t*>(memory));
+}
+
+}  // namespace pergola
