@@ -250,13 +250,31 @@ absl::Status BindHf(const TensorTable& table, ModelSpec* spec,
   return BindWeights(table, *spec, names, weights);
 }
 
+std::string GgufName(Role role, int64_t layer) {
+  const char* suffix = kNames[static_cast<size_t>(role)].gguf;
+  return layer < 0 ? std::string(suffix) : absl::StrCat("blk.", layer, ".", suffix);
+}
+
+// Metadata does not tell about biases, tensors do. One bias anywhere means that its kind must be in
+// every layer: a bias that nothing adds would be silently wrong.
+void DetectBiases(const TensorTable& table, ModelSpec* spec) {
+  const auto any = [&](std::initializer_list<Role> roles) {
+    for (int64_t layer = 0; layer < spec->layers; ++layer) {
+      for (const Role role : roles) {
+        if (table.Contains(GgufName(role, layer))) return true;
+      }
+    }
+    return false;
+  };
+  spec->qkv_bias = any({Role::kQueryBias, Role::kKeyBias, Role::kValueBias});
+  spec->output_bias = any({Role::kAttentionOutputBias});
+  spec->mlp_bias = any({Role::kGateBias, Role::kUpBias, Role::kDownBias});
+}
+
 absl::Status BindGguf(const TensorTable& table, ModelSpec* spec,
                       std::vector<WeightBinding>* weights) {
   spec->tied_embeddings = !table.Contains("output.weight");
-  // The metadata does not tell about biases; the first layer does, and the others must agree.
-  spec->qkv_bias = table.Contains("blk.0.attn_q.bias");
-  spec->output_bias = table.Contains("blk.0.attn_output.bias");
-  spec->mlp_bias = table.Contains("blk.0.ffn_gate.bias");
+  DetectBiases(table, spec);
   RETURN_IF_ERROR(ApplyRopeFactors(table, &spec->rope));
   WeightNames names;
   names.row_order = [](Role role) {
@@ -264,10 +282,7 @@ absl::Status BindGguf(const TensorTable& table, ModelSpec* spec,
                          role == Role::kKeyBias;
     return rotated ? RowOrder::kGgufInterleavedRope : RowOrder::kPlain;
   };
-  names.name = [](Role role, int64_t layer) -> std::string {
-    const char* suffix = kNames[static_cast<size_t>(role)].gguf;
-    return layer < 0 ? std::string(suffix) : absl::StrCat("blk.", layer, ".", suffix);
-  };
+  names.name = GgufName;
   return BindWeights(table, *spec, names, weights);
 }
 

@@ -3,7 +3,6 @@
 #include <algorithm>
 
 #include "absl/strings/str_join.h"
-#include "base/check.h"
 #include "base/status.h"
 
 namespace pergola {
@@ -77,10 +76,12 @@ absl::StatusOr<const TensorInfo*> TensorTable::Require(const std::string& name,
 
 absl::Status TensorTable::Read(const TensorInfo& tensor, int64_t offset,
                                absl::Span<uint8_t> out) const {
-  PERGOLA_CHECK_MSG(
-      offset >= 0 && offset <= tensor.bytes &&
-          static_cast<int64_t>(out.size()) <= tensor.bytes - offset,
-      absl::StrCat(tensor.name, ": ", out.size(), " bytes at ", offset, " of ", tensor.bytes));
+  const auto bytes = static_cast<int64_t>(out.size());
+  if (offset < 0 || offset > tensor.bytes || bytes > tensor.bytes - offset) {
+    return absl::InvalidArgumentError(absl::StrCat("tensor \"", Printable(tensor.name),
+                                                   "\": ", bytes, " bytes wanted at ", offset,
+                                                   ", but it has ", tensor.bytes));
+  }
   return source(tensor.file).ReadAt(tensor.offset + offset, out);
 }
 

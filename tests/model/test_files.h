@@ -114,7 +114,14 @@ void WriteTinyHf(const TinyLlama& model, DType stored, const std::string& direct
 // Writes a GGUF: matrices in `stored`, vectors in f32, q and k rows permuted as llama.cpp's
 // converter does. Without a vocabulary.
 void WriteTinyGguf(const TinyLlama& model, DType stored, const std::string& path);
+// One more f32 tensor.
+struct GgufExtra {
+  std::string name;
+  std::vector<int64_t> shape;
+  std::vector<float> values;
+};
 // The bytes of such a GGUF.
-std::string TinyGgufBytes(const TinyLlama& model, DType stored);
+std::string TinyGgufBytes(const TinyLlama& model, DType stored,
+                          const std::vector<GgufExtra>& extras = {});
 
 }  // namespace pergola::testing

@@ -237,7 +237,8 @@ void WriteTinyHf(const TinyLlama& model, DType stored, const std::string& direct
   WriteFile(directory + "/model.safetensors.index.json", index.dump());
 }
 
-std::string TinyGgufBytes(const TinyLlama& model, DType stored) {
+std::string TinyGgufBytes(const TinyLlama& model, DType stored,
+                          const std::vector<GgufExtra>& extras) {
   const ModelSpec spec = SpecOf(model);
   GgufBuilder gguf;
   gguf.String("general.architecture", "llama");
@@ -266,6 +267,9 @@ std::string TinyGgufBytes(const TinyLlama& model, DType stored) {
     }
     gguf.Tensor(weight.layer < 0 ? name : absl::StrCat("blk.", weight.layer, ".", name),
                 GgmlType(dtype), shape, Encode(dtype, values));
+  }
+  for (const GgufExtra& extra : extras) {
+    gguf.Tensor(extra.name, GgmlType(DType::kF32), extra.shape, Encode(DType::kF32, extra.values));
   }
   return gguf.Build();
 }
