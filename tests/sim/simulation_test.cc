@@ -1,0 +1,61 @@
+#include "tests/sim/simulation.h"
+
+#include <gtest/gtest.h>
+
+#include <cstdio>
+#include <cstdlib>
+
+#include "base/log.h"
+
+namespace pergola::sim {
+namespace {
+
+// Each part runs 100 seeds. A failure prints its seed; RunSeed below with that number shows it
+// alone.
+class SimulationTest : public testing::TestWithParam<uint64_t> {};
+
+TEST_P(SimulationTest, EveryStreamIsExactThroughLossShortageAndCancellation) {
+  spdlog::set_level(spdlog::level::off);
+  uint64_t finished = 0;
+  uint64_t replays = 0;
+  uint64_t preemptions = 0;
+  uint64_t overrun = 0;
+  for (uint64_t seed = GetParam() * 100; seed < GetParam() * 100 + 100; ++seed) {
+    Simulation simulation(seed);
+    simulation.Run();
+    if (HasFailure()) {
+      std::printf("failed with seed %llu\n", static_cast<unsigned long long>(seed));
+      return;
+    }
+    const v1::StatusResponse status = simulation.status();
+    finished += simulation.finished();
+    replays += status.replays();
+    preemptions += status.preemptions();
+    overrun += status.overrun_tokens();
+  }
+  spdlog::set_level(spdlog::level::info);
+  std::printf("finished %llu, replays %llu, preemptions %llu, overrun tokens %llu\n",
+              static_cast<unsigned long long>(finished), static_cast<unsigned long long>(replays),
+              static_cast<unsigned long long>(preemptions),
+              static_cast<unsigned long long>(overrun));
+  // A simulation in which nothing happens proves nothing.
+  EXPECT_GT(finished, 500U);
+  EXPECT_GT(replays, 50U);
+  EXPECT_GT(preemptions, 50U);
+  EXPECT_GT(overrun, 50U);
+}
+
+// For a seed that failed: PERGOLA_SIM_SEED=n sim_tests --gtest_also_run_disabled_tests
+// --gtest_filter=*OneSeed
+TEST(SimulationSeedTest, DISABLED_OneSeed) {
+  const char* seed = std::getenv("PERGOLA_SIM_SEED");
+  ASSERT_NE(seed, nullptr) << "set PERGOLA_SIM_SEED";
+  spdlog::set_level(spdlog::level::debug);
+  Simulation simulation(std::strtoull(seed, nullptr, 10));
+  simulation.Run();
+}
+
+INSTANTIATE_TEST_SUITE_P(Seeds, SimulationTest, testing::Range<uint64_t>(0, 5));
+
+}  // namespace
+}  // namespace pergola::sim
