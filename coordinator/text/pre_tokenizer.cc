@@ -21,8 +21,9 @@ void AddMatch(ByteRange match, size_t* covered, Ranges* ranges) {
   *covered = match.end;
 }
 
-absl::Status FindRegex(const Regex& regex, std::string_view piece, Ranges* ranges) {
-  Regex::Cursor cursor(regex, piece);
+absl::Status FindRegex(const Regex& regex, std::string_view piece, Regex::Workspace* workspace,
+                       Ranges* ranges) {
+  Regex::Cursor cursor(regex, piece, workspace);
   size_t covered = 0;
   for (ByteRange match;;) {
     ASSIGN_OR_RETURN(const bool found, cursor.Next(&match));
@@ -91,6 +92,12 @@ void ApplyBehavior(SplitBehavior behavior, Ranges* ranges) {
   }
 }
 
+bool IsOneCharacter(std::string_view piece) {
+  size_t end = 0;
+  NextCodePoint(piece, &end);
+  return end == piece.size();
+}
+
 absl::Status SplitPiece(const SplitStep& step, std::string_view piece,
                         PreTokenizer::Scratch* scratch) {
   if (step.kind == SplitStep::Kind::kPrefixSpace) {
@@ -101,10 +108,15 @@ absl::Status SplitPiece(const SplitStep& step, std::string_view piece,
     scratch->next_pieces.push_back(piece);
     return absl::OkStatus();
   }
+  // Isolating cannot cut one character, and Digits leaves many of them.
+  if (step.behavior == SplitBehavior::kIsolated && IsOneCharacter(piece)) {
+    scratch->next_pieces.push_back(piece);
+    return absl::OkStatus();
+  }
   Ranges& ranges = scratch->matches;
   ranges.clear();
   if (step.kind == SplitStep::Kind::kRegex) {
-    RETURN_IF_ERROR(FindRegex(*step.regex, piece, &ranges));
+    RETURN_IF_ERROR(FindRegex(*step.regex, piece, &scratch->regex, &ranges));
   } else if (step.kind == SplitStep::Kind::kString) {
     FindString(step.literal, piece, &ranges);
   } else {

@@ -48,6 +48,7 @@ class PreTokenizer {
     std::vector<std::string_view> pieces, next_pieces;
     std::vector<std::pair<ByteRange, bool>> matches;
     std::deque<std::string> prefixed;
+    Regex::Workspace regex;
   };
   explicit PreTokenizer(std::vector<SplitStep> steps) : steps_(std::move(steps)) {}
 

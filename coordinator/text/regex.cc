@@ -60,39 +60,37 @@ Regex::~Regex() {
   onig_free(compiled_);
 }
 
-struct Regex::Cursor::State {
-  OnigRegion* region = onig_region_new();
-  OnigMatchParam* limits = onig_new_match_param();
-};
-
-Regex::Cursor::Cursor(const Regex& regex, std::string_view text)
-    : regex_(regex), text_(text), state_(std::make_unique<State>()) {
-  onig_initialize_match_param(state_->limits);
-  onig_set_match_stack_limit_size_of_match_param(state_->limits, kMaxMatchStack);
-  onig_set_retry_limit_in_match_of_match_param(state_->limits, kMaxRetries);
-  onig_set_retry_limit_in_search_of_match_param(state_->limits, kMaxRetries);
+Regex::Workspace::Workspace() : region_(onig_region_new()), limits_(onig_new_match_param()) {
+  onig_initialize_match_param(limits_);
+  onig_set_match_stack_limit_size_of_match_param(limits_, kMaxMatchStack);
+  onig_set_retry_limit_in_match_of_match_param(limits_, kMaxRetries);
+  onig_set_retry_limit_in_search_of_match_param(limits_, kMaxRetries);
 }
 
-Regex::Cursor::~Cursor() {
-  onig_region_free(state_->region, 1);
-  onig_free_match_param(state_->limits);
+Regex::Workspace::~Workspace() {
+  onig_region_free(region_, 1);
+  onig_free_match_param(limits_);
 }
 
 absl::StatusOr<bool> Regex::Cursor::Next(ByteRange* match) {
+  // At the end only the empty match right behind the last one is left, which would be passed over.
+  if (matched_ && last_match_end_ == text_.size()) return false;
   const OnigUChar* begin = Bytes(text_.data());
   const OnigUChar* end = begin + text_.size();
   while (position_ <= text_.size()) {
-    const int found = onig_search_with_param(regex_.compiled_, begin, end, begin + position_, end,
-                                             state_->region, ONIG_OPTION_NONE, state_->limits);
+    const int found =
+        onig_search_with_param(regex_.compiled_, begin, end, begin + position_, end,
+                               workspace_->region_, ONIG_OPTION_NONE, workspace_->limits_);
     if (found == ONIG_MISMATCH) break;
     if (found < 0) {
       return absl::ResourceExhaustedError(absl::StrCat(
           "searching a text of ", text_.size(),
           " bytes with the pre-tokenizer's pattern failed: ", Explain(found, nullptr)));
     }
-    match->begin = static_cast<size_t>(state_->region->beg[0]);
-    match->end = static_cast<size_t>(state_->region->end[0]);
-    // \K inside a lookahead can put the beginning behind the end.
+    match->begin = static_cast<size_t>(workspace_->region_->beg[0]);
+    match->end = static_cast<size_t>(workspace_->region_->end[0]);
+    // A pattern must not be able to make us read outside the text, whatever \K does in this
+    // version.
     if (match->begin > match->end || match->begin < position_) {
       return absl::InvalidArgumentError(
           "the pre-tokenizer's pattern matches a range that runs back");

@@ -10,7 +10,10 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 
-struct re_pattern_buffer;  // OnigRegexType
+// Oniguruma's OnigRegexType, OnigRegion and OnigMatchParam.
+struct re_pattern_buffer;
+struct re_registers;
+struct OnigMatchParamStruct;
 
 namespace pergola {
 
@@ -28,26 +31,37 @@ class Regex {
   Regex(const Regex&) = delete;
   Regex& operator=(const Regex&) = delete;
 
+  // What a search needs beside the pattern. One thread; made once and used for any number of texts.
+  class Workspace {
+   public:
+    Workspace();
+    ~Workspace();
+    Workspace(const Workspace&) = delete;
+    Workspace& operator=(const Workspace&) = delete;
+
+   private:
+    friend class Regex;
+    re_registers* region_;          // owned
+    OnigMatchParamStruct* limits_;  // owned
+  };
+
   // Walks over the matches in a text from left to right. One thread.
   class Cursor {
    public:
-    // `regex` and `text` (valid UTF-8) are borrowed.
-    Cursor(const Regex& regex, std::string_view text);
-    ~Cursor();
-    Cursor(const Cursor&) = delete;
-    Cursor& operator=(const Cursor&) = delete;
+    // All are borrowed; `text` is valid UTF-8.
+    Cursor(const Regex& regex, std::string_view text, Workspace* workspace)
+        : regex_(regex), text_(text), workspace_(workspace) {}
     // True with the next match in `*match`, false at the end. An empty match right behind the last
     // match is passed over. RESOURCE_EXHAUSTED if the search passes its limit.
     absl::StatusOr<bool> Next(ByteRange* match);
 
    private:
-    struct State;
     const Regex& regex_;
     std::string_view text_;
+    Workspace* workspace_;
     size_t position_ = 0;
     bool matched_ = false;
     size_t last_match_end_ = 0;
-    std::unique_ptr<State> state_;
   };
 
  private:
