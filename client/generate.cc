@@ -31,6 +31,7 @@ struct GenerateOptions {
   std::vector<std::string> stop;
   bool ignore_eos = false;
   bool json = false;
+  bool stats = false;
   uint32_t resume_timeout_ms = 120000;
 };
 
@@ -91,6 +92,15 @@ void WriteMessage(const GenerateOptions& options, const v1::GenerateResponse& me
   }
 }
 
+// Tokens per second after the first one: what a reader sees.
+void PrintStats(const v1::Usage& usage) {
+  const double rest_s = (usage.total_ms() - usage.first_token_ms()) / 1e3;
+  const double rate =
+      usage.completion_tokens() > 1 && rest_s > 0 ? (usage.completion_tokens() - 1) / rest_s : 0.0;
+  std::fprintf(stderr, "%u prompt tokens, %u new tokens, first after %.0f ms, then %.1f tokens/s\n",
+               usage.prompt_tokens(), usage.completion_tokens(), usage.first_token_ms(), rate);
+}
+
 int Fail(const absl::Status& status, int exit_code) {
   std::fprintf(stderr, "pergola: %s\n", std::string(status.message()).c_str());
   return exit_code;
@@ -111,7 +121,11 @@ int Generate(const GenerateOptions& options, const Context& context) {
   }
   ResumeOptions resume;
   resume.resume_timeout = std::chrono::milliseconds(options.resume_timeout_ms);
-  resume.on_message = [&](const v1::GenerateResponse& message) { WriteMessage(options, message); };
+  v1::Usage usage;
+  resume.on_message = [&](const v1::GenerateResponse& message) {
+    WriteMessage(options, message);
+    if (message.has_finish()) usage = message.finish().usage();
+  };
   resume.on_interruption = [](const grpc::Status& status) {
     std::fprintf(stderr, "pergola: interrupted (%s), resuming\n", status.error_message().c_str());
   };
@@ -122,7 +136,10 @@ int Generate(const GenerateOptions& options, const Context& context) {
   if (std::ferror(stdout) != 0) {
     return Fail(absl::DataLossError("cannot write to standard output"), 1);
   }
-  if (status.ok()) return kExitOk;
+  if (status.ok()) {
+    if (options.stats) PrintStats(usage);
+    return kExitOk;
+  }
   std::fprintf(stderr, "pergola: %s: %s\n", address.c_str(), ErrorText(status).c_str());
   return status.error_code() == grpc::StatusCode::INVALID_ARGUMENT ? kExitUsage : 1;
 }

@@ -80,7 +80,8 @@ std::vector<std::string> CoordinatorCommand(const CoordinatorOptions& options) {
              options.internal_listen, "--join-token-file", options.token_file, "--run-file",
              options.run_file});
   if (!options.trace_dir.empty()) Add(line, {"--trace", options.trace_dir + "/coordinator.json"});
-  Add(line, {"--log-level", options.log_level});
+  Add(line, {"--drain-timeout-ms", std::to_string(options.drain_timeout_ms), "--log-level",
+             options.log_level});
   line.insert(line.end(), options.arguments.begin(), options.arguments.end());
   return line;
 }

@@ -1,6 +1,7 @@
 // The command lines of the processes that `up` starts. Pure text, no process.
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -40,6 +41,7 @@ struct CoordinatorOptions {
   std::string token_file;
   std::string run_file;
   std::string trace_dir;
+  int64_t drain_timeout_ms = 30000;
   std::string log_level = "info";
   std::vector<std::string> arguments;  // handed on as they are
 };

@@ -288,7 +288,8 @@ void Supervisor::Shutdown() {
   monitor_.reset();
   signals_seen_ = 0;
   coordinator_.process.Signal(SIGTERM);
-  const std::chrono::milliseconds drain = options_.drain_timeout + kCoordinatorEndExtra;
+  const std::chrono::milliseconds drain =
+      std::chrono::milliseconds(options_.coordinator.drain_timeout_ms) + kCoordinatorEndExtra;
   WaitUntilGone(coordinator_, can_finish ? drain : kCoordinatorEndIdle);
   group_.process.Signal(SIGTERM);
   WaitUntilGone(group_, kGroupEnd);

@@ -28,7 +28,6 @@ struct SupervisorOptions {
   std::string token;
   std::vector<std::string> environment;  // of the children; the group's gets the token added
   bool terminal = false;                 // whether standard error is one
-  std::chrono::milliseconds drain_timeout{30000};
 };
 
 class Supervisor {

@@ -101,6 +101,7 @@ absl::StatusOr<SupervisorOptions> Plan(const UpOptions& options, const Context& 
   coordinator.model = model;
   ASSIGN_OR_RETURN(coordinator.program,
                    FindProgram(context.binary_dir + "/pergola-coordinator", ""));
+  coordinator.drain_timeout_ms = options.drain_timeout_ms;
   coordinator.log_level = options.log_level;
   coordinator.arguments = options.coordinator_arguments;
   if (!options.trace_dir.empty()) {
@@ -121,7 +122,6 @@ absl::StatusOr<SupervisorOptions> Plan(const UpOptions& options, const Context& 
   supervisor.run_file = options.run_file;
   supervisor.environment = context.environment;
   supervisor.terminal = context.stderr_is_terminal;
-  supervisor.drain_timeout = std::chrono::milliseconds(options.drain_timeout_ms);
   return supervisor;
 }
 

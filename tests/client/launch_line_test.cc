@@ -97,7 +97,8 @@ TEST(LaunchLineTest, CoordinatorLineCarriesNoTokenButItsFile) {
   options.run_file = "/run/c.json";
   EXPECT_EQ(ShellLine(CoordinatorCommand(options)),
             "pergola-coordinator --model /m --listen 127.0.0.1:1 --internal-listen 127.0.0.1:2 "
-            "--join-token-file /run/token --run-file /run/c.json --log-level info");
+            "--join-token-file /run/token --run-file /run/c.json --drain-timeout-ms 30000 "
+            "--log-level info");
 }
 
 TEST(LaunchLineTest, ShellLineQuotesWhatAShellWouldChange) {

@@ -1,0 +1,368 @@
+#!/usr/bin/env bash
+# End-to-end cases of the pergola command on one machine: real processes, mpirun, gRPC on the loopback.
+# Usage: run.sh BIN_DIR CASE. Exit code 77 is a skip. "fake_*" cases put scripts in place of coordinator and mpirun.
+set -euo pipefail
+real_bin=$(readlink -f "$1")
+case=$2
+root=$(readlink -f "$(dirname "${BASH_SOURCE[0]}")/../..")
+model=$root/tests/golden/tiny_text
+work=$(mktemp -d /tmp/pergola-e2e.XXXXXX)
+bin=$real_bin
+up=
+# Every process started below inherits this, so what is left behind can be found.
+export XDG_RUNTIME_DIR=$work/run
+mkdir -m 0700 "$XDG_RUNTIME_DIR"
+run_file=$XDG_RUNTIME_DIR/pergola/run.json
+
+fail() { echo "FAIL: $*" >&2; exit 1; }
+
+# "PID command" of every process that inherited our directory, zombies left out (their environment is empty).
+left_behind() {
+  local file pid
+  for file in $(env -u XDG_RUNTIME_DIR grep -lszx "XDG_RUNTIME_DIR=$XDG_RUNTIME_DIR" /proc/[0-9]*/environ); do
+    pid=${file#/proc/}
+    pid=${pid%/environ}
+    echo "$pid $(cut -c1-80 "/proc/$pid/comm" 2>/dev/null)"
+  done
+}
+
+finish() {
+  local code=$?
+  trap - EXIT
+  if [[ $code -ne 0 && $code -ne 77 ]]; then
+    for log in "$work"/*.err; do echo "== $log"; tail -n 30 "$log"; done >&2 || true
+  fi
+  [[ -z $up ]] || kill -KILL "$up" 2>/dev/null || true
+  left_behind | while read -r pid _; do kill -KILL "$pid" 2>/dev/null || true; done
+  rm -rf "$work"
+  exit "$code"
+}
+trap finish EXIT
+
+pergola() { "$bin/pergola" "$@"; }
+field() { python3 -c 'import json,sys; print(json.load(open(sys.argv[1]))[sys.argv[2]])' "$run_file" "$1"; }
+status() { pergola status --json | python3 -c "import json,sys; s=json.load(sys.stdin); print($1)"; }
+
+# eventually SECONDS COMMAND...: until it succeeds.
+eventually() {
+  local until=$((SECONDS + $1))
+  shift
+  until "$@"; do
+    [[ $SECONDS -lt $until ]] || return 1
+    sleep 0.05
+  done
+}
+
+# start_up ARGUMENTS...: in the background; output in up.out and up.err.
+start_up() {
+  "$bin/pergola" up --listen 127.0.0.1:0 --internal-listen 127.0.0.1:0 "$@" >"$work/up.out" 2>"$work/up.err" &
+  up=$!
+}
+ready_lines() { grep -c '^READY' "$work/up.out" || true; }
+ready_at_least() { [[ $(ready_lines) -ge $1 ]]; }
+wait_ready() { eventually 60 ready_at_least "${1:-1}" || fail "not READY (line ${1:-1}) after 60 s"; }
+gone() { ! kill -0 "$1" 2>/dev/null; }
+
+# ends_with CODE SECONDS: `up` ends by itself, with this exit code, and leaves nothing behind.
+ends_with() {
+  local code=0 left
+  eventually "$2" gone "$up" || fail "'pergola up' has not ended within $2 s"
+  wait "$up" || code=$?
+  up=
+  [[ $code -eq $1 ]] || fail "'pergola up' ended with $code, not with $1"
+  eventually 5 nothing_left || fail "left behind: $(left_behind)"
+  [[ ! -e $run_file ]] || fail "the run file is still there"
+  left=$(ls "$XDG_RUNTIME_DIR/pergola" 2>/dev/null || true)
+  [[ -z $left ]] || fail "files left behind: $left"
+}
+nothing_left() { [[ -z $(left_behind) ]]; }
+
+# refused PATTERN ARGUMENTS...: `up` ends with code 2 and says why.
+refused() {
+  local pattern=$1
+  shift
+  start_up "$@"
+  ends_with 2 30
+  grep -q -- "$pattern" "$work/up.err" || fail "no line with '$pattern'"
+}
+
+# --- with scripts in place of coordinator and mpirun ---
+
+use_fakes() {
+  mkdir "$work/bin" "$work/path" "$work/model"
+  cp "$real_bin/pergola" "$work/bin/pergola"
+  # Says where it listens, then waits for its end.
+  cat >"$work/bin/pergola-coordinator" <<'EOF'
+#!/bin/bash
+while [[ $# -gt 0 ]]; do
+  [[ $1 == --run-file ]] && file=$2
+  [[ $1 == --listen ]] && listen=$2
+  shift
+done
+echo "listen $listen" >>"$WORK/listens"
+[[ $listen == *:0 ]] && listen=127.0.0.1:9
+printf '{"pid": %d, "public_address": "%s", "internal_address": "127.0.0.1:9"}' $$ "$listen" >"$file.new"
+mv "$file.new" "$file"
+trap 'exit 0' TERM
+while :; do sleep 0.05; done
+EOF
+  printf '#!/bin/sh\n' >"$work/bin/pergola-worker"
+  cat >"$work/path/mpirun" <<'EOF'
+#!/bin/bash
+echo "$$ ${PERGOLA_JOIN_TOKEN:+token} $*" >>"$WORK/launches"
+[[ ! -f $WORK/fail_with ]] || { echo "the worker says why" >&2; exit "$(cat "$WORK/fail_with")"; }
+exec sleep 600
+EOF
+  chmod +x "$work/bin/"* "$work/path/mpirun"
+  export WORK=$work PATH=$work/path:$PATH
+  bin=$work/bin
+  model=$work/model
+}
+launches() { cat "$work/launches" 2>/dev/null | wc -l; }
+launched_at_least() { [[ $(launches) -ge $1 ]]; }
+
+case_fake_lifecycle() {
+  use_fakes
+  start_up "$model" --tp 2 --pp 2
+  eventually 10 launched_at_least 1 || fail "mpirun was not started"
+  eventually 5 test -s "$run_file" || fail "no run file"
+  [[ $(stat -c %a "$run_file") == 600 ]] || fail "the run file has mode $(stat -c %a "$run_file")"
+  local token_file
+  token_file=$(field token_file)
+  [[ $(stat -c %a "$token_file") == 600 ]] || fail "the token file has mode $(stat -c %a "$token_file")"
+  [[ $(stat -c %a "$(dirname "$token_file")") == 700 ]] || fail "the token's directory is open"
+  grep -q ' token .*-n 4 .*-x PERGOLA_JOIN_TOKEN ' "$work/launches" || fail "the token is not in the environment"
+  ! grep -rqF "$(cat "$token_file")" "$work/launches" "$work/up.err" "$work/up.out" || fail "the token was shown"
+  ! tr '\0' '\n' <"/proc/$(field coordinator_pid)/cmdline" | grep -qxF "$(cat "$token_file")" || fail "token in cmdline"
+  kill -TERM "$up"
+  ends_with 0 15
+}
+
+case_fake_relaunch() {
+  use_fakes
+  start_up "$model"
+  eventually 10 launched_at_least 1 || fail "mpirun was not started"
+  kill -KILL "$(field mpirun_pid)"
+  eventually 10 launched_at_least 2 || fail "mpirun was not started again"
+  local before
+  before=$(field coordinator_pid)
+  kill -KILL "$before"
+  other() { local now; now=$(field coordinator_pid); [[ $now != 0 && $now != "$before" ]]; }
+  eventually 10 other || fail "the coordinator was not started again"
+  # The second one must take the port that the first one chose.
+  [[ $(tail -1 "$work/listens") == "listen 127.0.0.1:9" ]] || fail "another port: $(tail -1 "$work/listens")"
+  [[ $(launches) -eq 2 ]] || fail "the group must survive its coordinator; launches: $(launches)"
+  kill -INT "$up"
+  ends_with 0 15
+}
+
+case_fake_usage_error() {
+  use_fakes
+  echo 2 >"$work/fail_with"
+  start_up "$model"
+  ends_with 2 15
+  [[ $(launches) -eq 1 ]] || fail "a usage error must not be retried; launches: $(launches)"
+  grep -q 'the group cannot start (exit code 2): the worker says why' "$work/up.err" || fail "no reason"
+}
+
+case_fake_never_healthy() {
+  use_fakes
+  echo 130 >"$work/fail_with"
+  start_up "$model"
+  ends_with 1 30
+  [[ $(launches) -eq 5 ]] || fail "a group that never came up is started 5 times, not $(launches)"
+}
+
+case_fake_drained() {
+  use_fakes
+  start_up "$model"
+  eventually 10 launched_at_least 1 || fail "mpirun was not started"
+  kill -TERM "$(field coordinator_pid)"
+  ends_with 0 15
+}
+
+case_fake_killed() {
+  use_fakes
+  start_up "$model"
+  eventually 10 launched_at_least 1 || fail "mpirun was not started"
+  kill -KILL "$up"
+  wait "$up" 2>/dev/null || true
+  up=
+  eventually 10 nothing_left || fail "children outlive a killed 'up': $(left_behind)"
+  # What the killed one left must not hinder the next.
+  start_up "$model"
+  eventually 10 launched_at_least 2 || fail "a stale run file hinders the next start"
+  kill -TERM "$up"
+  eventually 15 gone "$up" || fail "not ended"
+  wait "$up" || fail "exit code $?"
+  up=
+}
+
+case_fake_twice() {
+  use_fakes
+  start_up "$model"
+  eventually 10 test -s "$run_file" || fail "no run file"
+  local code=0
+  pergola up "$model" 2>"$work/second.err" || code=$?
+  [[ $code -eq 2 ]] || fail "the second 'up' ended with $code"
+  grep -q 'runs already' "$work/second.err" || fail "the second 'up' does not say why"
+  kill -TERM "$up"
+  ends_with 0 15
+}
+
+# --- flags and files ---
+
+expect_usage() {  # PATTERN COMMAND...: code 2, one line with PATTERN, nothing on standard output
+  local pattern=$1 code=0
+  shift
+  "$bin/pergola" "$@" >"$work/usage.out" 2>"$work/usage.err" || code=$?
+  [[ $code -eq 2 ]] || fail "'pergola $*' ended with $code"
+  grep -q -- "$pattern" "$work/usage.err" || fail "'pergola $*' does not say '$pattern'"
+  [[ ! -s $work/usage.out ]] || fail "'pergola $*' wrote to standard output"
+}
+
+case_usage() {
+  use_fakes
+  expect_usage 'does-not-exist' up "$work/does-not-exist"
+  expect_usage '--pp 3 is not a multiple of the 2 hosts' up "$model" --pp 3 --hosts a:8,b:8 --internal-listen 127.0.0.1:0
+  expect_usage 'host b has 1 slots' up "$model" --tp 2 --pp 2 --hosts a:2,b:1 --internal-listen 127.0.0.1:0
+  expect_usage '--tp 0' up "$model" --tp 0
+  expect_usage 'a:x' up "$model" --hosts a:x
+  expect_usage '65536' up "$model" --listen 127.0.0.1:65536
+  expect_usage 'nowhere.invalid' up "$model" --hosts nowhere.invalid:1
+  expect_usage 'no pergola is running' status
+  expect_usage 'no pergola is running' drain
+  expect_usage 'no pergola is running' generate hello
+  expect_usage 'belong together' status --connect-internal 127.0.0.1:1
+  expect_usage 'not valid UTF-8 at byte 2' generate --connect 127.0.0.1:1 $'ab\xff'
+  expect_usage 'max-new-tokens' generate --max-new-tokens -1 hello
+  expect_usage 'subcommand' 
+  local code=0
+  pergola generate --connect 127.0.0.1:9 hello >"$work/g.out" 2>"$work/g.err" || code=$?
+  [[ $code -eq 1 && ! -s $work/g.out ]] || fail "no server: code $code"
+  grep -q '127.0.0.1:9: UNAVAILABLE' "$work/g.err" || fail "no server: $(cat "$work/g.err")"
+  local line
+  line=$(pergola up "$model" --tp 2 --pp 2 --hosts a:4,b:4 --internal-listen 10.0.0.1:7000 --dry-run)
+  [[ $line == *'-n 4 '*'--host a:2,b:2 --map-by slot'*'--coordinator 10.0.0.1:7000'* ]] || fail "dry run: $line"
+  nothing_left || fail "a dry run started something"
+  local nothing=$work/nothing
+  mkdir "$nothing"
+  local missing=0
+  PATH=$nothing "$bin/pergola" up "$model" 2>"$work/missing.err" || missing=$?
+  [[ $missing -eq 2 ]] || fail "mpirun missing: code $missing"
+  grep -q "no program 'mpirun'.*openmpi-bin" "$work/missing.err" || fail "mpirun missing: $(cat "$work/missing.err")"
+  for command in up generate status drain bench; do
+    pergola "$command" --help >"$work/help" || fail "$command --help"
+    grep -qi default "$work/help" || fail "$command --help names no default"
+  done
+}
+
+# --- with the real programs ---
+
+case_basic() {
+  start_up "$model" --tp 2 --pp 1 --threads 1 --trace "$work/trace"
+  wait_ready
+  pergola generate --max-new-tokens 24 'The columns carry' >"$work/one"
+  printf 'The columns carry' | pergola generate --max-new-tokens 24 - >"$work/two"
+  [[ -s $work/one ]] || fail "no text"
+  cmp "$work/one" "$work/two" || fail "the prompt from standard input gives another text"
+  pergola generate --max-new-tokens 24 --json 'The columns carry' >"$work/json"
+  python3 - "$work/json" "$work/one" <<'EOF' || fail "the JSON lines do not add up to the text"
+import json, sys
+messages = [json.loads(line) for line in open(sys.argv[1])]
+assert "".join(m.get("text", "") for m in messages).encode() == open(sys.argv[2], "rb").read()
+assert "finish" in messages[-1] and not any("finish" in m for m in messages[:-1])
+EOF
+  pergola status >"$work/status"
+  grep -q 'serving' "$work/status" || fail "status: $(cat "$work/status")"
+  [[ $(status "len(s['groups'][0]['layout']['stages'][0]['pids'])") == 2 ]] || fail "status names no 2 pids"
+  pergola bench --streams 2 --prompt-tokens 8 --output-tokens 8 --requests 4 --json "$work/bench.json"
+  python3 -c 'import json,sys; b=json.load(open(sys.argv[1])); assert b["failed"]==0 and b["tokens"]==32' \
+    "$work/bench.json" || fail "bench: $(cat "$work/bench.json")"
+  local code=0
+  pergola generate --top-p 2 x >"$work/out" 2>"$work/error" || code=$?
+  [[ $code -eq 2 ]] || fail "a bad top_p ends with $code"
+  grep -q 'sampling.top_p' "$work/error" || fail "no field path: $(cat "$work/error")"
+  echo wrong >"$work/wrong"
+  code=0
+  pergola status --connect-internal "$(field internal_address)" --join-token-file "$work/wrong" 2>"$work/error" || code=$?
+  [[ $code -eq 1 ]] || fail "a wrong join token ends with $code"
+  grep -q 'UNAUTHENTICATED\|PERMISSION_DENIED' "$work/error" || fail "wrong token: $(cat "$work/error")"
+  pergola drain --timeout-ms 5000 >"$work/drain"
+  grep -q 'drained' "$work/drain" || fail "drain: $(cat "$work/drain")"
+  ends_with 0 30
+  ls "$work"/trace/coordinator.json "$work"/trace/worker.json* >/dev/null || fail "no traces"
+}
+
+# disturbed WHAT TP PP: kills WHAT (worker or coordinator) while a stream runs; it must equal the undisturbed one.
+disturbed() {
+  start_up "$model" --tp "$2" --pp "$3" --threads 1
+  wait_ready
+  local sampling
+  for sampling in "" "--temperature 0.8 --seed 7"; do
+    # shellcheck disable=SC2086
+    generate() { pergola generate --ignore-eos --max-new-tokens 600 $sampling 'Columns and beams'; }
+    generate >"$work/undisturbed"
+    local try killed=no readies
+    for try in 1 2 3 4 5; do
+      readies=$(ready_lines)
+      : >"$work/disturbed"
+      generate >"$work/disturbed" 2>"$work/disturbed.err" &
+      local stream=$!
+      eventually 20 test -s "$work/disturbed" || fail "no text after 20 s"
+      local victim
+      if [[ $1 == worker ]]; then
+        victim=$(status "s['groups'][0]['layout']['stages'][-1]['pids'][-1]")
+      else
+        victim=$(field coordinator_pid)
+      fi
+      kill -KILL "$victim"
+      [[ $(stat -c %s "$work/disturbed") -lt $(stat -c %s "$work/undisturbed") ]] && killed=yes
+      wait "$stream" || fail "the stream ended with code $?: $(cat "$work/disturbed.err")"
+      cmp "$work/undisturbed" "$work/disturbed" || fail "the stream differs from the undisturbed one"
+      wait_ready $((readies + 1))
+      [[ $killed == yes ]] && break
+    done
+    [[ $killed == yes ]] || fail "no stream was still running when $1 was killed, in 5 tries"
+  done
+  kill -TERM "$up"
+  ends_with 0 45
+}
+
+case_kill_worker() { disturbed worker 2 2; }
+case_kill_coordinator() { disturbed coordinator 2 1; }
+
+case_errors() {
+  refused 'heads' "$model" --tp 99
+  refused 'layer' "$model" --pp 99
+  cp -r "$model" "$work/broken"
+  chmod -R u+w "$work/broken"
+  local weights
+  weights=$(ls "$work/broken/"*.safetensors | head -1)
+  truncate -s "$(($(stat -c %s "$weights") / 2))" "$weights"
+  refused 'safetensors' "$work/broken"
+  # A port that somebody else holds.
+  start_up "$model" --threads 1
+  wait_ready
+  local address code=0
+  address=$(field public_address)
+  "$bin/pergola" up "$model" --listen "$address" --run-file "$work/second.json" 2>"$work/second.err" || code=$?
+  [[ $code -eq 2 ]] || fail "a port in use ends with $code"
+  grep -q "${address#*:}" "$work/second.err" || fail "the port is not named"
+  kill -TERM "$up"
+  ends_with 0 30
+}
+
+case_demo_model() {
+  local demo=$HOME/.cache/pergola/SmolLM2-135M-Instruct.Q4_1.gguf
+  [[ -f $demo ]] || { echo "SKIP: no demo model; scripts/demo_model fetches it"; exit 77; }
+  start_up "$demo" --tp 2 --pp 2
+  wait_ready
+  pergola generate --max-new-tokens 8 'The capital of France is' >"$work/text"
+  grep -q Paris "$work/text" || fail "no Paris: $(cat "$work/text")"
+  kill -TERM "$up"
+  ends_with 0 45
+}
+
+"case_$case"
+echo "ok: $case"
