@@ -1,0 +1,274 @@
+#include "worker/step/step_loop.h"
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include "base/check.h"
+#include "base/status.h"
+#include "worker/step/hop.h"
+
+namespace pergola {
+namespace {
+
+// A plan goes through the stage as one frame of this size, its length first, and the rest, if any,
+// as a second message: a plan of some dozen decode entries needs one round.
+constexpr size_t kFrameBytes = 2048;
+constexpr size_t kLengthBytes = 8;
+
+// References reach back at most the depth of the pipeline (stages + 1); some more cost nothing.
+int BoardPlans(const RankLayout& layout) {
+  return layout.pipeline_parallel + 1 + 8;
+}
+
+void PutLength(uint64_t length, uint8_t* out) {
+  for (size_t i = 0; i < kLengthBytes; ++i) out[i] = static_cast<uint8_t>(length >> (8 * i));
+}
+
+uint64_t GetLength(const uint8_t* in) {
+  uint64_t length = 0;
+  for (size_t i = 0; i < kLengthBytes; ++i) length |= static_cast<uint64_t>(in[i]) << (8 * i);
+  return length;
+}
+
+}  // namespace
+
+StepLoop::StepLoop(const StepLoopOptions& options, const StepLoopParts& parts)
+    : options_(options), layout_(options_.layout), parts_(parts), tokens_(BoardPlans(layout_)) {
+  PERGOLA_CHECK(parts.communicator != nullptr && parts.executor != nullptr &&
+                parts.board != nullptr && options.now_us);
+  PERGOLA_CHECK(layout_.world_rank != 0 || parts.plans != nullptr);
+  PERGOLA_CHECK(!layout_.last_stage() || !layout_.leader() || parts.results != nullptr);
+  PERGOLA_CHECK(layout_.pipeline_parallel == 1 || parts.transport != nullptr);
+  const int64_t tp = layout_.tensor_parallel;
+  // Room for the padding of the shares.
+  hidden_.resize(options.step_tokens * options.hidden + tp);
+  ids_.reserve(options.step_tokens);
+}
+
+absl::Status StepLoop::Run() {
+  while (true) {
+    ASSIGN_OR_RETURN(const bool more, NextPlan());
+    if (!more) return absl::OkStatus();
+    ASSIGN_OR_RETURN(const bool current, CheckOrder());
+    if (!current) continue;
+    const absl::Status done = Step();
+    if (!done.ok()) return Prefixed(done, absl::StrCat("plan ", plan_.plan_id()));
+  }
+}
+
+absl::Status StepLoop::ForwardPlan(const std::string& bytes) {
+  for (int stage = 1; stage < layout_.pipeline_parallel; ++stage) {
+    RETURN_IF_ERROR(parts_.transport->Send(layout_.RankOf(stage, 0), Tag::kPlan, bytes.data(),
+                                           static_cast<int64_t>(bytes.size())));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status StepLoop::TakePlans() {
+  while (true) {
+    const bool wait = queue_.empty();
+    // A sleeping main thread moves no message, so everything leaves first.
+    if (wait && parts_.transport != nullptr) RETURN_IF_ERROR(parts_.transport->Flush());
+    v1::StepPlan plan;
+    ASSIGN_OR_RETURN(const PlanSource::Next next, parts_.plans->Take(wait, &plan));
+    if (next == PlanSource::Next::kNone) return absl::OkStatus();
+    Pending pending = {{}, options_.now_us()};
+    if (next == PlanSource::Next::kPlan) pending.bytes = plan.SerializeAsString();
+    RETURN_IF_ERROR(ForwardPlan(pending.bytes));
+    queue_.push_back(std::move(pending));
+    if (next == PlanSource::Next::kEnd) {
+      return parts_.transport == nullptr ? absl::OkStatus() : parts_.transport->Flush();
+    }
+  }
+}
+
+absl::Status StepLoop::ShareInStage(std::string* bytes) {
+  if (layout_.tensor_parallel == 1) return absl::OkStatus();
+  uint8_t frame[kFrameBytes] = {};
+  const size_t room = kFrameBytes - kLengthBytes;
+  if (layout_.leader()) {
+    PutLength(bytes->size(), frame);
+    std::memcpy(frame + kLengthBytes, bytes->data(), std::min(room, bytes->size()));
+  }
+  RETURN_IF_ERROR(parts_.communicator->Broadcast(frame, kFrameBytes, 0, /*idle=*/true));
+  if (!layout_.leader()) {
+    bytes->resize(GetLength(frame));
+    std::memcpy(bytes->data(), frame + kLengthBytes, std::min(room, bytes->size()));
+  }
+  if (bytes->size() <= room) return absl::OkStatus();
+  return parts_.communicator->Broadcast(bytes->data() + room,
+                                        static_cast<int64_t>(bytes->size() - room), 0,
+                                        /*idle=*/false);
+}
+
+absl::StatusOr<bool> StepLoop::NextPlan() {
+  std::string bytes;
+  if (layout_.world_rank == 0) {
+    const bool ending = !queue_.empty() && queue_.back().bytes.empty();
+    if (!ending) RETURN_IF_ERROR(TakePlans());
+    bytes = std::move(queue_.front().bytes);
+    received_us_ = queue_.front().received_us;
+    queue_.pop_front();
+  } else if (layout_.leader()) {
+    RETURN_IF_ERROR(parts_.transport->Receive(0, Tag::kPlan, &message_, /*idle=*/true));
+    bytes.assign(reinterpret_cast<const char*>(message_.data()), message_.size());
+    received_us_ = options_.now_us();
+  }
+  RETURN_IF_ERROR(ShareInStage(&bytes));
+  if (!layout_.leader()) received_us_ = options_.now_us();
+  if (bytes.empty()) return false;
+  if (!plan_.ParseFromString(bytes)) {
+    return absl::InternalError(
+        absl::StrCat("a plan of ", bytes.size(), " bytes came damaged from rank 0"));
+  }
+  return true;
+}
+
+absl::StatusOr<bool> StepLoop::CheckOrder() {
+  if (plan_.epoch() < epoch()) return false;
+  if (plan_.epoch() > epoch()) {
+    epoch_.store(plan_.epoch(), std::memory_order_relaxed);
+    plan_id_.store(0, std::memory_order_relaxed);
+    tokens_.Clear();
+    parts_.executor->ForgetSlots();
+  }
+  if (plan_.plan_id() != plan_id() + 1) {
+    return absl::InvalidArgumentError(absl::StrCat("plan_id is ", plan_.plan_id(), "; expected ",
+                                                   plan_id() + 1, " in epoch ", epoch()));
+  }
+  plan_id_.store(plan_.plan_id(), std::memory_order_relaxed);
+  return true;
+}
+
+absl::Status StepLoop::Step() {
+  RETURN_IF_ERROR(parts_.executor->Validate(plan_));
+  const int64_t rows = PlanRows(plan_);
+  if (rows > options_.step_tokens) {
+    return absl::InvalidArgumentError(absl::StrCat("entries have ", rows, " tokens; the limit is ",
+                                                   options_.step_tokens, " per step"));
+  }
+  RETURN_IF_ERROR(ResolveIds());
+  times_.Clear();
+  times_.set_plan_id(plan_.plan_id());
+  times_.set_epoch(plan_.epoch());
+  if (!layout_.first_stage()) RETURN_IF_ERROR(ReceiveHidden(rows));
+
+  std::vector<v1::EntryResult> entries;
+  const int64_t begin_us = options_.now_us();
+  {
+    // Within it the collectives publish their own waits; a computation that never returns is
+    // overdue too.
+    ScopedWait wait(*parts_.board, "execute plan", plan_.plan_id(), -1);
+    RETURN_IF_ERROR(parts_.executor->Execute(plan_, ids_, hidden_.data(), &entries));
+  }
+  const int64_t end_us = options_.now_us();
+  v1::StageTime* time = times_.add_stages();
+  time->set_start_us(static_cast<uint32_t>(std::max<int64_t>(0, begin_us - received_us_)));
+  time->set_compute_us(static_cast<uint32_t>(std::max<int64_t>(0, end_us - begin_us)));
+  if (parts_.trace != nullptr) {
+    parts_.trace->Complete("step", begin_us, end_us, plan_.plan_id(), rows);
+  }
+  if (!layout_.last_stage()) return SendHidden(rows);
+  return Finish(std::move(entries));
+}
+
+absl::Status StepLoop::ResolveIds() {
+  ids_.clear();
+  for (const v1::Entry& entry : plan_.entries()) {
+    if (!entry.ids().empty()) {
+      ids_.insert(ids_.end(), entry.ids().begin(), entry.ids().end());
+    } else if (layout_.first_stage()) {
+      ASSIGN_OR_RETURN(const int32_t id, Resolve(entry.from()));
+      ids_.push_back(id);
+    } else {
+      ids_.push_back(0);  // counted here, read only in the first stage
+    }
+  }
+  if (layout_.first_stage() && !layout_.last_stage()) {
+    // What has arrived is taken even if no entry refers to it, so that messages do not pile up.
+    while (
+        parts_.transport->Probe(layout_.RankOf(layout_.pipeline_parallel - 1, 0), Tag::kTokens)) {
+      RETURN_IF_ERROR(ReceiveTokens());
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<int32_t> StepLoop::Resolve(const v1::TokenRef& reference) {
+  if (reference.plan_id() == 0 || reference.plan_id() >= plan_.plan_id()) {
+    return absl::InvalidArgumentError(absl::StrCat("from.plan_id is ", reference.plan_id(),
+                                                   "; it must be an earlier plan, 1 to ",
+                                                   plan_.plan_id() - 1));
+  }
+  while (!layout_.last_stage() && tokens_.latest() < reference.plan_id()) {
+    RETURN_IF_ERROR(ReceiveTokens());
+  }
+  return tokens_.Resolve(reference);
+}
+
+absl::Status StepLoop::ReceiveTokens() {
+  const int from = layout_.RankOf(layout_.pipeline_parallel - 1, 0);
+  RETURN_IF_ERROR(parts_.transport->Receive(from, Tag::kTokens, &message_, /*idle=*/false));
+  v1::StepResult sampled;
+  if (!sampled.ParseFromArray(message_.data(), static_cast<int>(message_.size()))) {
+    return absl::InternalError(
+        absl::StrCat("sampled ids of ", message_.size(), " bytes came damaged from rank ", from));
+  }
+  // Tokens of an epoch that has ended arrive late; nothing can refer to them.
+  if (sampled.epoch() == epoch()) tokens_.Record(sampled.plan_id(), sampled.entries());
+  return absl::OkStatus();
+}
+
+absl::Status StepLoop::ReceiveHidden(int64_t rows) {
+  const int tp = layout_.tensor_parallel;
+  const int from = layout_.RankOf(layout_.stage - 1, layout_.tp_rank);
+  const int64_t begin_us = options_.now_us();
+  RETURN_IF_ERROR(parts_.transport->Receive(from, Tag::kHidden, &message_, /*idle=*/false));
+  const int64_t share = HopShare(rows * options_.hidden, tp);
+  float* own = hidden_.data() + share * layout_.tp_rank;
+  RETURN_IF_ERROR(DecodeHop(message_, plan_, share, &times_, own));
+  if (parts_.trace != nullptr) {
+    parts_.trace->Complete("wait for the stage before", begin_us, options_.now_us(),
+                           plan_.plan_id(), rows);
+  }
+  if (share == 0) return absl::OkStatus();
+  return parts_.communicator->AllGather(own, share * static_cast<int64_t>(sizeof(float)),
+                                        hidden_.data());
+}
+
+absl::Status StepLoop::SendHidden(int64_t rows) {
+  std::vector<uint8_t> message;
+  EncodeHop(times_, hidden_.data(), rows * options_.hidden, layout_.tp_rank,
+            layout_.tensor_parallel, &message);
+  const int to = layout_.RankOf(layout_.stage + 1, layout_.tp_rank);
+  return parts_.transport->Send(to, Tag::kHidden, message.data(),
+                                static_cast<int64_t>(message.size()));
+}
+
+absl::Status StepLoop::Finish(std::vector<v1::EntryResult> entries) {
+  if (static_cast<int>(entries.size()) != plan_.entries_size()) {
+    return absl::InternalError(absl::StrCat("the executor answered ", entries.size(), " of ",
+                                            plan_.entries_size(), " entries"));
+  }
+  if (!layout_.leader() && layout_.pipeline_parallel > 1) return absl::OkStatus();
+  v1::StepResult result;
+  result.set_plan_id(plan_.plan_id());
+  result.set_epoch(plan_.epoch());
+  for (v1::EntryResult& entry : entries) *result.add_entries() = std::move(entry);
+  if (layout_.pipeline_parallel == 1) {
+    tokens_.Record(result.plan_id(), result.entries());
+  } else {
+    const std::string bytes = result.SerializeAsString();
+    for (int tp_rank = 0; tp_rank < layout_.tensor_parallel; ++tp_rank) {
+      RETURN_IF_ERROR(parts_.transport->Send(layout_.RankOf(0, tp_rank), Tag::kTokens, bytes.data(),
+                                             static_cast<int64_t>(bytes.size())));
+    }
+  }
+  if (!layout_.leader()) return absl::OkStatus();
+  *result.mutable_stages() = times_.stages();
+  parts_.results->Push(std::move(result));
+  return absl::OkStatus();
+}
+
+}  // namespace pergola

@@ -1,0 +1,101 @@
+// What one rank does all day: take the next plan, meet its peers, execute, pass on. The same code
+// on every rank; the layout says which of the ends it has. Knows nothing of gRPC or MPI.
+//
+//   rank 0            takes plans, sends them to the leaders of the other stages, executes the
+//   oldest other leaders     receive plans from rank 0 and share them within their stage every rank
+//   checks the plan, executes it, sends its share of the activations to the next stage last stage
+//   its first rank gives the result away and sends the sampled ids back to stage 0
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "pergola/v1/worker.pb.h"
+#include "worker/comm/communicator.h"
+#include "worker/comm/transport.h"
+#include "worker/comm/wait_board.h"
+#include "worker/layout.h"
+#include "worker/step/plan_source.h"
+#include "worker/step/stage_executor.h"
+#include "worker/step/token_board.h"
+#include "worker/step/trace.h"
+
+namespace pergola {
+
+// All borrowed; they outlive the loop.
+struct StepLoopParts {
+  PlanSource* plans = nullptr;    // rank 0 only
+  ResultSink* results = nullptr;  // first rank of the last stage only
+  StageCommunicator* communicator = nullptr;
+  Transport* transport = nullptr;  // may be null with one stage
+  StageExecutor* executor = nullptr;
+  WaitBoard* board = nullptr;
+  Trace* trace = nullptr;  // may be null
+};
+
+struct StepLoopOptions {
+  RankLayout layout;
+  int64_t hidden = 0;       // values per row between stages
+  int64_t step_tokens = 0;  // most rows of a plan
+  // Microseconds since the Unix epoch; only for StageTime and the trace.
+  std::function<int64_t()> now_us;
+};
+
+class StepLoop {
+ public:
+  StepLoop(const StepLoopOptions& options, const StepLoopParts& parts);
+
+  // Executes plans until the source ends (OK, on every rank) or something fails: the status names
+  // plan and cause, and the group must end (DESIGN I6).
+  absl::Status Run();
+
+  // Where the loop stands, for a Fault. Any thread.
+  uint64_t epoch() const { return epoch_.load(std::memory_order_relaxed); }
+  uint64_t plan_id() const { return plan_id_.load(std::memory_order_relaxed); }
+
+ private:
+  struct Pending {
+    std::string bytes;
+    int64_t received_us;
+  };
+
+  // The next plan into plan_; false when the group ends.
+  absl::StatusOr<bool> NextPlan();
+  // Rank 0: passes on all plans that wait; sleeps for one if none is queued.
+  absl::Status TakePlans();
+  absl::Status ForwardPlan(const std::string& bytes);
+  absl::Status ShareInStage(std::string* bytes);
+
+  // False: the plan is of an old epoch and is dropped.
+  absl::StatusOr<bool> CheckOrder();
+  absl::Status Step();
+  absl::Status ResolveIds();
+  absl::StatusOr<int32_t> Resolve(const v1::TokenRef& reference);
+  absl::Status ReceiveTokens();
+  absl::Status ReceiveHidden(int64_t rows);
+  absl::Status SendHidden(int64_t rows);
+  absl::Status Finish(std::vector<v1::EntryResult> entries);
+
+  const StepLoopOptions options_;
+  const RankLayout& layout_;
+  const StepLoopParts parts_;
+  std::atomic<uint64_t> epoch_{0};
+  std::atomic<uint64_t> plan_id_{0};
+
+  std::deque<Pending> queue_;  // rank 0: forwarded, not executed; an empty plan marks the end
+  v1::StepPlan plan_;
+  int64_t received_us_ = 0;
+  v1::StepResult times_;  // plan, epoch and the stages' times so far
+  TokenBoard tokens_;
+  std::vector<int32_t> ids_;
+  std::vector<float> hidden_;
+  std::vector<uint8_t> message_;
+};
+
+}  // namespace pergola

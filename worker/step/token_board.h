@@ -1,0 +1,47 @@
+// The tokens that the last few plans sampled, so that a plan may say "the token of entry e of plan
+// k" (DESIGN I3). One per rank of stage 0; main thread only.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "google/protobuf/repeated_field.h"
+#include "pergola/v1/worker.pb.h"
+
+namespace pergola {
+
+class TokenBoard {
+ public:
+  // Remembers the last `plans` plans.
+  explicit TokenBoard(int plans) : plans_(plans) {}
+
+  // The results of the next plan, in plan order.
+  void Record(uint64_t plan_id, const google::protobuf::RepeatedPtrField<v1::EntryResult>& entries);
+  // The newest plan recorded; 0: none.
+  uint64_t latest() const { return latest_; }
+  void Clear();
+
+  // What the entry sampled last. An entry that ended with ENTRY_STATUS_NAN has no token: its
+  // sequence ends, what the plans sent ahead compute for it is dropped, and id 0 serves.
+  // INVALID_ARGUMENT if the plan is not remembered or the entry cannot have a token.
+  absl::StatusOr<int32_t> Resolve(const v1::TokenRef& reference) const;
+
+ private:
+  enum class Kind : uint8_t { kToken, kNan, kNothing };
+  struct Last {
+    Kind kind;
+    int32_t id;
+  };
+  struct Plan {
+    uint64_t plan_id;
+    std::vector<Last> entries;
+  };
+
+  const int plans_;
+  uint64_t latest_ = 0;
+  std::deque<Plan> board_;
+};
+
+}  // namespace pergola

@@ -1,0 +1,36 @@
+// What the flags of pergola-worker say.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "kernels/stream.h"
+#include "worker/step/stage_executor.h"
+
+namespace pergola {
+
+struct WorkerOptions {
+  std::string model;
+  std::string coordinator;      // host:port
+  std::string join_token_file;  // empty: the environment variable
+  int tensor_parallel = 1;
+  int pipeline_parallel = 1;
+  int threads = 0;  // 0: cores / ranks on the node
+  std::string group = "group0";
+  ExecutorOptions executor;
+  bool cpu_target_set = false;
+  CpuTarget cpu_target = CpuTarget::kReference;
+  std::string trace;  // path prefix; empty: none
+  int64_t orphan_timeout_ms = 600'000;
+  int64_t step_timeout_ms = 60'000;
+  std::string log_level = "info";
+};
+
+// INVALID_ARGUMENT naming flag, value and limit; CANCELLED with the text to print for --help.
+absl::StatusOr<WorkerOptions> ParseWorkerOptions(int argc, const char* const* argv);
+
+// The first line of the file, without white space around it. INVALID_ARGUMENT if there is none.
+absl::StatusOr<std::string> ReadJoinToken(const std::string& path);
+
+}  // namespace pergola
