@@ -11,10 +11,10 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "tests/worker/executor_group.h"
 #include "tests/worker/memory_checkpoint.h"
 #include "tests/worker/plan_builder.h"
 #include "tests/worker/reference_decoder.h"
-#include "tests/worker/thread_group.h"
 
 namespace pergola {
 namespace {
@@ -41,7 +41,7 @@ Row Copy(absl::Span<const float> values) {
 }
 
 // Logits of all positions of `ids`, computed `chunk` tokens at a time.
-std::vector<Row> LogitsInChunks(ThreadGroup& group, const std::vector<int32_t>& ids,
+std::vector<Row> LogitsInChunks(ExecutorGroup& group, const std::vector<int32_t>& ids,
                                 int64_t chunk) {
   group.KeepLogits(true);
   std::vector<Row> logits;
@@ -60,7 +60,7 @@ std::vector<Row> LogitsInChunks(ThreadGroup& group, const std::vector<int32_t>& 
 }
 
 // Grows `prompt` by `count` tokens in `slot` alone.
-std::vector<int32_t> Generate(ThreadGroup& group, const std::vector<int32_t>& prompt, int count,
+std::vector<int32_t> Generate(ExecutorGroup& group, const std::vector<int32_t>& prompt, int count,
                               float temperature = 0, uint64_t seed = 0) {
   std::vector<int32_t> known = prompt;
   int64_t computed = 0;
@@ -170,14 +170,14 @@ class ExecutorVariantTest : public testing::TestWithParam<Variant> {
 TEST_P(ExecutorVariantTest, LogitsAreTheNaiveDecodersOnOneRank) {
   const MemoryCheckpoint checkpoint = Make();
   const auto ids = RandomIds(40);
-  ThreadGroup group(checkpoint, 1, 1, Options());
+  ExecutorGroup group(checkpoint, 1, 1, Options());
   Expected(checkpoint, ids).Check(LogitsInChunks(group, ids, 40));
 }
 
 TEST_P(ExecutorVariantTest, LogitsAreTheNaiveDecodersOnThreeByTwoRanks) {
   const MemoryCheckpoint checkpoint = Make();
   const auto ids = RandomIds(40);
-  ThreadGroup group(checkpoint, 3, 2, Options());
+  ExecutorGroup group(checkpoint, 3, 2, Options());
   // Layouts may differ by twice the bound.
   Expected(checkpoint, ids).Check(LogitsInChunks(group, ids, 40), 2);
 }
@@ -190,16 +190,16 @@ class ExecutorLayoutTest : public testing::TestWithParam<std::tuple<int, int>> {
 TEST_P(ExecutorLayoutTest, GreedyTokensAreThoseOfOneRank) {
   const MemoryCheckpoint checkpoint(TinySpec(), {});
   const auto prompt = RandomIds(20);
-  ThreadGroup single(checkpoint, 1, 1, TinyOptions());
-  ThreadGroup group(checkpoint, std::get<0>(GetParam()), std::get<1>(GetParam()), TinyOptions());
+  ExecutorGroup single(checkpoint, 1, 1, TinyOptions());
+  ExecutorGroup group(checkpoint, std::get<0>(GetParam()), std::get<1>(GetParam()), TinyOptions());
   EXPECT_EQ(Generate(group, prompt, 24), Generate(single, prompt, 24));
 }
 
 TEST_P(ExecutorLayoutTest, SampledTokensAreThoseOfOneRank) {
   const MemoryCheckpoint checkpoint(TinySpec(), {});
   const auto prompt = RandomIds(20);
-  ThreadGroup single(checkpoint, 1, 1, TinyOptions());
-  ThreadGroup group(checkpoint, std::get<0>(GetParam()), std::get<1>(GetParam()), TinyOptions());
+  ExecutorGroup single(checkpoint, 1, 1, TinyOptions());
+  ExecutorGroup group(checkpoint, std::get<0>(GetParam()), std::get<1>(GetParam()), TinyOptions());
   const auto tokens = Generate(group, prompt, 24, 1.5F, 42);
   EXPECT_EQ(tokens, Generate(single, prompt, 24, 1.5F, 42));
   EXPECT_NE(tokens, Generate(single, prompt, 24, 1.5F, 43));
@@ -208,7 +208,7 @@ TEST_P(ExecutorLayoutTest, SampledTokensAreThoseOfOneRank) {
 TEST_P(ExecutorLayoutTest, LogitsLieWithinTwiceTheBound) {
   const MemoryCheckpoint checkpoint(TinySpec(), {});
   const auto ids = RandomIds(40);
-  ThreadGroup group(checkpoint, std::get<0>(GetParam()), std::get<1>(GetParam()), TinyOptions());
+  ExecutorGroup group(checkpoint, std::get<0>(GetParam()), std::get<1>(GetParam()), TinyOptions());
   Expected(checkpoint, ids).Check(LogitsInChunks(group, ids, 40), 2);
 }
 
@@ -222,8 +222,8 @@ INSTANTIATE_TEST_SUITE_P(TpByPp, ExecutorLayoutTest,
 TEST(ExecutorTest, PipelineStagesChangeNoBit) {
   const MemoryCheckpoint checkpoint(TinySpec(), {});
   const auto ids = RandomIds(40);
-  ThreadGroup one(checkpoint, 1, 1, TinyOptions());
-  ThreadGroup three(checkpoint, 1, 3, TinyOptions());
+  ExecutorGroup one(checkpoint, 1, 1, TinyOptions());
+  ExecutorGroup three(checkpoint, 1, 3, TinyOptions());
   EXPECT_EQ(LogitsInChunks(three, ids, 40), LogitsInChunks(one, ids, 40));
 }
 
@@ -240,7 +240,7 @@ class ExecutorKvTest : public testing::TestWithParam<DType> {
 TEST_P(ExecutorKvTest, ChunksOfAPromptChangeNoBit) {
   const MemoryCheckpoint checkpoint(TinySpec(), {});
   const auto ids = RandomIds(90);
-  ThreadGroup group(checkpoint, 2, 1, Options());
+  ExecutorGroup group(checkpoint, 2, 1, Options());
   const auto whole = LogitsInChunks(group, ids, 90);
   for (int64_t chunk : {1, 7, 64}) {
     EXPECT_EQ(LogitsInChunks(group, ids, chunk), whole) << "chunks of " << chunk;
@@ -249,7 +249,7 @@ TEST_P(ExecutorKvTest, ChunksOfAPromptChangeNoBit) {
 
 TEST_P(ExecutorKvTest, OtherSequencesInTheBatchChangeNoBit) {
   const MemoryCheckpoint checkpoint(TinySpec(), {});
-  ThreadGroup group(checkpoint, 1, 1, Options(), 2);
+  ExecutorGroup group(checkpoint, 1, 1, Options(), 2);
   std::vector<std::vector<int32_t>> prompts;
   std::vector<Row> alone;
   for (uint32_t slot = 0; slot < 4; ++slot) {
@@ -289,7 +289,7 @@ TEST(ExecutorTest, MixedDtypesOfOneProjectionAreTheNaiveDecoders) {
   options.kv_dtype_set = true;
   const auto ids = RandomIds(40);
   for (int tp : {1, 2}) {
-    ThreadGroup group(checkpoint, tp, 1, options);
+    ExecutorGroup group(checkpoint, tp, 1, options);
     Expected(checkpoint, ids).Check(LogitsInChunks(group, ids, 40), 2);
   }
 }
@@ -298,7 +298,7 @@ TEST(ExecutorTest, BlockCopiesCarryEveryLayerBeforeTheEntries) {
   const MemoryCheckpoint checkpoint(TinySpec(), {});
   const auto ids = RandomIds(33);
   for (int pp : {1, 2}) {
-    ThreadGroup group(checkpoint, 2, pp, TinyOptions());
+    ExecutorGroup group(checkpoint, 2, pp, TinyOptions());
     const Row expected = LogitsInChunks(group, ids, 33).back();
     BuiltPlan first;
     first.Start(0);
@@ -324,7 +324,7 @@ TEST(ExecutorTest, BlockCopiesCarryEveryLayerBeforeTheEntries) {
 TEST(ExecutorTest, BlockTableGrowsFromTheStatedIndex) {
   const MemoryCheckpoint checkpoint(TinySpec(), {});
   const auto ids = RandomIds(40);
-  ThreadGroup group(checkpoint, 1, 1, TinyOptions());
+  ExecutorGroup group(checkpoint, 1, 1, TinyOptions());
   const Row expected = LogitsInChunks(group, ids, 40).back();
   BuiltPlan first;
   first.Start(0);
@@ -342,7 +342,7 @@ TEST(ExecutorTest, MaskLimitsWhatIsDrawn) {
   const auto ids = RandomIds(12);
   for (int tp : {1, 3}) {
     for (float temperature : {0.0F, 1.0F}) {
-      ThreadGroup group(checkpoint, tp, 1, TinyOptions());
+      ExecutorGroup group(checkpoint, tp, 1, TinyOptions());
       const std::vector<int32_t> allowed = {11, 64, 96};
       std::string bitmap((97 + 7) / 8, '\0');
       for (int32_t id : allowed) bitmap[id / 8] |= static_cast<char>(1 << id % 8);
@@ -365,7 +365,7 @@ TEST(ExecutorTest, MoreLogitRowsThanTheBufferAreDoneInTurns) {
   const MemoryCheckpoint checkpoint(TinySpec(), {});
   const auto ids = RandomIds(100);
   for (int tp : {1, 2}) {
-    ThreadGroup group(checkpoint, tp, 1, TinyOptions());  // the buffer holds 64 rows
+    ExecutorGroup group(checkpoint, tp, 1, TinyOptions());  // the buffer holds 64 rows
     for (float temperature : {0.0F, 0.9F}) {
       BuiltPlan built;
       built.Start(0, temperature, 3);
@@ -384,7 +384,7 @@ TEST(ExecutorTest, MoreLogitRowsThanTheBufferAreDoneInTurns) {
 
 TEST(ExecutorTest, GreedyChoiceIsTheSameWithAndWithoutGatheredLogits) {
   const MemoryCheckpoint checkpoint(TinySpec(), {});
-  ThreadGroup group(checkpoint, 3, 1, TinyOptions());
+  ExecutorGroup group(checkpoint, 3, 1, TinyOptions());
   const auto prompt = RandomIds(30);
   const auto exchanged = Generate(group, prompt, 20);
   group.KeepLogits(true);
@@ -406,7 +406,7 @@ TEST(ExecutorTest, LogitsThatOverflowGiveTheStatusNanAndNoTokens) {
   }
   for (int tp : {1, 2}) {
     for (float temperature : {0.0F, 1.0F}) {
-      ThreadGroup group(checkpoint, tp, 1, TinyOptions());
+      ExecutorGroup group(checkpoint, tp, 1, TinyOptions());
       BuiltPlan built;
       built.Start(0, temperature);
       BuiltPlan::WantAll(built.Add(0, {1, 2, 3}, 0, {0}));
@@ -454,7 +454,7 @@ TEST(ExecutorTest, NanLeftInABlockDoesNotReachItsNextOwner) {
 TEST(ExecutorTest, IdOutsideTheVocabularyEmbedsAsZeros) {
   const MemoryCheckpoint checkpoint(TinySpec(), {});
   for (int tp : {1, 2}) {
-    ThreadGroup group(checkpoint, tp, 1, TinyOptions());
+    ExecutorGroup group(checkpoint, tp, 1, TinyOptions());
     BuiltPlan first;
     first.Start(0);
     first.Start(1);
@@ -476,13 +476,13 @@ TEST(ExecutorTest, IdOutsideTheVocabularyEmbedsAsZeros) {
 
 TEST(ExecutorTest, ProbeIsAnsweredWithoutEntries) {
   const MemoryCheckpoint checkpoint(TinySpec(), {});
-  ThreadGroup group(checkpoint, 2, 2, TinyOptions());
+  ExecutorGroup group(checkpoint, 2, 2, TinyOptions());
   EXPECT_TRUE(group.Execute(BuiltPlan().plan, {}).empty());
 }
 
 TEST(ExecutorTest, RowsAndIdsMustAgree) {
   const MemoryCheckpoint checkpoint(TinySpec(), {});
-  ThreadGroup group(checkpoint, 1, 1, TinyOptions());
+  ExecutorGroup group(checkpoint, 1, 1, TinyOptions());
   BuiltPlan built;
   built.Start(0);
   built.Add(0, {1, 2}, 0, {0});
@@ -495,7 +495,7 @@ TEST(ExecutorTest, RowsAndIdsMustAgree) {
 
 TEST(ExecutorTest, ForgottenSlotsMustBeStartedAgain) {
   const MemoryCheckpoint checkpoint(TinySpec(), {});
-  ThreadGroup group(checkpoint, 1, 1, TinyOptions());
+  ExecutorGroup group(checkpoint, 1, 1, TinyOptions());
   BuiltPlan built;
   built.Start(0);
   built.Add(0, {1, 2}, 0, {0});
@@ -510,7 +510,7 @@ TEST(ExecutorTest, ForgottenSlotsMustBeStartedAgain) {
 
 TEST(ExecutorTest, LimitedBlocksAreRefusedAboveTheLimit) {
   const MemoryCheckpoint checkpoint(TinySpec(), {});
-  ThreadGroup group(checkpoint, 1, 1, TinyOptions());
+  ExecutorGroup group(checkpoint, 1, 1, TinyOptions());
   group.last().LimitBlocks(8);
   BuiltPlan built;
   built.Start(0);
@@ -521,7 +521,7 @@ TEST(ExecutorTest, LimitedBlocksAreRefusedAboveTheLimit) {
 
 TEST(ExecutorTest, InfoAddsUpToWhatTheOptionsAskFor) {
   const MemoryCheckpoint checkpoint(TinySpec(), {});
-  ThreadGroup group(checkpoint, 1, 1, TinyOptions());
+  ExecutorGroup group(checkpoint, 1, 1, TinyOptions());
   const ExecutorInfo& info = group.last().info();
   EXPECT_EQ(info.context_length, 128);
   EXPECT_EQ(info.block_count, 4 * 128 / 16);
@@ -535,7 +535,7 @@ TEST(ExecutorTest, KvIsF16UnlessAllWeightsAreF32) {
   MemoryCheckpoint::Options weights;
   weights.dtype = [](Role role) { return role == Role::kDown ? DType::kBF16 : DType::kF32; };
   const MemoryCheckpoint checkpoint(TinySpec(), weights);
-  ThreadGroup group(checkpoint, 1, 1, TinyOptions());
+  ExecutorGroup group(checkpoint, 1, 1, TinyOptions());
   EXPECT_EQ(group.last().info().dtypes, "bf16+f32 weights, f16 kv");
 }
 
@@ -591,7 +591,7 @@ TEST(SmolLm2ExecutorTest, LogitsAreFiniteAndTheSameTwice) {
   ExecutorOptions options = TinyOptions();
   options.context_length = 128;
   for (int tp : {1, 2}) {
-    ThreadGroup group(**checkpoint, tp, 1, options);
+    ExecutorGroup group(**checkpoint, tp, 1, options);
     const auto ids = RandomIds(24, 3, (*checkpoint)->spec().vocabulary);
     const auto logits = LogitsInChunks(group, ids, 24);
     for (const Row& row : logits) {

@@ -1,5 +1,4 @@
-// A group of ranks as threads of one test, stage after stage, with the plainest communicator that
-// can be right.
+// A group of ranks as threads of one test, stage after stage, with the plainest communicator that can be right.
 #pragma once
 
 #include <cstdint>
@@ -106,9 +105,7 @@ class ThreadGroup {
     }
   }
 
-  StageExecutor& executor(int stage, int tp_rank) {
-    return *ranks_[stage * tp_ + tp_rank].executor;
-  }
+  StageExecutor& executor(int stage, int tp_rank) { return *ranks_[stage * tp_ + tp_rank].executor; }
   StageExecutor& last() { return executor(pp_ - 1, 0); }
   void KeepLogits(bool keep) {
     for (Rank& rank : ranks_) rank.executor->KeepLogits(keep);
