@@ -164,9 +164,6 @@ int Serve(Flags flags, int signals) {
   auto token = JoinToken(flags);
   if (!token.ok()) return Fail(token.status());
   flags.server.join_token = *std::move(token);
-  if (flags.server.join_token.empty()) {
-    LOG_WARN("no join token: every local user may attach workers and drain");
-  }
   const auto parts = LoadTextParts(flags.model);
   if (!parts.ok()) return Fail(parts.status());
   const auto tokenizer = Tokenizer::Create(*parts);
@@ -194,6 +191,9 @@ int Serve(Flags flags, int signals) {
         flags.run_file, {pid, (*server)->public_address(), (*server)->internal_address(),
                          flags.join_token_file, started_us});
     if (!written.ok()) return Fail(written);
+  }
+  if (flags.server.join_token.empty()) {
+    LOG_WARN("no join token: every local user may attach workers and drain");
   }
   LOG_INFO("model {} on {}, workers on {}", parts->model_name, (*server)->public_address(),
            (*server)->internal_address());

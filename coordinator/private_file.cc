@@ -73,7 +73,7 @@ absl::StatusOr<std::string> ReadTokenFile(const std::string& path) {
   return token;
 }
 
-absl::Status WriteRunFile(const std::string& path, const RunFile& run) {
+absl::Status WriteRunFile(const std::string& path, const CoordinatorRun& run) {
   const nlohmann::json json = {{"pid", run.pid},
                                {"public_address", run.public_address},
                                {"internal_address", run.internal_address},

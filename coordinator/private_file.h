@@ -16,7 +16,7 @@ absl::StatusOr<std::string> ReadTokenFile(const std::string& path);
 // The same check for a token from elsewhere; `source` names it.
 absl::Status CheckToken(const std::string& token, const std::string& source);
 
-struct RunFile {
+struct CoordinatorRun {
   int64_t pid = 0;
   std::string public_address;
   std::string internal_address;
@@ -26,7 +26,7 @@ struct RunFile {
 
 // Writes JSON with mode 0600 beside `path` and renames it there: a reader sees a whole file or
 // none.
-absl::Status WriteRunFile(const std::string& path, const RunFile& run);
+absl::Status WriteRunFile(const std::string& path, const CoordinatorRun& run);
 
 // Removes `path` if it still is the run file of process `pid`.
 void RemoveRunFile(const std::string& path, int64_t pid);
