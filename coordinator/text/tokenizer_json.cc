@@ -161,6 +161,10 @@ absl::Status ReadPreTokenizer(const json* value, TokenizerParts* parts) {
       "pre_tokenizer has no ByteLevel; only byte-level tokenizers are supported");
 }
 
+std::string VocabularyPath(const std::string& spelling) {
+  return absl::StrCat("model.vocab[\"", absl::Utf8SafeCHexEscape(spelling), "\"]");
+}
+
 absl::Status ReadVocabulary(const JsonFields& model, BpeParts* parts) {
   const json* vocabulary = model.Find("vocab");
   if (vocabulary == nullptr || !vocabulary->is_object()) {
@@ -172,14 +176,11 @@ absl::Status ReadVocabulary(const JsonFields& model, BpeParts* parts) {
   }
   absl::flat_hash_set<int32_t> used;
   for (const auto& [spelling, value] : vocabulary->items()) {
-    const auto path = [&] {
-      return absl::StrCat("model.vocab[\"", absl::Utf8SafeCHexEscape(spelling), "\"]");
-    };
     const absl::StatusOr<int32_t> id = JsonId(value, "");
-    if (!id.ok()) return JsonId(value, path()).status();
+    if (!id.ok()) return JsonId(value, VocabularyPath(spelling)).status();
     if (!used.insert(*id).second) {
       return absl::InvalidArgumentError(
-          absl::StrCat(path(), " has id ", *id, ", which another token has too"));
+          absl::StrCat(VocabularyPath(spelling), " has id ", *id, ", which another token has too"));
     }
     parts->vocabulary.emplace_back(spelling, *id);
   }
