@@ -54,7 +54,11 @@ TEST_F(GenerateTest, ContinuesABrokenStreamWithoutSendingAByteTwice) {
   const Stream rest = Generate(again);
   ASSERT_TRUE(rest.status.ok()) << rest.status.error_message();
   EXPECT_EQ(rest.text, whole.text.substr(10));
-  EXPECT_EQ(rest.messages.front().continuity(), v1::CONTINUITY_EXACT);
+  int exact = 0;
+  for (const v1::GenerateResponse& message : rest.messages) {
+    if (message.continuity() == v1::CONTINUITY_EXACT) ++exact;
+  }
+  EXPECT_EQ(exact, 1) << "told once, where it took effect";
 }
 
 TEST_F(GenerateTest, StopsAtAStringThatIsNotShown) {
