@@ -49,14 +49,14 @@ void DecodeBlock(DType dtype, const uint8_t* block, float* destination) {
   }
   const bool has_minimum = dtype == DType::kQ4_1;
   const uint8_t* nibbles = block + (has_minimum ? 4 : 2);
-  const float offset = has_minimum ? 0.0F : -8.0F;
-  const float minimum = has_minimum ? F16ToF32(LoadU16(block + 2)) : 0.0F;
+  const int bias = has_minimum ? 0 : 8;
   for (int64_t i = 0; i < kBlock / 2; ++i) {
-    const float low = static_cast<float>(nibbles[i] & 15) + offset;
-    const float high = static_cast<float>(nibbles[i] >> 4) + offset;
-    destination[i] = scale * low + minimum;
-    destination[i + kBlock / 2] = scale * high + minimum;
+    destination[i] = scale * static_cast<float>((nibbles[i] & 15) - bias);
+    destination[i + kBlock / 2] = scale * static_cast<float>((nibbles[i] >> 4) - bias);
   }
+  if (!has_minimum) return;
+  const float minimum = F16ToF32(LoadU16(block + 2));
+  for (int64_t i = 0; i < kBlock; ++i) destination[i] += minimum;
 }
 
 }  // namespace

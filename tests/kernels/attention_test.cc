@@ -1,0 +1,276 @@
+#include <limits>
+#include <tuple>
+
+#include "kernels/decoder_ops.h"
+#include "tests/kernels/compare.h"
+#include "tests/kernels/kernel_test_util.h"
+
+namespace pergola {
+namespace {
+
+struct Shape {
+  int64_t heads = 4, kv_heads = 2, head_dim = 64, block_tokens = 32, window = 0;
+  DType kv_dtype = DType::kF32;
+};
+
+// Sequences of given lengths in a shuffled paged cache, and a query row for each position of each.
+struct Scene {
+  Shape shape;
+  std::vector<int64_t> lengths;
+  std::vector<uint8_t> k, v;
+  std::vector<int32_t> kv_of_head, tables;
+  int64_t table_stride = 0;
+  std::vector<float> qkv;  // row p of sequence s is the query at position p
+  std::vector<int32_t> positions, table_of_row;
+  float scale = 0;
+
+  int64_t RowValues() const { return (shape.heads + 2 * shape.kv_heads) * shape.head_dim; }
+  uint8_t* CacheAt(std::vector<uint8_t>* cache, int64_t sequence, int64_t position, int64_t head) {
+    const int64_t block = tables[sequence * table_stride + position / shape.block_tokens];
+    const int64_t value =
+        ((block * shape.kv_heads + head) * shape.block_tokens + position % shape.block_tokens) *
+        shape.head_dim;
+    return cache->data() + DTypeBytes(shape.kv_dtype, value);
+  }
+  // The rows [begin, end) as one step.
+  AttentionArgs Args(int64_t begin, int64_t end, std::vector<float>* out) {
+    AttentionArgs args;
+    out->assign(static_cast<size_t>((end - begin) * shape.heads * shape.head_dim), -7.0F);
+    args.qkv = Tensor(qkv.data() + begin * RowValues(), DType::kF32, {end - begin, RowValues()});
+    args.heads = shape.heads;
+    args.kv_heads = shape.kv_heads;
+    args.head_dim = shape.head_dim;
+    args.kv_of_head = kv_of_head.data();
+    args.scale = scale;
+    args.window = shape.window;
+    args.positions = positions.data() + begin;
+    args.table_of_row = table_of_row.data() + begin;
+    args.block_tables = tables.data();
+    args.table_stride = table_stride;
+    args.block_tokens = shape.block_tokens;
+    args.kv_dtype = shape.kv_dtype;
+    args.k_cache = k.data();
+    args.v_cache = v.data();
+    args.out = Tensor(out->data(), DType::kF32, {end - begin, shape.heads * shape.head_dim});
+    return args;
+  }
+};
+
+Scene MakeScene(const Shape& shape, const std::vector<int64_t>& lengths) {
+  Scene s;
+  s.shape = shape;
+  s.lengths = lengths;
+  s.scale = 1.3F / std::sqrt(static_cast<float>(shape.head_dim));
+  for (int64_t length : lengths) {
+    s.table_stride = std::max(s.table_stride, length / shape.block_tokens + 1);
+  }
+  const auto sequences = static_cast<int64_t>(lengths.size());
+  const int64_t blocks = sequences * s.table_stride;
+  // Blocks go backwards, so that a table is not the identity.
+  for (int64_t i = 0; i < blocks; ++i) s.tables.push_back(static_cast<int32_t>(blocks - 1 - i));
+  const int64_t values = blocks * shape.kv_heads * shape.block_tokens * shape.head_dim;
+  s.k = RandomFileRows(shape.kv_dtype, 1, values, 21);
+  s.v = RandomFileRows(shape.kv_dtype, 1, values, 22);
+  for (int64_t h = 0; h < shape.heads; ++h) {
+    s.kv_of_head.push_back(static_cast<int32_t>(h * shape.kv_heads / shape.heads));
+  }
+  for (int64_t q = 0; q < sequences; ++q) {
+    for (int64_t p = 0; p < lengths[q]; ++p) {
+      s.positions.push_back(static_cast<int32_t>(p));
+      s.table_of_row.push_back(static_cast<int32_t>(q));
+    }
+  }
+  s.qkv = RandomValues(static_cast<int64_t>(s.positions.size()) * s.RowValues(), 23);
+  return s;
+}
+
+std::vector<float> Attend(Scene* scene, CpuTarget target, int64_t begin, int64_t end,
+                          int threads = 2) {
+  std::vector<float> out;
+  const AttentionArgs args = scene->Args(begin, end, &out);
+  const auto stream = MakeStream(target, threads);
+  PagedAttention(*stream, args);
+  return out;
+}
+
+int64_t Rows(const Scene& scene) {
+  return static_cast<int64_t>(scene.positions.size());
+}
+
+// A relative error e of every weight moves a weighted mean by at most 2 e times the mean of |v|. A
+// weight's e is the error of its score (a chain of head_dim products, the scaling of q, the
+// difference to the largest; |score| and the difference are below 40 here, checked) plus, per tile,
+// an exponential (2 ulp = 4 u) of a difference; then T additions.
+double ErrorOfWeights(const Scene& s) {
+  const double longest = static_cast<double>(*std::max_element(s.lengths.begin(), s.lengths.end()));
+  const auto dim = static_cast<double>(s.shape.head_dim);
+  // sum |q k| scale <= dim * 5 * 5 * scale for normal values within five deviations; typical sums
+  // are dim * 0.64.
+  const double score = (dim + 2) * kUnit * dim * static_cast<double>(s.scale);
+  const double tiles = longest / static_cast<double>(s.shape.block_tokens) + 1;
+  return 2 * score + (tiles + 1) * (4 + 40 + 1) * kUnit + (longest + 3) * kUnit;
+}
+
+class AttentionTest : public testing::TestWithParam<std::tuple<CpuTarget, DType>> {
+ protected:
+  CpuTarget target() const { return std::get<0>(GetParam()); }
+  Shape shape() const {
+    Shape shape;
+    shape.kv_dtype = std::get<1>(GetParam());
+    return shape;
+  }
+  void ExpectNearReference(Scene scene) const {
+    const int64_t rows = Rows(scene);
+    std::vector<float> want;
+    PagedAttentionRef(scene.Args(0, rows, &want));
+    // The largest |v| bounds the mean of |v|.
+    double largest = 0;
+    const int64_t values = static_cast<int64_t>(scene.v.size()) / BlockBytes(scene.shape.kv_dtype);
+    std::vector<float> v(static_cast<size_t>(values));
+    DecodeToF32(scene.shape.kv_dtype, scene.v.data(), values, v.data());
+    for (float x : v) largest = std::max(largest, std::abs(static_cast<double>(x)));
+    const double bound = 2 * ErrorOfWeights(scene) * largest + kUnit * largest;
+    EXPECT_TRUE(
+        CompareWith(Attend(&scene, target(), 0, rows), want, [&](size_t) { return bound; }));
+  }
+};
+
+TEST_P(AttentionTest, AgreesWithTheReference) {
+  SKIP_WITHOUT(target());
+  ExpectNearReference(MakeScene(shape(), {1, 33, 70}));
+}
+
+TEST_P(AttentionTest, AgreesForUnevenHeadsAndOddHeadSizes) {
+  SKIP_WITHOUT(target());
+  for (int64_t head_dim : {2, 36, 80, 128}) {
+    Shape s = shape();
+    s.heads = 9;
+    s.kv_heads = 3;
+    s.head_dim = head_dim;
+    ExpectNearReference(MakeScene(s, {5, 40}));
+    s.heads = 5;  // runs of 2, 2 and 1 heads: not a ratio
+    ExpectNearReference(MakeScene(s, {5, 40}));
+  }
+}
+
+TEST_P(AttentionTest, AgreesForEveryBlockSize) {
+  SKIP_WITHOUT(target());
+  for (int64_t block_tokens : {16, 64, 128}) {
+    Shape s = shape();
+    s.block_tokens = block_tokens;
+    ExpectNearReference(MakeScene(s, {20, 130}));
+  }
+}
+
+TEST_P(AttentionTest, AgreesWithinAWindow) {
+  SKIP_WITHOUT(target());
+  for (int64_t window : {1, 7, 32, 50}) {
+    Shape s = shape();
+    s.window = window;
+    ExpectNearReference(MakeScene(s, {3, 100}));
+  }
+}
+
+TEST_P(AttentionTest, ManyHeadsMayShareOneKvHead) {
+  SKIP_WITHOUT(target());
+  Shape s = shape();
+  s.heads = 71;
+  s.kv_heads = 1;
+  s.head_dim = 16;
+  ExpectNearReference(MakeScene(s, {37}));
+}
+
+TEST_P(AttentionTest, UnwrittenPositionsDoNotMatter) {
+  SKIP_WITHOUT(target());
+  Scene scene = MakeScene(shape(), {40});
+  const auto want = Attend(&scene, target(), 0, 40);
+  // All bits set is a NaN in each of the dtypes.
+  for (int64_t p = 40; p < scene.table_stride * 32; ++p) {
+    for (int64_t h = 0; h < scene.shape.kv_heads; ++h) {
+      const auto bytes = static_cast<size_t>(DTypeBytes(scene.shape.kv_dtype, 64));
+      std::memset(scene.CacheAt(&scene.k, 0, p, h), 0xff, bytes);
+      std::memset(scene.CacheAt(&scene.v, 0, p, h), 0xff, bytes);
+    }
+  }
+  EXPECT_TRUE(CompareBits(Attend(&scene, target(), 0, 40), want));
+}
+
+TEST_P(AttentionTest, NaNReachesTheRowsThatSeeItAndNoOther) {
+  SKIP_WITHOUT(target());
+  for (const bool in_value : {false, true}) {
+    Scene scene = MakeScene(shape(), {40, 40});
+    const auto want = Attend(&scene, target(), 0, 80);
+    std::vector<uint8_t>* cache = in_value ? &scene.v : &scene.k;
+    std::memset(scene.CacheAt(cache, 0, 20, 0), 0xff,
+                static_cast<size_t>(DTypeBytes(scene.shape.kv_dtype, 64)));
+    const auto got = Attend(&scene, target(), 0, 80);
+    for (int64_t i = 0; i < 80 * 4 * 64; ++i) {
+      const int64_t row = i / (4 * 64), head = i / 64 % 4;
+      const bool sees = row >= 20 && row < 40 && head < 2;
+      ASSERT_EQ(std::isnan(got[i]), sees) << "row " << row << " head " << head;
+      if (!sees) {
+        ASSERT_TRUE(SameBits(got[i], want[i])) << "row " << row << " head " << head;
+      }
+    }
+  }
+}
+
+std::string TargetAndType(const testing::TestParamInfo<std::tuple<CpuTarget, DType>>& info) {
+  return std::string(CpuTargetName(std::get<0>(info.param))) + "_" +
+         std::string(DTypeName(std::get<1>(info.param)));
+}
+
+constexpr DType kKvTypes[] = {DType::kF32, DType::kF16, DType::kBF16};
+INSTANTIATE_TEST_SUITE_P(Targets, AttentionTest,
+                         testing::Combine(testing::ValuesIn(kAllTargets),
+                                          testing::ValuesIn(kKvTypes)),
+                         TargetAndType);
+
+class AttentionBitsTest : public AttentionTest {};
+
+TEST_P(AttentionBitsTest, ChunksDoNotChangeBits) {
+  SKIP_WITHOUT(target());
+  for (int64_t window : {0, 45}) {
+    Shape s = shape();
+    s.window = window;
+    const int64_t length = target() == CpuTarget::kPortable ? 100 : 520;
+    Scene scene = MakeScene(s, {length});
+    const auto want = Attend(&scene, target(), 0, length, 1);
+    for (int64_t chunk : {1, 7, 64, 512}) {
+      std::vector<float> got;
+      for (int64_t begin = 0; begin < length; begin += chunk) {
+        const auto part = Attend(&scene, target(), begin, std::min(begin + chunk, length), 1);
+        got.insert(got.end(), part.begin(), part.end());
+      }
+      EXPECT_TRUE(CompareBits(got, want)) << "chunk " << chunk << ", window " << window;
+    }
+  }
+}
+
+TEST_P(AttentionBitsTest, ThreadsDoNotChangeBits) {
+  SKIP_WITHOUT(target());
+  Scene scene = MakeScene(shape(), {1, 50, 33});
+  const auto want = Attend(&scene, target(), 0, 84, 1);
+  for (int threads : {2, 3}) {
+    EXPECT_TRUE(CompareBits(Attend(&scene, target(), 0, 84, threads), want));
+  }
+}
+
+TEST_P(AttentionBitsTest, TargetsAgree) {
+  SKIP_WITHOUT(target());
+  for (int64_t head_dim : {36, 64}) {
+    Shape s = shape();
+    s.head_dim = head_dim;
+    Scene scene = MakeScene(s, {70});
+    EXPECT_TRUE(
+        CompareBits(Attend(&scene, target(), 0, 70), Attend(&scene, CpuTarget::kPortable, 0, 70)));
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Targets, AttentionBitsTest,
+                         testing::Combine(testing::ValuesIn(kFastTargets),
+                                          testing::ValuesIn(kKvTypes)),
+                         TargetAndType);
+
+}  // namespace
+}  // namespace pergola
