@@ -24,7 +24,7 @@ std::chrono::steady_clock::time_point AtMs(int64_t ms) {
 // Refusals that the next attempt would meet again. Once attached, only the word that a newer group
 // has this name.
 bool IsFinal(const absl::Status& status, bool was_attached) {
-  if (was_attached) return status.code() == absl::StatusCode::kAlreadyExists;
+  if (was_attached) return status.code() == absl::StatusCode::kAborted;
   switch (status.code()) {
     case absl::StatusCode::kUnauthenticated:
     case absl::StatusCode::kPermissionDenied:

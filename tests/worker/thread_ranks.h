@@ -1,0 +1,47 @@
+// Runs the ranks of a stage or a group as threads of this process.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <thread>
+#include <vector>
+
+#include "worker/comm/shm_communicator.h"
+#include "worker/comm/wait_board.h"
+
+namespace pergola {
+
+// A stage of `size` ranks over heap memory.
+class ThreadStage {
+ public:
+  explicit ThreadStage(int size, int64_t chunk_bytes = 64 << 10) : boards_(size) {
+    ShmOptions options;
+    options.size = size;
+    options.chunk_bytes = chunk_bytes;
+    auto region = SharedRegion::OnHeap(ShmCommunicator::RegionBytes(options));
+    ShmCommunicator::Format(*region);
+    for (int rank = 0; rank < size; ++rank) {
+      boards_[rank] = std::make_unique<WaitBoard>();
+      options.rank = rank;
+      options.board = boards_[rank].get();
+      ranks_.push_back(std::make_unique<ShmCommunicator>(region, options));
+    }
+  }
+
+  int size() const { return static_cast<int>(ranks_.size()); }
+  ShmCommunicator& at(int rank) { return *ranks_[rank]; }
+  WaitBoard& board(int rank) { return *boards_[rank]; }
+
+ private:
+  std::vector<std::unique_ptr<WaitBoard>> boards_;
+  std::vector<std::unique_ptr<ShmCommunicator>> ranks_;
+};
+
+// Calls body(rank) on `count` threads and waits for all.
+inline void OnThreads(int count, const std::function<void(int)>& body) {
+  std::vector<std::thread> threads;
+  for (int rank = 0; rank < count; ++rank) threads.emplace_back(body, rank);
+  for (std::thread& thread : threads) thread.join();
+}
+
+}  // namespace pergola
