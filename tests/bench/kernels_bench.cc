@@ -90,7 +90,7 @@ __attribute__((target("avx512f"))) float MultiplyAddChains(int64_t steps) {
     for (int j = 0; j < 16; ++j) sums[j] = _mm512_fmadd_ps(sums[j], a, b);
   }
   float total = 0;
-  for (int j = 0; j < 16; ++j) total += _mm512_reduce_add_ps(sums[j]);
+  for (const __m512& sum : sums) total += sum[0];
   return total;
 }
 
