@@ -114,7 +114,7 @@ TEST_P(GoldenTest, GreedyTokensAreTheJudges) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Llama, GoldenTest, testing::ValuesIn(GoldenNames()),
-                         [](const auto& info) { return info.param; });
+                         [](const auto& test) { return test.param; });
 
 // The demo model, where it is.
 TEST(SmolLm2GoldenTest, LogitsAndGreedyTokensAreTheJudges) {

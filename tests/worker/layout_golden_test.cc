@@ -98,10 +98,10 @@ TEST_P(LayoutGoldenTest, GreedyTokensAreTheJudgesWithRunAhead) {
 INSTANTIATE_TEST_SUITE_P(Llama, LayoutGoldenTest,
                          testing::Combine(testing::ValuesIn(GoldenNames()),
                                           testing::Values(1, 2, 3), testing::Values(1, 2, 3)),
-                         [](const auto& info) {
-                           return std::get<0>(info.param) + "_tp" +
-                                  std::to_string(std::get<1>(info.param)) + "_pp" +
-                                  std::to_string(std::get<2>(info.param));
+                         [](const auto& test) {
+                           return std::get<0>(test.param) + "_tp" +
+                                  std::to_string(std::get<1>(test.param)) + "_pp" +
+                                  std::to_string(std::get<2>(test.param));
                          });
 
 }  // namespace

@@ -1,160 +1,149 @@
-// A group of ranks as threads of one test, stage after stage, with the plainest communicator that can be right.
+// A whole group as threads of one test: the real step loops, executors and communicators, with a
+// queue of plans in front and a queue of results behind. Logits of the last stage are kept.
 #pragma once
 
 #include <cstdint>
-#include <cstring>
+#include <deque>
 #include <memory>
+#include <string>
 #include <thread>
 #include <utility>
 #include <vector>
 
 #include "base/mutex.h"
 #include "gtest/gtest.h"
-#include "worker/step/stage_executor.h"
+#include "kernels/sample.h"
+#include "model/checkpoint.h"
+#include "tests/worker/thread_ranks.h"
+#include "worker/comm/thread_transport.h"
+#include "worker/step/step_loop.h"
 
 namespace pergola {
 
-// Where the ranks of a stage meet.
-struct Meeting {
-  Mutex mutex;
-  CondVar changed;
-  int arrived = 0;
-  uint64_t generation = 0;
-  std::vector<const void*> parts;
-};
-
-class ThreadCommunicator : public StageCommunicator {
- public:
-  ThreadCommunicator(std::shared_ptr<Meeting> meeting, int rank, int size)
-      : meeting_(std::move(meeting)), rank_(rank), size_(size) {
-    meeting_->parts.resize(size);
-  }
-  int rank() const override { return rank_; }
-  int size() const override { return size_; }
-  absl::Status AllReduce(float* data, int64_t count) override {
-    Post(data);
-    std::vector<float> sum(count);
-    for (int r = 0; r < size_; ++r) {
-      const auto* part = static_cast<const float*>(meeting_->parts[r]);
-      for (int64_t i = 0; i < count; ++i) sum[i] = r == 0 ? part[i] : sum[i] + part[i];
-    }
-    Wait();
-    std::memcpy(data, sum.data(), count * sizeof(float));
-    return absl::OkStatus();
-  }
-  absl::Status AllGather(const void* in, int64_t bytes, void* out) override {
-    Post(in);
-    std::vector<uint8_t> all(bytes * size_);
-    for (int r = 0; r < size_; ++r) {
-      std::memcpy(all.data() + r * bytes, meeting_->parts[r], bytes);
-    }
-    Wait();
-    std::memcpy(out, all.data(), all.size());
-    return absl::OkStatus();
-  }
-  absl::Status Broadcast(void* /*data*/, int64_t /*bytes*/, int /*root*/, bool /*idle*/) override {
-    return absl::UnimplementedError("the executor does not broadcast");
-  }
-
- private:
-  void Post(const void* data) {
-    {
-      MutexLock lock(meeting_->mutex);
-      meeting_->parts[rank_] = data;
-    }
-    Wait();
-  }
-  void Wait() {
-    MutexLock lock(meeting_->mutex);
-    const uint64_t generation = meeting_->generation;
-    if (++meeting_->arrived == size_) {
-      meeting_->arrived = 0;
-      ++meeting_->generation;
-      meeting_->changed.NotifyAll();
-    }
-    while (meeting_->generation == generation) meeting_->changed.Wait(meeting_->mutex);
-  }
-
-  const std::shared_ptr<Meeting> meeting_;  // shared with the other ranks of the stage
-  const int rank_;
-  const int size_;
-};
-
 class ThreadGroup {
  public:
-  ThreadGroup(const Checkpoint& checkpoint, int tp, int pp, const ExecutorOptions& options,
-              int threads = 1)
-      : hidden_(checkpoint.spec().hidden), tp_(tp), pp_(pp) {
-    for (int stage = 0; stage < pp; ++stage) {
-      auto meeting = std::make_shared<Meeting>();
-      for (int tp_rank = 0; tp_rank < tp; ++tp_rank) {
-        Rank rank;
-        StreamOptions stream;
-        stream.threads = threads;
-        stream.workspace_bytes = 8 << 20;
-        rank.stream = Stream::Cpu(stream);
-        rank.communicator = std::make_unique<ThreadCommunicator>(meeting, tp_rank, tp);
-        const auto layout = MakeLayout(checkpoint.spec(), tp, pp, stage * tp + tp_rank);
-        EXPECT_TRUE(layout.ok()) << layout.status();
-        auto executor = StageExecutor::Load(checkpoint, *layout, options, *rank.stream,
-                                            rank.communicator.get(), nullptr);
-        EXPECT_TRUE(executor.ok()) << executor.status();
-        rank.executor = std::move(executor).value();
-        ranks_.push_back(std::move(rank));
-      }
+  ThreadGroup(const std::string& path, int tp, int pp, const ExecutorOptions& options) : tp_(tp) {
+    auto checkpoint = Checkpoint::Open(path);
+    EXPECT_TRUE(checkpoint.ok()) << checkpoint.status();
+    checkpoint_ = std::move(checkpoint).value();
+    auto mailboxes = std::make_shared<ThreadMailboxes>();
+    for (int stage = 0; stage < pp; ++stage) stages_.push_back(std::make_unique<ThreadStage>(tp));
+    for (int rank = 0; rank < tp * pp; ++rank) AddRank(rank, pp, options, mailboxes);
+    for (Rank& rank : ranks_) {
+      rank.thread = std::thread([&loop = *rank.loop] {
+        const absl::Status status = loop.Run();
+        EXPECT_TRUE(status.ok()) << status;
+      });
     }
   }
 
-  StageExecutor& executor(int stage, int tp_rank) { return *ranks_[stage * tp_ + tp_rank].executor; }
-  StageExecutor& last() { return executor(pp_ - 1, 0); }
-  void KeepLogits(bool keep) {
-    for (Rank& rank : ranks_) rank.executor->KeepLogits(keep);
+  ~ThreadGroup() {
+    plans_.End();
+    for (Rank& rank : ranks_) rank.thread.join();
   }
 
-  // Validates and executes on every rank; checks that the ranks of a stage agree on every bit.
-  std::vector<v1::EntryResult> Execute(const v1::StepPlan& plan, const std::vector<int32_t>& ids) {
-    std::vector<float> input(PlanRows(plan) * hidden_);
-    std::vector<std::vector<v1::EntryResult>> results(tp_);
-    for (int stage = 0; stage < pp_; ++stage) {
-      std::vector<std::vector<float>> hidden(tp_, input);
-      std::vector<std::thread> threads;
-      for (int r = 0; r < tp_; ++r) {
-        threads.emplace_back([&, r] {
-          StageExecutor& rank = executor(stage, r);
-          const absl::Status valid = rank.Validate(plan);
-          EXPECT_TRUE(valid.ok()) << valid;
-          const absl::Status status = rank.Execute(
-              plan, stage == 0 ? absl::MakeConstSpan(ids) : absl::Span<const int32_t>(),
-              hidden[r].data(), &results[r]);
-          EXPECT_TRUE(status.ok()) << status;
-        });
-      }
-      for (std::thread& thread : threads) thread.join();
-      for (int r = 1; r < tp_ && stage + 1 < pp_; ++r) {
-        EXPECT_EQ(std::memcmp(hidden[0].data(), hidden[r].data(), input.size() * 4), 0)
-            << "stage " << stage << " tp_rank " << r;
-      }
-      input = hidden[0];
-    }
-    for (int r = 1; r < tp_; ++r) {
-      EXPECT_EQ(results[0].size(), results[r].size());
-      for (size_t e = 0; e < results[0].size(); ++e) {
-        EXPECT_EQ(results[0][e].SerializeAsString(), results[r][e].SerializeAsString())
-            << "entry " << e << " tp_rank " << r;
-      }
-    }
-    return results[0];
-  }
+  const ModelSpec& spec() const { return checkpoint_->spec(); }
+  // The rank that keeps logits; look at it only while no plan is under way.
+  StageExecutor& last_stage() { return *ranks_[ranks_.size() - tp_].executor; }
+  void Submit(v1::StepPlan plan) { plans_.Push(std::move(plan)); }
+  // The next result, in plan order.
+  v1::StepResult Wait() { return results_.Pop(); }
 
  private:
+  class Plans : public PlanSource {
+   public:
+    void Push(v1::StepPlan plan) {
+      MutexLock lock(mutex_);
+      waiting_.push_back(std::move(plan));
+      changed_.NotifyAll();
+    }
+    void End() {
+      MutexLock lock(mutex_);
+      ended_ = true;
+      changed_.NotifyAll();
+    }
+    absl::StatusOr<Next> Take(bool wait, v1::StepPlan* plan) override {
+      MutexLock lock(mutex_);
+      while (wait && waiting_.empty() && !ended_) changed_.Wait(mutex_);
+      if (waiting_.empty()) return ended_ ? Next::kEnd : Next::kNone;
+      *plan = std::move(waiting_.front());
+      waiting_.pop_front();
+      return Next::kPlan;
+    }
+
+   private:
+    Mutex mutex_;
+    CondVar changed_;
+    std::deque<v1::StepPlan> waiting_ GUARDED_BY(mutex_);
+    bool ended_ GUARDED_BY(mutex_) = false;
+  };
+
+  class Results : public ResultSink {
+   public:
+    void Push(v1::StepResult result) override {
+      MutexLock lock(mutex_);
+      waiting_.push_back(std::move(result));
+      changed_.NotifyAll();
+    }
+    v1::StepResult Pop() {
+      MutexLock lock(mutex_);
+      while (waiting_.empty()) changed_.Wait(mutex_);
+      v1::StepResult result = std::move(waiting_.front());
+      waiting_.pop_front();
+      return result;
+    }
+
+   private:
+    Mutex mutex_;
+    CondVar changed_;
+    std::deque<v1::StepResult> waiting_ GUARDED_BY(mutex_);
+  };
+
   struct Rank {
     std::unique_ptr<Stream> stream;
-    std::unique_ptr<StageCommunicator> communicator;
+    std::unique_ptr<Transport> transport;
     std::unique_ptr<StageExecutor> executor;
+    std::unique_ptr<StepLoop> loop;
+    std::thread thread;
   };
-  const int64_t hidden_;
+
+  void AddRank(int world_rank, int pp, const ExecutorOptions& options,
+               const std::shared_ptr<ThreadMailboxes>& mailboxes) {
+    const auto layout = MakeLayout(spec(), tp_, pp, world_rank);
+    EXPECT_TRUE(layout.ok()) << layout.status();
+    ThreadStage& stage = *stages_[layout->stage];
+    Rank rank;
+    StreamOptions stream;
+    stream.workspace_bytes = SampleWorkspaceBytes(spec().vocabulary);
+    rank.stream = Stream::Cpu(stream);
+    rank.transport =
+        std::make_unique<ThreadTransport>(mailboxes, world_rank, &stage.board(layout->tp_rank));
+    auto executor = StageExecutor::Load(*checkpoint_, *layout, options, *rank.stream,
+                                        &stage.at(layout->tp_rank), nullptr);
+    EXPECT_TRUE(executor.ok()) << executor.status();
+    rank.executor = std::move(executor).value();
+    rank.executor->KeepLogits(true);
+    StepLoopParts parts;
+    parts.plans = world_rank == 0 ? &plans_ : nullptr;
+    parts.results = layout->last_stage() && layout->leader() ? &results_ : nullptr;
+    parts.communicator = &stage.at(layout->tp_rank);
+    parts.transport = rank.transport.get();
+    parts.executor = rank.executor.get();
+    parts.board = &stage.board(layout->tp_rank);
+    StepLoopOptions loop;
+    loop.layout = *layout;
+    loop.hidden = spec().hidden;
+    loop.step_tokens = options.step_tokens;
+    loop.now_us = WaitBoard::SteadyMicroseconds;
+    rank.loop = std::make_unique<StepLoop>(loop, parts);
+    ranks_.push_back(std::move(rank));
+  }
+
   const int tp_;
-  const int pp_;
+  std::unique_ptr<Checkpoint> checkpoint_;
+  Plans plans_;
+  Results results_;
+  std::vector<std::unique_ptr<ThreadStage>> stages_;
   std::vector<Rank> ranks_;
 };
 
