@@ -130,24 +130,32 @@ void BatchCall::Take(Item* item) {
 }
 
 void BatchCall::Collect() {
-  bool cancelled = false;
+  grpc::Status status;
   {
     MutexLock lock(mutex_);
     bool all_ended = all_admitted_;
+    bool expired = false;
     for (Item& item : items_) {
       if (item.submitted && !item.ended) Take(&item);
       all_ended = all_ended && item.ended;
+      expired |=
+          item.result.status().code() == static_cast<int>(absl::StatusCode::kDeadlineExceeded);
     }
     if (!all_ended || finished_) return;
     finished_ = true;
-    cancelled = cancelled_;
-    if (!cancelled) {
+    // An item has no deadline but the call's.
+    if (expired) {
+      status = ToGrpc(
+          absl::DeadlineExceededError("the call's deadline came before the last item's end"));
+    } else if (cancelled_) {
+      status = grpc::Status::CANCELLED;
+    } else {
       v1::GenerateBatchResponse response;
       for (Item& item : items_) response.add_results()->Swap(&item.result);
       *response_ = ToByteBuffer(response);
     }
   }
-  Finish(cancelled ? grpc::Status::CANCELLED : grpc::Status::OK);
+  Finish(status);
 }
 
 }  // namespace pergola
