@@ -280,7 +280,7 @@ void EngineCore::CountLoss(Sequence& sequence, TimeUs now) {
   if (++sequence.losses < 2) return;
   sequence.suspect = true;
   Dequeue(sequence);
-  sequence.queue_order = newest_id_;
+  sequence.queue_order = newest_id_ + 1;  // behind all that came so far, before all that will
   Enqueue(sequence);
 }
 

@@ -53,7 +53,7 @@ struct Sequence {
   v1::Continuity continuity = v1::CONTINUITY_UNSPECIFIED;  // to be told with the next token
   uint32_t losses = 0;  // dying steps it was in without gaining a token since
   bool suspect = false;
-  SequenceId queue_order = 0;  // its own id; of a suspect the newest id when it became one
+  SequenceId queue_order = 0;  // its own id; of a suspect the first id after it became one
 };
 
 }  // namespace pergola
