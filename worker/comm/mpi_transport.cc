@@ -10,12 +10,14 @@
 namespace pergola {
 namespace {
 
-// Inside a step the next message is some milliseconds away at most; between steps it may be hours.
+// Inside a step the next message is some milliseconds away at most; between steps it may be hours. One probe with its
+// sleep was measured at 27 microseconds of CPU on a busy machine, 2.7 % of a core when done each millisecond; so an
+// idle rank looks every two.
 BackoffOptions WithinStep(bool spin) {
   return {spin ? 2000 : 20, 10, 200};
 }
 BackoffOptions WhileIdle(bool spin) {
-  return {spin ? 500 : 20, 20, 1000};
+  return {spin ? 500 : 20, 20, 2000};
 }
 
 }  // namespace
@@ -127,23 +129,27 @@ absl::Status MpiTransport::Send(int to, Tag tag, const void* data, int64_t bytes
                    "MPI_Isend");
 }
 
-absl::Status MpiTransport::WaitForArrival(bool idle, Channel* channel) {
+absl::Status MpiTransport::WaitForArrival(const ChannelKey& key, bool idle, Channel* channel) {
   Backoff backoff(idle ? WhileIdle(options_.spin) : WithinStep(options_.spin));
   while (channel->arrived.empty()) {
     backoff.Pause();
-    RETURN_IF_ERROR(MoveAllOn());
+    // Each probe costs some microseconds a thousand times a second, so an idle rank asks for the
+    // next plan only.
+    RETURN_IF_ERROR(MoveSendsOn());
+    RETURN_IF_ERROR(TakeIn(key, channel));
   }
   return absl::OkStatus();
 }
 
 absl::Status MpiTransport::Receive(int from, Tag tag, std::vector<uint8_t>* out, bool idle) {
-  Channel& channel = channels_[{from, tag}];
+  const ChannelKey key = {from, tag};
+  Channel& channel = channels_[key];
   RETURN_IF_ERROR(MoveAllOn());
   if (channel.arrived.empty() && idle) {
-    RETURN_IF_ERROR(WaitForArrival(idle, &channel));
+    RETURN_IF_ERROR(WaitForArrival(key, idle, &channel));
   } else if (channel.arrived.empty()) {
     ScopedWait wait(*options_.board, "receive", messages_, from);
-    RETURN_IF_ERROR(WaitForArrival(idle, &channel));
+    RETURN_IF_ERROR(WaitForArrival(key, idle, &channel));
   }
   ++messages_;
   *out = std::move(channel.arrived.front());

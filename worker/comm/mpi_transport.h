@@ -69,7 +69,7 @@ class MpiTransport : public Transport {
   absl::Status TakeIn(const ChannelKey& key, Channel* channel);
   absl::Status MoveAllOn();
   int InFlight(int to) const;
-  absl::Status WaitForArrival(bool idle, Channel* channel);
+  absl::Status WaitForArrival(const ChannelKey& key, bool idle, Channel* channel);
 
   const MPI_Comm world_;
   const MpiTransportOptions options_;

@@ -19,7 +19,7 @@ class Transport {
   // incomplete.
   virtual absl::Status Send(int to, Tag tag, const void* data, int64_t bytes) = 0;
   // Waits for the next message of (from, tag) and replaces `out` by it. `idle`: no deadline, backs off to sleeps of
-  // 1 ms. Otherwise the watchdog bounds the wait.
+  // 2 ms. Otherwise the watchdog bounds the wait.
   virtual absl::Status Receive(int from, Tag tag, std::vector<uint8_t>* out, bool idle) = 0;
   // Whether a message of (from, tag) waits. Also moves sends on.
   virtual bool Probe(int from, Tag tag) = 0;
