@@ -1,6 +1,6 @@
-// A model on disk: a Hugging Face directory (config.json, *.safetensors with or without an index) or a GGUF file.
-// Opening reads headers only; every size is checked before it is believed. Not for tokenizers (text_parts.h) and not
-// for tensors in memory.
+// A model on disk: a Hugging Face directory (config.json, *.safetensors with or without an index)
+// or a GGUF file. Opening reads headers only; every size is checked before it is believed. Not for
+// tokenizers (text_parts.h) and not for tensors in memory.
 #pragma once
 
 #include <cstdint>
@@ -30,8 +30,9 @@ struct TensorInfo {
 // Immutable after Open; Read may be called from several threads at once.
 class Checkpoint {
  public:
-  // `path`: a directory or a .gguf file. INVALID_ARGUMENT or NOT_FOUND with one line that names file, tensor, value
-  // and limit. All weights that the model needs are bound and of the right shape when this succeeds.
+  // `path`: a directory or a .gguf file. INVALID_ARGUMENT or NOT_FOUND with one line that names
+  // file, tensor, value and limit. All weights that the model needs are bound and of the right
+  // shape when this succeeds.
   static absl::StatusOr<std::unique_ptr<Checkpoint>> Open(const std::string& path);
   virtual ~Checkpoint() = default;
 
@@ -43,10 +44,12 @@ class Checkpoint {
   virtual const std::vector<TensorInfo>& tensors() const = 0;
   // nullptr if there is none of that name.
   virtual const TensorInfo* Find(const std::string& name) const = 0;
-  // Reads out.size() bytes at `offset` within the tensor. DATA_LOSS if the file is shorter than it was.
+  // Reads out.size() bytes at `offset` within the tensor. DATA_LOSS if the file is shorter than it
+  // was.
   virtual absl::Status Read(const TensorInfo& tensor, int64_t offset,
                             absl::Span<uint8_t> out) const = 0;
-  // SHA-256 (hex) over config, text hash, tensor table, and 4 KiB from start, middle and end of every tensor.
+  // SHA-256 (hex) over config, text hash, tensor table, and 4 KiB from start, middle and end of
+  // every tensor.
   virtual absl::StatusOr<std::string> Fingerprint() const = 0;
 };
 

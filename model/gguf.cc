@@ -321,7 +321,7 @@ absl::Status ReadAll(const ByteSource& source, GgufHeader* header, std::vector<E
     GgufValue value;
     RETURN_IF_ERROR(reader.String(kMaxKeyBytes, &key));
     RETURN_IF_ERROR(Prefixed(ReadValue(&reader, &value), Printable(key)));
-    RETURN_IF_ERROR(header->metadata.Add(std::move(key), std::move(value)));
+    RETURN_IF_ERROR(header->metadata.Add(key, std::move(value)));
   }
   reader.set_hash(nullptr);
   header->metadata_bytes_hash = hash.FinishHex();

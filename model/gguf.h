@@ -46,7 +46,7 @@ struct GgufValue {
 class GgufMetadata {
  public:
   explicit GgufMetadata(std::string file = "") : file_(std::move(file)) {}
-  absl::Status Add(std::string key, GgufValue value);
+  absl::Status Add(const std::string& key, GgufValue value);
 
   const std::string& file() const { return file_; }
   bool Has(const std::string& key) const { return values_.contains(key); }

@@ -22,9 +22,11 @@ bool LoadInt(GgufType type, const std::string& bytes, size_t index, int64_t* out
     case GgufType::kUint8:
       *out = Load<uint8_t>(bytes, index);
       return true;
-    case GgufType::kInt8:
-      *out = Load<int8_t>(bytes, index);
+    case GgufType::kInt8: {
+      const int64_t raw = Load<uint8_t>(bytes, index);
+      *out = raw < 128 ? raw : raw - 256;
       return true;
+    }
     case GgufType::kUint16:
       *out = Load<uint16_t>(bytes, index);
       return true;
@@ -52,10 +54,12 @@ bool LoadInt(GgufType type, const std::string& bytes, size_t index, int64_t* out
 
 }  // namespace
 
-absl::Status GgufMetadata::Add(std::string key, GgufValue value) {
-  if (!values_.emplace(key, std::move(value)).second) {
+absl::Status GgufMetadata::Add(const std::string& key, GgufValue value) {
+  const auto [at, is_new] = values_.try_emplace(key);
+  if (!is_new) {
     return absl::InvalidArgumentError(absl::StrCat("key ", Printable(key), " is there twice"));
   }
+  at->second = std::move(value);
   return absl::OkStatus();
 }
 

@@ -1,5 +1,6 @@
-// The decoder described by data: what a family file makes of a configuration, and all that kernels and layout need.
-// One decoder executes every family; what it cannot execute a family refuses by name and value.
+// The decoder described by data: what a family file makes of a configuration, and all that kernels
+// and layout need. One decoder executes every family; what it cannot execute a family refuses by
+// name and value.
 #pragma once
 
 #include <cstdint>
@@ -8,11 +9,12 @@
 
 namespace pergola {
 
-// Rotary embedding, half-split style of Hugging Face (dimension i pairs with i + dims/2); formula: Su et al.,
-// RoFormer, arXiv:2104.09864, section 3.4.2.
+// Rotary embedding, half-split style of Hugging Face (dimension i pairs with i + dims/2); formula:
+// Su et al., RoFormer, arXiv:2104.09864, section 3.4.2.
 struct RopeSpec {
   int64_t dims = 0;  // rotated dimensions of a head, even, <= head_dim
-  // Angular frequency of pair i, radians per position; dims / 2 values. Scaling (linear, llama3) is already applied.
+  // Angular frequency of pair i, radians per position; dims / 2 values. Scaling (linear, llama3) is
+  // already applied.
   std::vector<float> inverse_frequency;
 };
 
@@ -27,10 +29,10 @@ struct ModelSpec {
   int64_t ffn = 0;
   int64_t vocabulary = 0;
   int64_t context_length = 0;
-  float norm_epsilon = 0;    // RMSNorm
+  float norm_epsilon = 0;  // RMSNorm
   RopeSpec rope;
-  float attention_scale = 0;  // multiplies q.k
-  int64_t sliding_window = 0;  // positions a token sees, itself included; 0: all
+  float attention_scale = 0;     // multiplies q.k
+  int64_t sliding_window = 0;    // positions a token sees, itself included; 0: all
   bool tied_embeddings = false;  // the LM head is the token embedding
   bool qkv_bias = false;
   bool output_bias = false;  // of the attention output projection
@@ -63,8 +65,8 @@ enum class Role : uint8_t {
 // How a weight is dealt to the tensor-parallel ranks of a stage.
 enum class Split : uint8_t {
   kReplicated,
-  kQueryHeadRows,  // output rows, by query head
-  kKvHeadRows,     // output rows, by KV head, replicated where two ranks need the same head
+  kQueryHeadRows,     // output rows, by query head
+  kKvHeadRows,        // output rows, by KV head, replicated where two ranks need the same head
   kQueryHeadColumns,  // input columns, by query head
   kFfnRows,
   kFfnColumns,
@@ -81,14 +83,15 @@ std::vector<Role> LayerRoles(const ModelSpec& spec);
 // The order of rows in the file.
 enum class RowOrder : uint8_t {
   kPlain,
-  kGgufInterleavedRope,  // llama.cpp's q and k: within a head, row 2i+j holds Hugging Face's row i + j*head_dim/2
+  kGgufInterleavedRope,  // llama.cpp's q and k: within a head, row 2i+j holds Hugging Face's row i
+                         // + j*head_dim/2
 };
 
 // One weight of the model and the tensor of the checkpoint that holds it.
 struct WeightBinding {
   Role role;
-  int64_t layer = -1;  // -1: not in a layer
-  std::string tensor;  // name in the checkpoint
+  int64_t layer = -1;          // -1: not in a layer
+  std::string tensor;          // name in the checkpoint
   std::vector<int64_t> shape;  // outermost first: [rows, columns] or [rows]
   RowOrder row_order = RowOrder::kPlain;
 };

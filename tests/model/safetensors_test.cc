@@ -17,7 +17,7 @@ using testing::SafetensorsBytes;
 absl::Status Parse(const std::string& bytes, TensorTable* table) {
   const absl::Span<const uint8_t> span(reinterpret_cast<const uint8_t*>(bytes.data()),
                                        bytes.size());
-  const absl::Status status = AddSafetensors(MakeMemorySource("m.safetensors", span), table);
+  absl::Status status = AddSafetensors(MakeMemorySource("m.safetensors", span), table);
   table->Seal();
   return status;
 }
