@@ -58,10 +58,13 @@ start_up() {
   "$bin/pergola" up --listen 127.0.0.1:0 --internal-listen 127.0.0.1:0 "$@" >"$work/up.out" 2>"$work/up.err" &
   up=$!
 }
-ready_lines() { grep -c '^READY' "$work/up.out" || true; }
-ready_at_least() { [[ $(ready_lines) -ge $1 ]]; }
-wait_ready() { eventually 60 ready_at_least "${1:-1}" || fail "not READY (line ${1:-1}) after 60 s"; }
 gone() { ! kill -0 "$1" 2>/dev/null; }
+ready_lines() { grep -c '^READY' "$work/up.out" || true; }
+ready_at_least() {
+  gone "$up" && fail "'pergola up' ended before it was READY"
+  [[ $(ready_lines) -ge $1 ]]
+}
+wait_ready() { eventually 120 ready_at_least "${1:-1}" || fail "not READY (line ${1:-1}) after 120 s"; }
 
 # ends_with CODE SECONDS: `up` ends by itself, with this exit code, and leaves nothing behind.
 ends_with() {
@@ -301,21 +304,21 @@ disturbed() {
   local sampling
   for sampling in "" "--temperature 0.8 --seed 7"; do
     # shellcheck disable=SC2086
-    generate() { pergola generate --ignore-eos --max-new-tokens 600 $sampling 'Columns and beams'; }
+    generate() { pergola generate --ignore-eos --max-new-tokens 400 $sampling 'Columns and beams'; }
     generate >"$work/undisturbed"
     local try killed=no readies
     for try in 1 2 3 4 5; do
       readies=$(ready_lines)
       : >"$work/disturbed"
-      generate >"$work/disturbed" 2>"$work/disturbed.err" &
-      local stream=$!
-      eventually 20 test -s "$work/disturbed" || fail "no text after 20 s"
       local victim
       if [[ $1 == worker ]]; then
         victim=$(status "s['groups'][0]['layout']['stages'][-1]['pids'][-1]")
       else
         victim=$(field coordinator_pid)
       fi
+      generate >"$work/disturbed" 2>"$work/disturbed.err" &
+      local stream=$!
+      eventually 20 test -s "$work/disturbed" || fail "no text after 20 s"
       kill -KILL "$victim"
       [[ $(stat -c %s "$work/disturbed") -lt $(stat -c %s "$work/undisturbed") ]] && killed=yes
       wait "$stream" || fail "the stream ended with code $?: $(cat "$work/disturbed.err")"
@@ -356,7 +359,9 @@ case_errors() {
 case_demo_model() {
   local demo=$HOME/.cache/pergola/SmolLM2-135M-Instruct.Q4_1.gguf
   [[ -f $demo ]] || { echo "SKIP: no demo model; scripts/demo_model fetches it"; exit 77; }
-  start_up "$demo" --tp 2 --pp 2
+  # Small enough to be zeroed in no time; one short stream needs little of it.
+  start_up "$demo" --tp 2 --pp 2 --worker-arg=--kv-mib=32 \
+    --worker-arg=--context-length=512
   wait_ready
   pergola generate --max-new-tokens 8 'The capital of France is' >"$work/text"
   grep -q Paris "$work/text" || fail "no Paris: $(cat "$work/text")"
