@@ -359,23 +359,54 @@ TEST(ResultsLinkTest, HoldsResultsUntilThereIsACoordinator) {
   EXPECT_THAT(coordinator.WaitForReceived(3), ElementsAre("hello g", "9/1", "9/2"));
 }
 
-TEST(ResultsLinkTest, SendsAResultAgainWhoseWriteFailed) {
+// A coordinator sends no plan to a group without this stream, so nothing is written that could show
+// its end.
+TEST(ResultsLinkTest, DialsAgainWithoutAnythingToWrite) {
   FakeCoordinator coordinator(NoAttach);
-  coordinator.EndResultsAfter(2);
+  coordinator.EndResultsAfter(1);
   InternalClient client(coordinator.address(), kToken);
   ResultsLink link(&client, {"g", {5, 50}});
-  link.Push(Result(9, 1));
-  ASSERT_THAT(coordinator.WaitForReceived(2), ElementsAre("hello g", "9/1"));
-  // The stream has ended, which this side learns by its next writes. What is written while the news
-  // is under way is lost with the connection; the coordinator ends the epoch for that. Later ones
-  // must arrive.
-  for (uint64_t id = 2; coordinator.WaitForReceived(0).size() < 4 && id < 2000; ++id) {
-    link.Push(Result(9, id));
-    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  EXPECT_THAT(coordinator.WaitForReceived(2), ElementsAre("hello g", "hello g"));
+}
+
+TEST(ResultsLinkTest, DialsAgainWhenTheCoordinatorIsBack) {
+  int port = 0;
+  std::unique_ptr<InternalClient> client;
+  std::unique_ptr<ResultsLink> link;
+  {
+    FakeCoordinator first(NoAttach);
+    port = first.port();
+    client = std::make_unique<InternalClient>(first.address(), kToken);
+    link = std::make_unique<ResultsLink>(client.get(), ResultsLinkOptions{"g", {5, 50}});
+    link->Push(Result(9, 1));
+    EXPECT_THAT(first.WaitForReceived(2), ElementsAre("hello g", "9/1"));
   }
-  const std::vector<std::string> received = coordinator.WaitForReceived(4);
-  ASSERT_GE(received.size(), 4U);
-  EXPECT_EQ(received[2], "hello g");
+  FakeCoordinator second(NoAttach, port);
+  ASSERT_THAT(second.WaitForReceived(1), ElementsAre("hello g"));
+  link->Push(Result(10, 1));
+  EXPECT_THAT(second.WaitForReceived(2), ElementsAre("hello g", "10/1"));
+}
+
+TEST(ResultsLinkTest, KeepsTheOrderAcrossManyBreaks) {
+  FakeCoordinator coordinator(NoAttach);
+  InternalClient client(coordinator.address(), kToken);
+  ResultsLink link(&client, {"g", {1, 5}});
+  coordinator.EndResultsAfter(10);
+  for (uint64_t id = 1; id <= 200; ++id) link.Push(Result(9, id));
+  // What was under way when the stream broke is lost with it, and the coordinator ends the epoch
+  // for that; what comes is in order.
+  coordinator.WaitForReceived(11);
+  link.Push(Result(10, 1));
+  std::vector<std::string> received;
+  do {
+    received = coordinator.WaitForReceived(received.size() + 1);
+  } while (received.back() != "10/1");
+  int last = 0;
+  for (const std::string& message : received) {
+    if (message.rfind("9/", 0) != 0) continue;
+    EXPECT_GT(std::stoi(message.substr(2)), last);
+    last = std::stoi(message.substr(2));
+  }
 }
 
 TEST(InternalClientTest, ReportsAFault) {

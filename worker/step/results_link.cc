@@ -7,72 +7,31 @@
 #include "base/status.h"
 
 namespace pergola {
+namespace {
 
-// One Results call. Lives until OnDone; the link outlives it.
-class ResultsLink::Connection : public grpc::ClientWriteReactor<v1::ResultMessage> {
- public:
-  explicit Connection(ResultsLink* link) : link_(link) {
-    link_->client_->Authorize(&context_);
-    link_->client_->stub().async()->Results(&context_, &ack_, this);
-    // Writes start from other threads: each holds the call for itself, and this hold, released by
-    // Close, is there whenever one of them begins.
-    AddHold();
-    StartCall();
-  }
+// A connection that lasted so long was good; only a row of failures is paced down.
+constexpr std::chrono::seconds kGood{5};
 
-  void Write() {
-    {
-      MutexLock lock(mutex_);
-      if (writing_ || closed_) return;
-      std::optional<v1::ResultMessage> message = link_->NextMessage(this);
-      if (!message) return;
-      out_ = *std::move(message);
-      writing_ = true;
-      AddHold();
-    }
-    StartWrite(&out_);
-    RemoveHold();
-  }
+enum class Event : uintptr_t { kStarted = 1, kWritten, kFinished };
 
-  void Cancel() {
-    context_.TryCancel();
-    Close();
-  }
+void* Tag(Event event) {
+  return reinterpret_cast<void*>(event);
+}
 
-  // The coordinator ends this call only with a status, which shows as a failed write; an idle group
-  // writes one result a second.
-  void OnWriteDone(bool ok) override {
-    {
-      MutexLock lock(mutex_);
-      writing_ = false;
-    }
-    if (ok) {
-      Write();
-      return;
-    }
-    if (out_.has_result()) link_->TakeBack(std::move(*out_.mutable_result()));
-    Close();
-  }
+}  // namespace
 
-  void OnDone(const grpc::Status& status) override { link_->Ended(FromGrpc(status)); }
-
- private:
-  void Close() {
-    {
-      MutexLock lock(mutex_);
-      if (closed_) return;
-      closed_ = true;
-    }
-    RemoveHold();
-  }
-
-  ResultsLink* const link_;
-  grpc::ClientContext context_;
-  v1::ResultsAck ack_;
-  v1::ResultMessage out_;
-  Mutex mutex_;
-  bool writing_ GUARDED_BY(mutex_) = false;
-  bool closed_ GUARDED_BY(mutex_) = false;
+// One Results call. Everything but `writing`, `hello_sent` and `finished` belongs to the link's
+// thread or, while `writing`, to the write. Those three are guarded by the link's mutex.
+struct ResultsLink::Connection {
+  grpc::ClientContext context;
+  grpc::CompletionQueue queue;
+  v1::ResultsAck ack;
+  grpc::Status status;
+  std::unique_ptr<grpc::ClientAsyncWriter<v1::ResultMessage>> writer;
+  v1::ResultMessage out;
+  bool writing = true;  // until the call has started
+  bool hello_sent = false;
+  bool finished = false;
 };
 
 ResultsLink::ResultsLink(InternalClient* client, const ResultsLinkOptions& options)
@@ -81,16 +40,18 @@ ResultsLink::ResultsLink(InternalClient* client, const ResultsLinkOptions& optio
 }
 
 ResultsLink::~ResultsLink() {
+  std::shared_ptr<Connection> connection;
   {
     MutexLock lock(mutex_);
     stopping_ = true;
+    connection = connection_;
   }
+  if (connection != nullptr) connection->context.TryCancel();
   state_changed_.NotifyAll();
   thread_.join();
 }
 
 void ResultsLink::Push(v1::StepResult result) {
-  std::shared_ptr<Connection> connection;
   {
     MutexLock lock(mutex_);
     // A result of a newer epoch says that nobody waits for those before it.
@@ -99,66 +60,77 @@ void ResultsLink::Push(v1::StepResult result) {
       waiting_.pop_front();
     }
     waiting_.push_back(std::move(result));
+  }
+  Write();
+}
+
+void ResultsLink::Write() {
+  std::shared_ptr<Connection> connection;
+  {
+    MutexLock lock(mutex_);
+    if (connection_ == nullptr || connection_->writing || connection_->finished) return;
+    if (connection_->hello_sent && waiting_.empty()) return;
     connection = connection_;
+    connection->writing = true;
+    if (!connection->hello_sent) {
+      connection->hello_sent = true;
+      connection->out.mutable_hello()->set_group(options_.group);
+    } else {
+      *connection->out.mutable_result() = std::move(waiting_.front());
+      waiting_.pop_front();
+    }
   }
-  if (connection != nullptr) connection->Write();
+  // The call and its queue stay until this write has come back.
+  connection->writer->Write(connection->out, Tag(Event::kWritten));
 }
 
-std::optional<v1::ResultMessage> ResultsLink::NextMessage(Connection* connection) {
-  MutexLock lock(mutex_);
-  if (connection_.get() != connection) return std::nullopt;
-  v1::ResultMessage message;
-  if (!hello_sent_) {
-    message.mutable_hello()->set_group(options_.group);
-    hello_sent_ = true;
-    return message;
-  }
-  if (waiting_.empty()) return std::nullopt;
-  *message.mutable_result() = std::move(waiting_.front());
-  waiting_.pop_front();
-  return message;
-}
-
-void ResultsLink::TakeBack(v1::StepResult result) {
+void ResultsLink::TakeBack(Connection* connection) {
+  if (!connection->out.has_result()) return;
+  v1::StepResult& result = *connection->out.mutable_result();
   MutexLock lock(mutex_);
   if (waiting_.empty() || waiting_.front().epoch() == result.epoch()) {
     waiting_.push_front(std::move(result));
   }
 }
 
-void ResultsLink::Ended(const absl::Status& status) {
-  LOG_DEBUG("the results stream ended: {}", status.ToString());
-  MutexLock lock(mutex_);
-  connection_ended_ = true;
-  // Under the lock: the thread that waits for this may destroy the link next.
-  state_changed_.NotifyAll();
-}
-
 void ResultsLink::Serve() {
-  {
-    MutexLock lock(mutex_);
-    hello_sent_ = false;
-    connection_ended_ = false;
-  }
-  auto connection = std::make_shared<Connection>(this);
+  auto connection = std::make_shared<Connection>();
+  client_->Authorize(&connection->context);
+  connection->writer = client_->stub().PrepareAsyncResults(&connection->context, &connection->ack,
+                                                           &connection->queue);
+  connection->writer->StartCall(Tag(Event::kStarted));
+  connection->writer->Finish(&connection->status, Tag(Event::kFinished));
   {
     MutexLock lock(mutex_);
     connection_ = connection;
+    if (stopping_) connection->context.TryCancel();
   }
-  connection->Write();
-  bool cancelled = false;
-  MutexLock lock(mutex_);
-  while (!connection_ended_) {
-    if (stopping_ && !cancelled) {
-      cancelled = true;
-      mutex_.unlock();
-      connection->Cancel();
-      mutex_.lock();
-      continue;
+  void* tag = nullptr;
+  bool ok = false;
+  bool open = true;
+  while (open && connection->queue.Next(&tag, &ok)) {
+    if (tag == Tag(Event::kWritten) && !ok) TakeBack(connection.get());
+    {
+      MutexLock lock(mutex_);
+      // After a failed write nothing more is written; the end of the call follows by itself.
+      if (tag == Tag(Event::kFinished)) {
+        connection->finished = true;
+      } else {
+        connection->writing = false;
+        if (!ok) connection->context.TryCancel();
+      }
+      open = connection->writing || !connection->finished;
     }
-    state_changed_.Wait(mutex_);
+    if (ok && tag != Tag(Event::kFinished)) Write();
   }
-  connection_.reset();
+  {
+    MutexLock lock(mutex_);
+    connection_.reset();
+  }
+  connection->queue.Shutdown();
+  while (connection->queue.Next(&tag, &ok)) {
+  }
+  LOG_DEBUG("the results stream ended: {}", FromGrpc(connection->status).ToString());
 }
 
 void ResultsLink::Run() {
@@ -166,8 +138,7 @@ void ResultsLink::Run() {
   while (true) {
     const auto begun = std::chrono::steady_clock::now();
     Serve();
-    // A connection that lasted was good; only a row of failures is paced down.
-    if (std::chrono::steady_clock::now() - begun > std::chrono::seconds(5)) redial.Reset();
+    if (std::chrono::steady_clock::now() - begun > kGood) redial.Reset();
     const auto next =
         std::chrono::steady_clock::now() + std::chrono::milliseconds(redial.NextDelayMs());
     MutexLock lock(mutex_);

@@ -1,15 +1,17 @@
 // The last stage's Results: one StepResult per plan to the coordinator. Redials by itself for as
 // long as it lives; rank 0's CoordinatorLink decides when a group without coordinator ends.
+//
+// On a completion queue instead of a callback reactor: a reactor that may write at any time learns
+// of the call's end only by a failed write, but a coordinator without this stream sends no plan, so
+// there would be none to write.
 #pragma once
 
 #include <cstdint>
 #include <deque>
 #include <memory>
-#include <optional>
 #include <string>
 #include <thread>
 
-#include "absl/status/status.h"
 #include "base/mutex.h"
 #include "pergola/v1/worker.pb.h"
 #include "worker/step/internal_client.h"
@@ -36,14 +38,14 @@ class ResultsLink : public ResultSink {
   void Push(v1::StepResult result) override;
 
  private:
-  class Connection;
+  struct Connection;
 
   void Run();
   void Serve();
-  std::optional<v1::ResultMessage> NextMessage(Connection* connection);
-  // A result whose write failed: it goes out first on the next connection.
-  void TakeBack(v1::StepResult result);
-  void Ended(const absl::Status& status);
+  // Starts the next write if there is something to write and no write under way. Any thread.
+  void Write();
+  // A result whose write failed goes out first on the next connection.
+  void TakeBack(Connection* connection);
 
   InternalClient* const client_;
   const ResultsLinkOptions options_;
@@ -51,10 +53,9 @@ class ResultsLink : public ResultSink {
   Mutex mutex_;
   CondVar state_changed_;
   bool stopping_ GUARDED_BY(mutex_) = false;
-  bool hello_sent_ GUARDED_BY(mutex_) = false;  // on this connection
   std::deque<v1::StepResult> waiting_ GUARDED_BY(mutex_);
-  std::shared_ptr<Connection> connection_ GUARDED_BY(mutex_);  // shared with writers
-  bool connection_ended_ GUARDED_BY(mutex_) = false;
+  // The present call; shared with a Push that starts a write on it.
+  std::shared_ptr<Connection> connection_ GUARDED_BY(mutex_);
 
   std::thread thread_;
 };
