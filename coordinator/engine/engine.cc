@@ -1,6 +1,7 @@
 #include "coordinator/engine/engine.h"
 
-#include <atomic>
+#include <algorithm>
+#include <chrono>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -91,7 +92,7 @@ class Engine::Impl {
     return limits_;
   }
 
-  void Status(std::function<void(v1::StatusResponse)> done) {
+  void Status(const std::function<void(v1::StatusResponse)>& done) {
     const bool posted = Post([done](EngineCore& core, TimeUs now) { done(core.Status(now)); });
     if (posted) return;
     v1::StatusResponse stopped;
@@ -99,7 +100,7 @@ class Engine::Impl {
     done(stopped);
   }
 
-  void Drain(int64_t timeout_us, std::function<void(v1::DrainResponse)> done) {
+  void Drain(int64_t timeout_us, const std::function<void(v1::DrainResponse)>& done) {
     bool posted = false;
     {
       MutexLock lock(mutex_);
@@ -222,7 +223,7 @@ class Engine::Impl {
   std::thread thread_;  // last: it uses all of the above
 };
 
-Engine::Engine(EngineOptions options, std::string trace_path)
+Engine::Engine(EngineOptions options, const std::string& trace_path)
     : impl_(std::make_unique<Impl>(std::move(options), trace_path)) {}
 
 Engine::~Engine() = default;
@@ -242,11 +243,11 @@ ServingLimits Engine::limits() const {
 }
 
 void Engine::Status(std::function<void(v1::StatusResponse)> done) {
-  impl_->Status(std::move(done));
+  impl_->Status(done);
 }
 
 void Engine::Drain(int64_t timeout_us, std::function<void(v1::DrainResponse)> done) {
-  impl_->Drain(timeout_us, std::move(done));
+  impl_->Drain(timeout_us, done);
 }
 
 bool Engine::draining() const {

@@ -44,7 +44,7 @@ struct ServingLimits {
 class Engine {
  public:
   // Starts the thread. `trace_path`: Chrome trace JSON of plans, written until Stop; empty: none.
-  explicit Engine(EngineOptions options, std::string trace_path = "");
+  explicit Engine(EngineOptions options, const std::string& trace_path = "");
   ~Engine();  // Stop()
 
   // Admission: reserves a place in the bounded waiting queue or says RESOURCE_EXHAUSTED (full) or UNAVAILABLE
