@@ -7,6 +7,7 @@
 #include "coordinator/engine/time.h"
 #include "google/protobuf/message_lite.h"
 #include "google/rpc/status.pb.h"
+#include "grpcpp/server_context.h"
 #include "grpcpp/support/byte_buffer.h"
 #include "grpcpp/support/server_callback.h"
 #include "grpcpp/support/status.h"
