@@ -106,7 +106,7 @@ int64_t Decoder::BufferBytes(const ModelSpec& spec, const RankLayout& layout,
 
 absl::Status Decoder::Reduce(float* data, int64_t rows, int64_t layer, const char* operation) {
   if (layout_.tensor_parallel == 1) return absl::OkStatus();
-  const absl::Status status = communicator_->AllReduce(data, rows * spec_.hidden);
+  absl::Status status = communicator_->AllReduce(data, rows * spec_.hidden);
   if (status.ok()) return status;
   return Prefixed(
       status, ToStd(layer < 0 ? absl::StrCat("all-reduce of the ", operation)
