@@ -96,6 +96,9 @@ void ResultsLink::TakeBack(Connection* connection) {
 void ResultsLink::Serve() {
   auto connection = std::make_shared<Connection>();
   client_->Authorize(&connection->context);
+  // A channel connects only while somebody polls one of its queues, so the call waits for it:
+  // between calls nobody does, and a coordinator that is back would be noticed seconds later.
+  connection->context.set_wait_for_ready(true);
   connection->writer = client_->stub().PrepareAsyncResults(&connection->context, &connection->ack,
                                                            &connection->queue);
   connection->writer->StartCall(Tag(Event::kStarted));
