@@ -78,7 +78,7 @@ void SwiGlu(Stream& stream, const SwiGluArgs& args) {
   SwiGluCpu(stream, args);
 }
 
-void CopyBlock(Stream& stream, const CopyBlockArgs& args) {
+void CopyBlock(Stream& /*stream*/, const CopyBlockArgs& args) {
   PERGOLA_CHECK(args.from >= 0 && args.to >= 0 && args.block_bytes >= 0);
   if (args.from == args.to) return;
   for (void* cache : {args.k_cache, args.v_cache}) {

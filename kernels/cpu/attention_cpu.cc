@@ -146,8 +146,6 @@ void Transpose(const float* rows, int64_t stride, int64_t tokens, int64_t dim, f
 #if HWY_TARGET == HWY_AVX2 || HWY_TARGET == HWY_AVX3
   const F32 d;
   const hn::Repartition<double, F32> dd;
-  const hn::Half<F32> dh;
-  (void)dh;
   const int64_t whole = dim / kLanes * kLanes;
   for (; t + 4 <= tokens; t += 4) {
     const float* from = rows + t * stride;
@@ -415,11 +413,9 @@ namespace pergola {
 namespace {
 
 // All six buffers at the largest head and block.
-static_assert((2 * kMaxQueries * kMaxHeadDim + kMaxQueries * kMaxBlockTokens +
-               3 * kMaxHeadDim * kMaxBlockTokens) *
-                          4 +
-                      6 * 64 <=
-                  ThreadPool::kScratchBytes + 64,
+constexpr int64_t kBufferFloats = 2 * kMaxQueries * kMaxHeadDim + kMaxQueries * kMaxBlockTokens +
+                                  3 * kMaxHeadDim * kMaxBlockTokens;
+static_assert(kBufferFloats * static_cast<int64_t>(sizeof(float)) <= ThreadPool::kScratchBytes,
               "attention's buffers must fit into a thread's scratch");
 
 // The end of the run of heads from `head` that read the same KV head, at most kMaxQueries long.
@@ -446,7 +442,7 @@ void PagedAttentionCpu(Stream& stream, const AttentionArgs& args) {
     h = end;
   }
   // Rows of an item: up to 64 query rows share a tile, but every thread should find a few items.
-  const int64_t wanted_items = 4 * stream.threads();
+  const int64_t wanted_items = int64_t{4} * stream.threads();
   const int64_t spread = std::max<int64_t>(1, rows * head_runs / wanted_items);
   const int64_t item_rows = std::clamp<int64_t>(spread, 1, kMaxQueries / longest);
   const int64_t row_tiles = (rows + item_rows - 1) / item_rows;

@@ -104,7 +104,7 @@ HWY_INLINE void RunPairs(const TileArgs& a, VF32 (&sums)[R][V]) {
 #pragma GCC unroll 16
     for (int v = 0; v < V; ++v) weights[v] = hn::BitCast(d, hn::And(pairs[v], high));
     MultiplyAdd<R, V>(x + R, weights, sums);
-    x += 2 * R;
+    x += int64_t{2} * R;
     w += kPanelColumns * 4;
   }
 }
