@@ -176,6 +176,8 @@ void AddGenerate(CLI::App& app, const Context& context, int* exit_code) {
   command->add_flag("--json", options->json,
                     "one JSON object per line instead of text, each a GenerateResponse with ids, "
                     "text, and at last finish");
+  command->add_flag("--stats", options->stats,
+                    "at the end one line of tokens and times on standard error (default: none)");
   command
       ->add_option("--resume-timeout-ms", options->resume_timeout_ms,
                    "milliseconds that one interruption may last before giving up")
