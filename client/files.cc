@@ -52,7 +52,7 @@ absl::Status WritePrivateFile(const std::string& path, const std::string& conten
     const ssize_t n = write(fd, content.data() + written, content.size() - written);
     if (n < 0 && errno == EINTR) continue;
     if (n < 0) {
-      const absl::Status status = FileError("write", temporary);
+      absl::Status status = FileError("write", temporary);
       close(fd);
       unlink(temporary.c_str());
       return status;
@@ -61,7 +61,7 @@ absl::Status WritePrivateFile(const std::string& path, const std::string& conten
   }
   close(fd);
   if (rename(temporary.c_str(), path.c_str()) != 0) {
-    const absl::Status status = FileError("replace", path);
+    absl::Status status = FileError("replace", path);
     unlink(temporary.c_str());
     return status;
   }

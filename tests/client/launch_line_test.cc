@@ -1,8 +1,10 @@
 #include "client/launch_line.h"
 
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <fstream>
 
 #include "gmock/gmock.h"
@@ -106,8 +108,8 @@ TEST(LaunchLineTest, ShellLineQuotesWhatAShellWouldChange) {
 }
 
 TEST(LaunchLineTest, FindsProgramsAlongThePathOnly) {
-  const std::string dir = ::testing::TempDir() + "/find_program";
-  mkdir(dir.c_str(), 0700);
+  std::string dir = ::testing::TempDir() + "/find_program.XXXXXX";
+  ASSERT_NE(mkdtemp(dir.data()), nullptr);
   std::ofstream(dir + "/tool") << "#!/bin/sh\n";
   EXPECT_FALSE(FindProgram("tool", dir).ok()) << "not executable yet";
   chmod((dir + "/tool").c_str(), 0700);
@@ -115,6 +117,8 @@ TEST(LaunchLineTest, FindsProgramsAlongThePathOnly) {
   EXPECT_FALSE(FindProgram("tool", "/nowhere").ok());
   EXPECT_FALSE(FindProgram("tool", "").ok());
   EXPECT_FALSE(FindProgram(dir, "").ok()) << "a directory is no program";
+  unlink((dir + "/tool").c_str());
+  rmdir(dir.c_str());
 }
 
 }  // namespace
