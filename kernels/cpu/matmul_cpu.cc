@@ -191,6 +191,7 @@ void RunDense(const Group& group, const float* x, const uint8_t* w, const Output
   const PackedMatrix& matrix = *out.args->w;
   const int64_t columns = matrix.columns();
   const int64_t block = group.tile_count == 1 ? std::max<int64_t>(columns, 1) : kBlockK;
+  const int64_t block_bytes = DTypeBytes(kType, kBlockK) * kPanelColumns;
   TileArgs a;
   a.panel_stride = PanelBytes(kType, columns, 0);
   for (int64_t k = 0; k == 0 || k < columns; k += block) {
@@ -201,7 +202,15 @@ void RunDense(const Group& group, const float* x, const uint8_t* w, const Output
     a.w = w + DTypeBytes(kType, k) * kPanelColumns;
     for (int t = 0; t < group.tile_count; ++t) {
       const int rows = group.tiles[t].padded;
-      a.prefetch = t == 0 ? kPrefetchBytes : 0;
+      if (group.tile_count == 1) {
+        a.ahead = a.w + kPrefetchBytes;
+        a.ahead_step = StepBytes(kType);
+      } else {
+        // The tiles take turns in fetching the next block, so that memory works while the later
+        // ones compute.
+        a.ahead = a.w + block_bytes + block_bytes * t / group.tile_count;
+        a.ahead_step = StepBytes(kType) / group.tile_count;
+      }
       a.x = tile_x + k * rows;
       a.sums = tile_sums;
       RunTileOf<kType>(rows, out.panels, a);

@@ -24,7 +24,11 @@ struct TileArgs {
   int64_t k = 0;               // length of the range
   float* sums = nullptr;       // [panel][R][32], moved to the first column
   bool first = false;          // the range starts at K's beginning: sums start at 0
-  int64_t prefetch = 0;        // bytes to fetch ahead of use, 0: none
+  // Weights to fetch into cache meanwhile, and by how much that address moves per step (one k of
+  // f32 or f16, two of bf16); nullptr: nothing. The address may lie beyond the weights: a prefetch
+  // cannot fault.
+  const uint8_t* ahead = nullptr;
+  int64_t ahead_step = 0;
 };
 
 // V vectors beginning at one panel; those beyond the panel's end lie in the next panels.
@@ -45,10 +49,18 @@ HWY_INLINE void MultiplyAdd(const float* x, const VF32 (&w)[V], VF32 (&sums)[R][
   }
 }
 
-template <int V>
-HWY_INLINE void PrefetchLines(const uint8_t* w, int64_t panel_stride, int64_t ahead) {
+// Bytes of one panel that one step of the loops below reads: one or two cache lines.
+constexpr int64_t StepBytes(DType dtype) {
+  return dtype == DType::kF16 ? 64 : 128;
+}
+
+template <DType kType, int V>
+HWY_INLINE void PrefetchAhead(const uint8_t* ahead, int64_t panel_stride) {
 #pragma GCC unroll 4
-  for (int p = 0; p < TileShape<V>::kPanels; ++p) hwy::Prefetch(w + p * panel_stride + ahead);
+  for (int p = 0; p < TileShape<V>::kPanels; ++p) {
+    hwy::Prefetch(ahead + p * panel_stride);
+    if (StepBytes(kType) > 64) hwy::Prefetch(ahead + p * panel_stride + 64);
+  }
 }
 
 // f32 and f16: one k at a time.
@@ -58,12 +70,11 @@ HWY_INLINE void RunSingles(const TileArgs& a, VF32 (&sums)[R][V]) {
   constexpr int kHere = TileShape<V>::kVectorsHere;
   constexpr int64_t kBytes = kType == DType::kF32 ? 4 : 2;
   const uint8_t* w = a.w;
+  const uint8_t* ahead = a.ahead;
   const float* x = a.x;
   for (int64_t k = 0; k < a.k; ++k) {
-    if (a.prefetch != 0) {
-      PrefetchLines<V>(w, a.panel_stride, a.prefetch);
-      if (kBytes == 4) PrefetchLines<V>(w, a.panel_stride, a.prefetch + 64);
-    }
+    if (a.ahead != nullptr) PrefetchAhead<kType, V>(ahead, a.panel_stride);
+    ahead += a.ahead_step;
     VF32 weights[V];
 #pragma GCC unroll 16
     for (int v = 0; v < V; ++v) {
@@ -85,12 +96,11 @@ HWY_INLINE void RunPairs(const TileArgs& a, VF32 (&sums)[R][V]) {
   constexpr int kHere = TileShape<V>::kVectorsHere;
   const auto high = hn::Set(du, 0xffff0000U);
   const uint8_t* w = a.w;
+  const uint8_t* ahead = a.ahead;
   const float* x = a.x;
   for (int64_t k = 0; k < a.k; k += 2) {
-    if (a.prefetch != 0) {
-      PrefetchLines<V>(w, a.panel_stride, a.prefetch);
-      PrefetchLines<V>(w, a.panel_stride, a.prefetch + 64);
-    }
+    if (a.ahead != nullptr) PrefetchAhead<DType::kBF16, V>(ahead, a.panel_stride);
+    ahead += a.ahead_step;
     hn::Vec<U32> pairs[V];
     VF32 weights[V];
 #pragma GCC unroll 16
