@@ -31,6 +31,13 @@ int UsableCores() {
   return std::max(1, CPU_COUNT(&set));
 }
 
+// The coordinator gives a plan up after the step timeout; a rank waits longer, so that what is slow
+// everywhere is the coordinator's to judge, and a rank's own verdict means that a peer is stuck. At
+// least some ticks of rank 0.
+int64_t WaitLimitMs(const WorkerOptions& options) {
+  return 2 * options.step_timeout_ms + 5 * PlanSource::kTickMs;
+}
+
 // Errors that the same command would meet again.
 bool IsUsage(const absl::Status& status) {
   switch (status.code()) {
@@ -83,7 +90,7 @@ absl::Status Rank::Open() {
   threads_ = options_.threads > 0 ? options_.threads : std::max(1, cores / ranks);
   oversubscribed_ = threads_ * ranks > cores;
   watchdog_ = std::make_unique<Watchdog>(
-      board_, WatchdogOptions{2 * options_.step_timeout_ms, 500},
+      board_, WatchdogOptions{WaitLimitMs(options_), 500},
       [this](const Wait& wait, int64_t waited_ms) { OnOverdue(wait, waited_ms); });
   if (group_->rank() == 0) {
     CoordinatorLinkOptions link;
@@ -252,7 +259,7 @@ void Rank::ReportFault(const std::string& operation, const std::string& text) {
 // touched.
 void Rank::OnOverdue(const Wait& wait, int64_t waited_ms) {
   const std::string text = DescribeWait(wait, waited_ms);
-  LOG_ERROR("overdue: {} (the limit is {} ms)", text, 2 * options_.step_timeout_ms);
+  LOG_ERROR("overdue: {} (the limit is {} ms)", text, WaitLimitMs(options_));
   ReportFault(wait.operation, text);
   _exit(kExitWatchdog);
 }

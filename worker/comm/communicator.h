@@ -19,7 +19,7 @@ class StageCommunicator {
   // out = every rank's `bytes` bytes in rank order: out[r * bytes ..] is rank r's `in`. `in` may lie in place in `out`.
   virtual absl::Status AllGather(const void* in, int64_t bytes, void* out) = 0;
   // `root`'s bytes to all. Ranks other than root may wait here for long when the group is idle: `idle` says that this
-  // wait has no deadline and must not burn CPU.
+  // wait is the usual state and must not burn CPU.
   virtual absl::Status Broadcast(void* data, int64_t bytes, int root, bool idle) = 0;
 };
 

@@ -147,7 +147,6 @@ absl::Status ShmCommunicator::Barrier(const char* operation, Urgency urgency) {
     return absl::OkStatus();
   }
   if (SpinForGeneration(generation)) return absl::OkStatus();
-  if (urgency == Urgency::kIdle) return SleepForGeneration(generation, urgency);
   ScopedWait wait(*options_.board, operation, barriers_, FirstMissingRank());
   return SleepForGeneration(generation, urgency);
 }

@@ -18,8 +18,8 @@ class Transport {
   // Copies the bytes into a send buffer of its own and returns; blocks only when kMaxSendsInFlight sends to `to` are
   // incomplete.
   virtual absl::Status Send(int to, Tag tag, const void* data, int64_t bytes) = 0;
-  // Waits for the next message of (from, tag) and replaces `out` by it. `idle`: no deadline, backs off to sleeps of
-  // 2 ms. Otherwise the watchdog bounds the wait.
+  // Waits for the next message of (from, tag) and replaces `out` by it. `idle`: the wait may be the usual state, so it
+  // backs off to sleeps of 2 ms. The watchdog bounds it either way.
   virtual absl::Status Receive(int from, Tag tag, std::vector<uint8_t>* out, bool idle) = 0;
   // Whether a message of (from, tag) waits. Also moves sends on.
   virtual bool Probe(int from, Tag tag) = 0;

@@ -222,7 +222,10 @@ void CoordinatorLink::Ended(const absl::Status& status) {
 
 absl::StatusOr<PlanSource::Next> CoordinatorLink::Take(bool wait, v1::StepPlan* plan) {
   MutexLock lock(mutex_);
-  while (wait && waiting_.empty() && end_.ok() && !stopping_) plans_changed_.Wait(mutex_);
+  const int64_t deadline_ms = NowMs() + kTickMs;
+  while (wait && waiting_.empty() && end_.ok() && !stopping_) {
+    if (!plans_changed_.WaitUntil(mutex_, AtMs(deadline_ms))) break;
+  }
   if (!end_.ok()) return end_;
   if (stopping_) return Next::kEnd;
   if (waiting_.empty()) return Next::kNone;

@@ -13,11 +13,13 @@ namespace pergola {
 class PlanSource {
  public:
   enum class Next { kNone, kPlan, kEnd };
+  // Rank 0 lets the others know this often that it lives while it has no plan.
+  static constexpr int kTickMs = 1000;
 
   virtual ~PlanSource() = default;
-  // kPlan: the oldest plan that waits is in `plan`. kNone: none waits (only if !wait). kEnd: the
-  // group ends in order. With `wait` sleeps until there is something else than kNone, without
-  // deadline. An error ends the group: no coordinator for too long, or one that refuses this group.
+  // kPlan: the oldest plan that waits is in `plan`. kNone: none waits; with `wait`, none came
+  // within kTickMs either. kEnd: the group ends in order. An error ends the group: no coordinator
+  // for too long, or one that refuses this group.
   virtual absl::StatusOr<Next> Take(bool wait, v1::StepPlan* plan) = 0;
 };
 

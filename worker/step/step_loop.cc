@@ -11,9 +11,16 @@
 namespace pergola {
 namespace {
 
-// A plan goes through the stage as one frame of this size, its length first, and the rest, if any,
-// as a second message: a plan of some dozen decode entries needs one round.
-constexpr size_t kFrameBytes = 2048;
+// What rank 0 sends to the leaders, and they to their stages: one of these bytes, and after
+// kPlanFrame the plan. A tick says that rank 0 lives though it has no plan, so that every wait of
+// the others has a deadline.
+constexpr char kPlanFrame = 'P';
+constexpr char kTickFrame = 'T';
+constexpr char kEndFrame = 'E';
+
+// A frame goes through the stage as one message of this size, its length first, and the rest, if
+// any, as a second message: a plan of some dozen decode entries needs one round.
+constexpr size_t kFirstBytes = 2048;
 constexpr size_t kLengthBytes = 8;
 
 // References reach back at most the depth of the pipeline (stages + 1); some more cost nothing.
@@ -57,10 +64,10 @@ absl::Status StepLoop::Run() {
   }
 }
 
-absl::Status StepLoop::ForwardPlan(const std::string& bytes) {
+absl::Status StepLoop::Forward(const std::string& frame) {
   for (int stage = 1; stage < layout_.pipeline_parallel; ++stage) {
-    RETURN_IF_ERROR(parts_.transport->Send(layout_.RankOf(stage, 0), Tag::kPlan, bytes.data(),
-                                           static_cast<int64_t>(bytes.size())));
+    RETURN_IF_ERROR(parts_.transport->Send(layout_.RankOf(stage, 0), Tag::kPlan, frame.data(),
+                                           static_cast<int64_t>(frame.size())));
   }
   return absl::OkStatus();
 }
@@ -72,57 +79,67 @@ absl::Status StepLoop::TakePlans() {
     if (wait && parts_.transport != nullptr) RETURN_IF_ERROR(parts_.transport->Flush());
     v1::StepPlan plan;
     ASSIGN_OR_RETURN(const PlanSource::Next next, parts_.plans->Take(wait, &plan));
-    if (next == PlanSource::Next::kNone) return absl::OkStatus();
-    Pending pending = {{}, options_.now_us()};
-    if (next == PlanSource::Next::kPlan) pending.bytes = plan.SerializeAsString();
-    RETURN_IF_ERROR(ForwardPlan(pending.bytes));
+    if (next == PlanSource::Next::kNone && !wait) return absl::OkStatus();
+    Pending pending = {std::string(1, kTickFrame), options_.now_us()};
+    if (next == PlanSource::Next::kPlan) pending.frame = kPlanFrame + plan.SerializeAsString();
+    if (next == PlanSource::Next::kEnd) pending.frame = kEndFrame;
+    RETURN_IF_ERROR(Forward(pending.frame));
     queue_.push_back(std::move(pending));
-    if (next == PlanSource::Next::kEnd) {
-      return parts_.transport == nullptr ? absl::OkStatus() : parts_.transport->Flush();
-    }
+    if (next == PlanSource::Next::kPlan) continue;
+    return parts_.transport == nullptr ? absl::OkStatus() : parts_.transport->Flush();
   }
 }
 
-absl::Status StepLoop::ShareInStage(std::string* bytes) {
+absl::Status StepLoop::ShareInStage(std::string* frame) {
   if (layout_.tensor_parallel == 1) return absl::OkStatus();
-  uint8_t frame[kFrameBytes] = {};
-  const size_t room = kFrameBytes - kLengthBytes;
+  uint8_t first[kFirstBytes] = {};
+  const size_t room = kFirstBytes - kLengthBytes;
   if (layout_.leader()) {
-    PutLength(bytes->size(), frame);
-    std::memcpy(frame + kLengthBytes, bytes->data(), std::min(room, bytes->size()));
+    PutLength(frame->size(), first);
+    std::memcpy(first + kLengthBytes, frame->data(), std::min(room, frame->size()));
   }
-  RETURN_IF_ERROR(parts_.communicator->Broadcast(frame, kFrameBytes, 0, /*idle=*/true));
+  RETURN_IF_ERROR(parts_.communicator->Broadcast(first, kFirstBytes, 0, /*idle=*/true));
   if (!layout_.leader()) {
-    bytes->resize(GetLength(frame));
-    std::memcpy(bytes->data(), frame + kLengthBytes, std::min(room, bytes->size()));
+    frame->resize(GetLength(first));
+    std::memcpy(frame->data(), first + kLengthBytes, std::min(room, frame->size()));
   }
-  if (bytes->size() <= room) return absl::OkStatus();
-  return parts_.communicator->Broadcast(bytes->data() + room,
-                                        static_cast<int64_t>(bytes->size() - room), 0,
+  if (frame->size() <= room) return absl::OkStatus();
+  return parts_.communicator->Broadcast(frame->data() + room,
+                                        static_cast<int64_t>(frame->size() - room), 0,
                                         /*idle=*/false);
 }
 
-absl::StatusOr<bool> StepLoop::NextPlan() {
-  std::string bytes;
+absl::StatusOr<std::string> StepLoop::NextFrame() {
+  std::string frame;
   if (layout_.world_rank == 0) {
-    const bool ending = !queue_.empty() && queue_.back().bytes.empty();
+    const bool ending = !queue_.empty() && queue_.back().frame[0] == kEndFrame;
     if (!ending) RETURN_IF_ERROR(TakePlans());
-    bytes = std::move(queue_.front().bytes);
+    frame = std::move(queue_.front().frame);
     received_us_ = queue_.front().received_us;
     queue_.pop_front();
   } else if (layout_.leader()) {
     RETURN_IF_ERROR(parts_.transport->Receive(0, Tag::kPlan, &message_, /*idle=*/true));
-    bytes.assign(reinterpret_cast<const char*>(message_.data()), message_.size());
+    frame.assign(reinterpret_cast<const char*>(message_.data()), message_.size());
     received_us_ = options_.now_us();
   }
-  RETURN_IF_ERROR(ShareInStage(&bytes));
+  RETURN_IF_ERROR(ShareInStage(&frame));
   if (!layout_.leader()) received_us_ = options_.now_us();
-  if (bytes.empty()) return false;
-  if (!plan_.ParseFromString(bytes)) {
+  return frame;
+}
+
+absl::StatusOr<bool> StepLoop::NextPlan() {
+  while (true) {
+    ASSIGN_OR_RETURN(const std::string frame, NextFrame());
+    const char kind = frame.empty() ? '\0' : frame[0];
+    if (kind == kTickFrame) continue;
+    if (kind == kEndFrame) return false;
+    if (kind == kPlanFrame &&
+        plan_.ParseFromArray(frame.data() + 1, static_cast<int>(frame.size() - 1))) {
+      return true;
+    }
     return absl::InternalError(
-        absl::StrCat("a plan of ", bytes.size(), " bytes came damaged from rank 0"));
+        absl::StrCat("a plan of ", frame.size(), " bytes came damaged from rank 0"));
   }
-  return true;
 }
 
 absl::StatusOr<bool> StepLoop::CheckOrder() {

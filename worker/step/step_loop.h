@@ -61,16 +61,19 @@ class StepLoop {
 
  private:
   struct Pending {
-    std::string bytes;
+    std::string frame;
     int64_t received_us;
   };
 
   // The next plan into plan_; false when the group ends.
   absl::StatusOr<bool> NextPlan();
-  // Rank 0: passes on all plans that wait; sleeps for one if none is queued.
+  // The next frame (see step_loop.cc) that this rank's stage is given.
+  absl::StatusOr<std::string> NextFrame();
+  // Rank 0: passes on all plans that wait; sleeps for one if none is queued, and passes on a tick
+  // if none comes.
   absl::Status TakePlans();
-  absl::Status ForwardPlan(const std::string& bytes);
-  absl::Status ShareInStage(std::string* bytes);
+  absl::Status Forward(const std::string& frame);
+  absl::Status ShareInStage(std::string* frame);
 
   // False: the plan is of an old epoch and is dropped.
   absl::StatusOr<bool> CheckOrder();
@@ -88,7 +91,7 @@ class StepLoop {
   std::atomic<uint64_t> epoch_{0};
   std::atomic<uint64_t> plan_id_{0};
 
-  std::deque<Pending> queue_;  // rank 0: forwarded, not executed; an empty plan marks the end
+  std::deque<Pending> queue_;  // rank 0: forwarded, not executed
   v1::StepPlan plan_;
   int64_t received_us_ = 0;
   v1::StepResult times_;  // plan, epoch and the stages' times so far
