@@ -101,7 +101,7 @@ std::vector<v1::GenerateRequest> MakeRequests(uint32_t vocabulary) {
     for (uint64_t t = 0; t < prompt_tokens; ++t) {
       requests[i].mutable_tokens()->add_ids(static_cast<int32_t>(random() % vocabulary));
     }
-    requests[i].mutable_stop()->set_max_new_tokens(100 + random() % 100);
+    requests[i].mutable_stop()->set_max_new_tokens(32 + random() % 64);
     requests[i].mutable_stop()->set_ignore_eos(true);
     requests[i].mutable_sampling()->set_temperature(i % 2 == 0 ? 0.0F : 0.8F);
     requests[i].mutable_sampling()->set_seed(random());
@@ -148,7 +148,7 @@ void CheckCancelledStreamsReturnBlocks(Service& service,
                                        const std::vector<Output>& alone) {
   std::mt19937_64 random(kSeed + 1);
   std::vector<int> cancel_after(kStreams, -1);
-  for (int i = 0; i < kStreams; i += 2) cancel_after[i] = static_cast<int>(random() % 90);
+  for (int i = 0; i < kStreams; i += 2) cancel_after[i] = static_cast<int>(random() % 30);
   const auto outputs = RunTogether(service, requests, cancel_after);
   for (int i = 0; i < kStreams; ++i) {
     if (cancel_after[i] >= 0) {
