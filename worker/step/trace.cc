@@ -7,6 +7,11 @@
 #include "base/status.h"
 
 namespace pergola {
+namespace {
+
+constexpr size_t kBufferBytes = 4096;  // longer than any line
+
+}  // namespace
 
 absl::StatusOr<std::unique_ptr<Trace>> Trace::Open(const std::string& path, int pid,
                                                    const std::string& process) {
@@ -14,6 +19,8 @@ absl::StatusOr<std::unique_ptr<Trace>> Trace::Open(const std::string& path, int 
   if (file == nullptr) {
     return absl::InvalidArgumentError(absl::StrCat("trace ", path, ": ", std::strerror(errno)));
   }
+  // Line by line: a group ends by a signal, and the format does without the closing bracket then.
+  std::setvbuf(file, nullptr, _IOLBF, kBufferBytes);
   std::fprintf(
       file, "[\n{\"name\":\"process_name\",\"ph\":\"M\",\"pid\":%d,\"args\":{\"name\":\"%s\"}},\n",
       pid, process.c_str());
