@@ -114,7 +114,7 @@ class CoordinatorServer::Impl {
     // The engine tells changes only, from "not serving" on; no group can attach before the internal
     // listener is up.
     engine->OnServingChanged([health = health_](bool serving) { health->Set(serving); });
-    RETURN_IF_ERROR(StartInternal(options, &internal));
+    RETURN_IF_ERROR(StartInternal(&internal));
     public_address_ = FormatAddress(open_to);
     internal_address_ = FormatAddress(internal);
     return absl::OkStatus();
@@ -149,7 +149,7 @@ class CoordinatorServer::Impl {
     return absl::OkStatus();
   }
 
-  absl::Status StartInternal(const ServerOptions& options, Address* address) {
+  absl::Status StartInternal(Address* address) {
     grpc::ServerBuilder builder;
     SetCommon(&builder, 10'000, 20'000);
     builder.SetOption(std::make_unique<grpc::HealthCheckServiceServerBuilderOption>(nullptr));

@@ -122,21 +122,21 @@ grpc::ServerUnaryReactor* GenerationService::GenerateBatch(grpc::CallbackServerC
   return BatchCall::Start(door_, context, request, response);
 }
 
-grpc::ServerUnaryReactor* GenerationService::Tokenize(grpc::CallbackServerContext* context,
+grpc::ServerUnaryReactor* GenerationService::Tokenize(grpc::CallbackServerContext*,
                                                       const grpc::ByteBuffer* request,
                                                       grpc::ByteBuffer* response) {
   return TextCall<v1::TokenizeRequest, v1::TokenizeResponse>::Start(door_, request, response,
                                                                     DoTokenize);
 }
 
-grpc::ServerUnaryReactor* GenerationService::Detokenize(grpc::CallbackServerContext* context,
+grpc::ServerUnaryReactor* GenerationService::Detokenize(grpc::CallbackServerContext*,
                                                         const grpc::ByteBuffer* request,
                                                         grpc::ByteBuffer* response) {
   return TextCall<v1::DetokenizeRequest, v1::DetokenizeResponse>::Start(door_, request, response,
                                                                         DoDetokenize);
 }
 
-grpc::ServerUnaryReactor* GenerationService::ModelInfo(grpc::CallbackServerContext* context,
+grpc::ServerUnaryReactor* GenerationService::ModelInfo(grpc::CallbackServerContext*,
                                                        const grpc::ByteBuffer* request,
                                                        grpc::ByteBuffer* response) {
   return TextCall<v1::ModelInfoRequest, v1::ModelInfoResponse>::Start(door_, request, response,
