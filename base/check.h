@@ -1,5 +1,5 @@
-// CHECK: our own bugs end the process with a line that names the place. Not for anything that a client, a file or a
-// peer can cause; that is a Status.
+// CHECK: our own bugs end the process with a line that names the place. Not for anything that a
+// client, a file or a peer can cause; that is a Status.
 #pragma once
 
 #include <string>
@@ -13,8 +13,8 @@ namespace pergola {
 }  // namespace pergola
 
 #define PERGOLA_CHECK(condition) PERGOLA_CHECK_MSG(condition, "")
-#define PERGOLA_CHECK_MSG(condition, detail)                             \
-  do {                                                                   \
-    if (!(condition)) [[unlikely]]                                       \
-      ::pergola::CheckFailed(__FILE__, __LINE__, #condition, (detail));  \
+#define PERGOLA_CHECK_MSG(condition, detail)                            \
+  do {                                                                  \
+    if (!(condition)) [[unlikely]]                                      \
+      ::pergola::CheckFailed(__FILE__, __LINE__, #condition, (detail)); \
   } while (false)

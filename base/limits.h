@@ -1,4 +1,5 @@
-// Every bound that both sides of a wire must agree on, with its reason. Bounds of one module live in that module.
+// Every bound that both sides of a wire must agree on, with its reason. Bounds of one module live
+// in that module.
 #pragma once
 
 #include <cstdint>
@@ -10,8 +11,8 @@ inline constexpr uint32_t kProtocolVersion = 1;
 // Raised whenever any bit of any computed logit or draw may change.
 inline constexpr uint32_t kNumericsVersion = 1;
 
-inline constexpr uint32_t kMaxBatchRequests = 256;              // GenerateBatch
-inline constexpr uint32_t kMaxTextBytes = 4u << 20;             // a prompt as text
+inline constexpr uint32_t kMaxBatchRequests = 256;   // GenerateBatch
+inline constexpr uint32_t kMaxTextBytes = 4u << 20;  // a prompt as text
 inline constexpr uint32_t kMaxDetokenizeIds = 1u << 20;
 inline constexpr uint32_t kMaxStopStrings = 16;
 inline constexpr uint32_t kMaxStopStringBytes = 256;
@@ -33,7 +34,8 @@ inline constexpr char kJoinTokenVariable[] = "PERGOLA_JOIN_TOKEN";
 
 // Exit codes. Codes of 128 and above tell a launcher to start the group again.
 inline constexpr int kExitOk = 0;
-inline constexpr int kExitUsage = 2;        // bad flag, bad file, a layout the model cannot take: do not retry
+inline constexpr int kExitUsage =
+    2;  // bad flag, bad file, a layout the model cannot take: do not retry
 inline constexpr int kExitRetryable = 130;  // a peer, a device or a network failed: start again
 inline constexpr int kExitWatchdog = 131;   // a wait was overdue
 inline constexpr int kExitOrphaned = 132;   // no coordinator for --orphan-timeout-ms

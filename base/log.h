@@ -1,4 +1,5 @@
-// Logging to standard error, one line per event, through spdlog. An error is logged once, where it starts.
+// Logging to standard error, one line per event, through spdlog. An error is logged once, where it
+// starts.
 #pragma once
 
 #include <string>
@@ -7,8 +8,8 @@
 
 namespace pergola {
 
-// Sends all log lines to standard error as "2026-01-01 00:00:00.000 I name text". `level` is debug, info, warn or
-// error; anything else returns false and leaves info.
+// Sends all log lines to standard error as "2026-01-01 00:00:00.000 I name text". `level` is debug,
+// info, warn or error; anything else returns false and leaves info.
 bool InitLog(const std::string& name, const std::string& level);
 
 }  // namespace pergola

@@ -1,5 +1,5 @@
-// A thin annotated wrapper of std::mutex and std::condition_variable_any (absl::Mutex of Debian is invisible to TSan).
-// Only queues and mailboxes hold one; nothing is called out under a lock.
+// A thin annotated wrapper of std::mutex and std::condition_variable_any (absl::Mutex of Debian is
+// invisible to TSan). Only queues and mailboxes hold one; nothing is called out under a lock.
 #pragma once
 
 #include <chrono>
@@ -44,8 +44,8 @@ class PERGOLA_ANNOTATION(scoped_lockable) MutexLock {
   Mutex& mutex_;
 };
 
-// Waits atomically release and reacquire the mutex, which the caller holds. Wake-ups may be spurious: loop on the
-// condition.
+// Waits atomically release and reacquire the mutex, which the caller holds. Wake-ups may be
+// spurious: loop on the condition.
 class CondVar {
  public:
   void Wait(Mutex& mutex) REQUIRES(mutex) {

@@ -1,4 +1,5 @@
-// Short forms for absl::Status: early return and prefixing. Errors are made with absl::InvalidArgumentError(StrCat(..)).
+// Short forms for absl::Status: early return and prefixing. Errors are made with
+// absl::InvalidArgumentError(StrCat(..)).
 #pragma once
 
 #include <string_view>
@@ -12,8 +13,12 @@
 namespace pergola {
 
 // Debian's abseil has its own string_view; these two convert explicitly.
-inline absl::string_view ToAbsl(std::string_view s) { return {s.data(), s.size()}; }
-inline std::string_view ToStd(absl::string_view s) { return {s.data(), s.size()}; }
+inline absl::string_view ToAbsl(std::string_view s) {
+  return {s.data(), s.size()};
+}
+inline std::string_view ToStd(absl::string_view s) {
+  return {s.data(), s.size()};
+}
 
 // The same code, with "prefix: " before the message; an OK status stays OK.
 absl::Status Prefixed(const absl::Status& status, std::string_view prefix);
@@ -21,9 +26,9 @@ absl::Status Prefixed(const absl::Status& status, std::string_view prefix);
 }  // namespace pergola
 
 // Returns the status from the enclosing function unless it is OK.
-#define RETURN_IF_ERROR(expression)                              \
-  do {                                                           \
-    absl::Status return_if_error_status = (expression);          \
+#define RETURN_IF_ERROR(expression)                                  \
+  do {                                                               \
+    absl::Status return_if_error_status = (expression);              \
     if (!return_if_error_status.ok()) return return_if_error_status; \
   } while (false)
 

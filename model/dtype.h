@@ -13,7 +13,8 @@ enum class DType : uint8_t {
   kI32,
   kQ8_0,  // GGUF: blocks of 32 = one f16 scale, 32 int8; value = scale * q
   kQ4_0,  // GGUF: blocks of 32 = one f16 scale, 16 bytes of nibbles; value = scale * (q - 8)
-  kQ4_1,  // GGUF: blocks of 32 = f16 scale, f16 minimum, 16 bytes of nibbles; value = scale * q + minimum
+  kQ4_1,  // GGUF: blocks of 32 = f16 scale, f16 minimum, 16 bytes of nibbles; value = scale * q +
+          // minimum
 };
 
 // "f32", "bf16", ..., as printed and as taken by flags.
@@ -31,8 +32,8 @@ float F16ToF32(uint16_t bits);
 uint16_t F32ToBF16(float value);
 uint16_t F32ToF16(float value);
 
-// Decodes `values` (a multiple of BlockValues) consecutive values of `dtype` at `source` to f32: the one scalar
-// decoder that tests and references use. Not for kI32.
+// Decodes `values` (a multiple of BlockValues) consecutive values of `dtype` at `source` to f32:
+// the one scalar decoder that tests and references use. Not for kI32.
 void DecodeToF32(DType dtype, const void* source, int64_t values, float* destination);
 
 }  // namespace pergola

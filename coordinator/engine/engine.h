@@ -1,5 +1,5 @@
-// The engine thread around EngineCore: an inbox, a clock and nothing else. Every public function may be called from any
-// thread and never blocks; the core runs on the engine's own thread.
+// The engine thread around EngineCore: an inbox, a clock and nothing else. Every public function
+// may be called from any thread and never blocks; the core runs on the engine's own thread.
 #pragma once
 
 #include <cstdint>
@@ -18,22 +18,23 @@ namespace pergola {
 
 // Bounds and waits, with their flags' defaults.
 struct EngineOptions {
-  std::string text_hash;                   // of the coordinator's text parts; a group with another is refused
-  uint32_t max_queued_sequences = 1024;    // waiting for a slot; beyond: RESOURCE_EXHAUSTED
-  int64_t max_queued_bytes = 256 << 20;    // of queued prompts
-  int64_t step_timeout_us = 60'000'000;    // a plan unanswered for longer loses the group
-  int64_t failover_wait_us = 10'000'000;   // a lost sequence waits so long for its own numerics id
-  int64_t probe_interval_us = 1'000'000;   // empty plan while idle
-  uint64_t start_time_us = 0;              // since 1970: the first epoch
-  uint32_t prefill_rows = 256;             // most prompt rows per plan beside decodes (chunked prefill)
+  std::string text_hash;  // of the coordinator's text parts; a group with another is refused
+  uint32_t max_queued_sequences = 1024;   // waiting for a slot; beyond: RESOURCE_EXHAUSTED
+  int64_t max_queued_bytes = 256 << 20;   // of queued prompts
+  int64_t step_timeout_us = 60'000'000;   // a plan unanswered for longer loses the group
+  int64_t failover_wait_us = 10'000'000;  // a lost sequence waits so long for its own numerics id
+  int64_t probe_interval_us = 1'000'000;  // empty plan while idle
+  uint64_t start_time_us = 0;             // since 1970: the first epoch
+  uint32_t prefill_rows = 256;  // most prompt rows per plan beside decodes (chunked prefill)
 };
 
 // What doors need to know of the groups to validate a request; changes when groups come and go.
 struct ServingLimits {
-  bool attached = false;        // some group is attached; else the fields below are of the last one, or zero
+  bool attached =
+      false;  // some group is attached; else the fields below are of the last one, or zero
   uint32_t context_length = 0;
   uint32_t vocabulary_size = 0;
-  uint64_t kv_tokens = 0;       // positions all blocks of the largest group hold
+  uint64_t kv_tokens = 0;  // positions all blocks of the largest group hold
   uint32_t block_tokens = 0;
   std::string numerics_id;
   std::string fingerprint;
@@ -47,20 +48,22 @@ class Engine {
   explicit Engine(EngineOptions options, const std::string& trace_path = "");
   ~Engine();  // Stop()
 
-  // Admission: reserves a place in the bounded waiting queue or says RESOURCE_EXHAUSTED (full) or UNAVAILABLE
-  // (draining). On OK the mailbox gets exactly one end, whatever happens.
+  // Admission: reserves a place in the bounded waiting queue or says RESOURCE_EXHAUSTED (full) or
+  // UNAVAILABLE (draining). On OK the mailbox gets exactly one end, whatever happens.
   absl::StatusOr<SequenceId> Submit(SequenceRequest request);
-  // The sequence ends with `status` (CANCELLED, DEADLINE_EXCEEDED); its slot and blocks are free within two steps.
-  // Unknown or ended ids are ignored.
+  // The sequence ends with `status` (CANCELLED, DEADLINE_EXCEEDED); its slot and blocks are free
+  // within two steps. Unknown or ended ids are ignored.
   void Cancel(SequenceId id, absl::Status status);
 
   ServingLimits limits() const;
   // Snapshot by `done` on the engine thread.
   void Status(std::function<void(v1::StatusResponse)> done);
-  // Refuses new work, then calls `done` once when nothing runs or `timeout_us` is over (the rest ends UNAVAILABLE).
+  // Refuses new work, then calls `done` once when nothing runs or `timeout_us` is over (the rest
+  // ends UNAVAILABLE).
   void Drain(int64_t timeout_us, std::function<void(v1::DrainResponse)> done);
   bool draining() const;
-  // Called on the engine thread whenever `serving` changes: a group is attached and has answered a plan, not draining.
+  // Called on the engine thread whenever `serving` changes: a group is attached and has answered a
+  // plan, not draining.
   void OnServingChanged(std::function<void(bool serving)> callback);
 
   // Links. `connection` names one Attach stream, chosen by the link, never reused.

@@ -1,5 +1,6 @@
-// The engine's side of one attached group: where plans go. Implemented over gRPC (coordinator/link) and by fakes. Calls
-// come from the engine thread and never block; the link calls the engine back only by posting to it.
+// The engine's side of one attached group: where plans go. Implemented over gRPC (coordinator/link)
+// and by fakes. Calls come from the engine thread and never block; the link calls the engine back
+// only by posting to it.
 #pragma once
 
 #include <cstdint>

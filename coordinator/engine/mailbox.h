@@ -1,5 +1,6 @@
-// From the engine to one door call: tokens and text coalesce until the reader takes them, then exactly one end. Bounded
-// by what one sequence may produce (max_new_tokens). One writer (engine thread), one reader (the call's reactor).
+// From the engine to one door call: tokens and text coalesce until the reader takes them, then
+// exactly one end. Bounded by what one sequence may produce (max_new_tokens). One writer (engine
+// thread), one reader (the call's reactor).
 #pragma once
 
 #include <cstdint>
@@ -20,15 +21,17 @@ class Mailbox {
   struct Delivery {
     std::vector<int32_t> ids;
     std::string text;
-    std::optional<v1::StreamInfo> info;  // set once, with the first delivery (prompt ids are added by the door)
+    std::optional<v1::StreamInfo>
+        info;  // set once, with the first delivery (prompt ids are added by the door)
     v1::Continuity continuity = v1::CONTINUITY_UNSPECIFIED;
     bool ended = false;
-    absl::Status status;                 // if ended
-    std::optional<v1::Finish> finish;    // if ended and status is OK
+    absl::Status status;               // if ended
+    std::optional<v1::Finish> finish;  // if ended and status is OK
     bool empty() const { return ids.empty() && text.empty() && !info && !ended; }
   };
 
-  // `notify` runs on the engine thread, outside the lock, whenever an empty mailbox gets something. It must not block.
+  // `notify` runs on the engine thread, outside the lock, whenever an empty mailbox gets something.
+  // It must not block.
   explicit Mailbox(std::function<void()> notify) : notify_(std::move(notify)) {}
 
   // Writer. Nothing may follow an ended delivery (CHECK).

@@ -1,4 +1,5 @@
-// How the engine turns a sequence's tokens into text and sees stop strings, without knowing a tokenizer.
+// How the engine turns a sequence's tokens into text and sees stop strings, without knowing a
+// tokenizer.
 #pragma once
 
 #include <cstdint>
@@ -17,7 +18,8 @@ class TextStream {
   };
   virtual ~TextStream() = default;
   virtual Delta Push(int32_t id) = 0;
-  // The end of the sequence without a stop string: what was held back (incomplete characters as U+FFFD).
+  // The end of the sequence without a stop string: what was held back (incomplete characters as
+  // U+FFFD).
   virtual std::string Flush() = 0;
 };
 
