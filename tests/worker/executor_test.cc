@@ -11,6 +11,7 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "kernels/sample.h"
 #include "tests/worker/executor_group.h"
 #include "tests/worker/memory_checkpoint.h"
 #include "tests/worker/plan_builder.h"
@@ -357,6 +358,36 @@ TEST(ExecutorTest, MaskLimitsWhatIsDrawn) {
       EXPECT_THAT(allowed, testing::Not(testing::Contains(results[0].ids(0))));
       EXPECT_THAT(allowed, testing::Contains(results[1].ids(0)));
       EXPECT_EQ(results[1].ids(0), results[2].ids(0));
+    }
+  }
+}
+
+TEST(ExecutorTest, DrawIsKeyedBySeedIndexAndThePositionOfTheNewToken) {
+  const MemoryCheckpoint checkpoint(TinySpec(), {});
+  for (int tp : {1, 2}) {
+    ExecutorGroup group(checkpoint, tp, 1, TinyOptions());
+    group.KeepLogits(true);
+    BuiltPlan first;
+    v1::SlotStart* start = first.Start(0, 2.0F, 1234567890123);
+    start->set_index(6);
+    start->mutable_sampling()->set_top_k(50);
+    start->mutable_sampling()->set_top_p(0.95F);
+    first.Add(0, RandomIds(10), 0, {0, 1});
+    group.Execute(first.plan, first.ids);
+    BuiltPlan second(2);
+    BuiltPlan::WantAll(second.Add(0, RandomIds(20), 10));
+    const auto results = group.Execute(second.plan, second.ids);
+    ASSERT_EQ(results[0].ids_size(), 20);
+    for (uint32_t i = 0; i < 20; ++i) {
+      SampleRow row;
+      row.logits = group.last().Logits(i).data();
+      row.temperature = 2;
+      row.top_k = 50;
+      row.top_p = 0.95F;
+      row.seed = 1234567890123;
+      row.index = 6;
+      row.position = 10 + i + 1;
+      EXPECT_EQ(results[0].ids(i), SampleRef(row, 97)) << "row " << i;
     }
   }
 }
