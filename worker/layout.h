@@ -1,5 +1,6 @@
-// World rank -> (stage, tp_rank, layer range, head range): the only place with rank arithmetic. World rank =
-// stage * tensor_parallel + tp_rank, so a stage's ranks are consecutive and mpirun fills a node with whole stages.
+// World rank -> (stage, tp_rank, layer range, head range): the only place with rank arithmetic.
+// World rank = stage * tensor_parallel + tp_rank, so a stage's ranks are consecutive and mpirun
+// fills a node with whole stages.
 #pragma once
 
 #include <cstdint>
@@ -24,11 +25,13 @@ struct RankLayout {
   int stage = 0;
   int tp_rank = 0;
   Range layers;
-  Range heads;        // global query heads
-  Range kv_heads;     // global KV heads this rank needs; ranges of two ranks overlap where a KV head is shared
+  Range heads;     // global query heads
+  Range kv_heads;  // global KV heads this rank needs; ranges of two ranks overlap where a KV head
+                   // is shared
   std::vector<int32_t> kv_of_head;  // [heads.size()]: local KV head of each local query head
-  Range ffn;          // rows of gate and up, columns of down; cuts on multiples of 32 unless ffn is too small for that
-  Range vocabulary;   // rows of embedding and LM head
+  Range ffn;  // rows of gate and up, columns of down; cuts on multiples of 32 unless ffn is too
+              // small for that
+  Range vocabulary;  // rows of embedding and LM head
 
   bool first_stage() const { return stage == 0; }
   bool last_stage() const { return stage == pipeline_parallel - 1; }
@@ -36,9 +39,9 @@ struct RankLayout {
   int RankOf(int at_stage, int at_tp_rank) const { return at_stage * tensor_parallel + at_tp_rank; }
 };
 
-// Stages are cut by cost (layer = its weight bytes; first stage + embedding row cost, last stage + LM head), each at
-// least one layer. INVALID_ARGUMENT naming value and limit if TP exceeds heads or vocabulary or ffn, PP exceeds layers,
-// or rank is outside TP * PP.
+// Stages are cut by cost (layer = its weight bytes; first stage + embedding row cost, last stage +
+// LM head), each at least one layer. INVALID_ARGUMENT naming value and limit if TP exceeds heads or
+// vocabulary or ffn, PP exceeds layers, or rank is outside TP * PP.
 absl::StatusOr<RankLayout> MakeLayout(const ModelSpec& spec, int tensor_parallel,
                                       int pipeline_parallel, int world_rank);
 // The layer ranges of all stages.

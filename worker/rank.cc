@@ -35,7 +35,7 @@ int UsableCores() {
 // everywhere is the coordinator's to judge, and a rank's own verdict means that a peer is stuck. At
 // least some ticks of rank 0.
 int64_t WaitLimitMs(const WorkerOptions& options) {
-  return 2 * options.step_timeout_ms + 5 * PlanSource::kTickMs;
+  return 2 * options.step_timeout_ms + 5 * int64_t{PlanSource::kTickMs};
 }
 
 // Errors that the same command would meet again.
@@ -123,6 +123,7 @@ absl::Status Rank::OpenShared() {
   ShmOptions options;
   options.rank = layout_.tp_rank;
   options.size = layout_.tensor_parallel;
+  options.first_world_rank = layout_.RankOf(layout_.stage, 0);
   options.spin = !oversubscribed_;
   options.board = &board_;
   if (transport_ != nullptr) {

@@ -114,7 +114,8 @@ TEST_P(CommTest, MixedCollectivesNeverOverrunOneAnother) {
       std::vector<float> data(count, static_cast<float>(rank + round));
       if (!stage.at(rank).AllReduce(data.data(), count).ok()) ++wrong[rank];
       const int n = stage.size();
-      const auto expected = static_cast<float>(n * round + n * (n - 1) / 2);
+      const int rank_sum = n * (n - 1) / 2;  // 0 + 1 + ... + (n - 1)
+      const auto expected = static_cast<float>(n * round + rank_sum);
       if (data.front() != expected || data.back() != expected) ++wrong[rank];
       int64_t word = rank == round % n ? round : -1;
       if (!stage.at(rank).Broadcast(&word, sizeof(word), round % n, false).ok()) ++wrong[rank];

@@ -40,6 +40,7 @@ class ThreadStage {
 // Calls body(rank) on `count` threads and waits for all.
 inline void OnThreads(int count, const std::function<void(int)>& body) {
   std::vector<std::thread> threads;
+  threads.reserve(count);
   for (int rank = 0; rank < count; ++rank) threads.emplace_back(body, rank);
   for (std::thread& thread : threads) thread.join();
 }

@@ -84,7 +84,7 @@ absl::Status Group::LearnPlaces() {
 
 absl::Status Group::CheckStages(int tensor_parallel, int pipeline_parallel) const {
   for (int stage = 0; stage < pipeline_parallel; ++stage) {
-    const RankPlace& leader = places_[stage * tensor_parallel];
+    const RankPlace& leader = places_[static_cast<size_t>(stage) * tensor_parallel];
     for (int tp_rank = 1; tp_rank < tensor_parallel; ++tp_rank) {
       const int rank = stage * tensor_parallel + tp_rank;
       if (places_[rank].node == leader.node) continue;
@@ -146,6 +146,7 @@ absl::StatusOr<std::vector<std::string>> Group::GatherTexts(const std::string& t
                             "MPI_Iallgather"));
   RETURN_IF_ERROR(MpiWait(&request, "MPI_Iallgather"));
   std::vector<std::string> texts;
+  texts.reserve(size_);
   for (int rank = 0; rank < size_; ++rank) texts.emplace_back(all.data() + rank * kMaxText);
   return texts;
 }

@@ -43,13 +43,6 @@ absl::Status MpiWait(MPI_Request* request, const char* call) {
 MpiTransport::MpiTransport(MPI_Comm world, const MpiTransportOptions& options)
     : world_(world), options_(options) {}
 
-// What is under way is left to MPI with its buffers: a rank that ends this way is about to end the
-// job.
-MpiTransport::~MpiTransport() {
-  if (!sends_.empty()) static_cast<void>(new std::list<Outgoing>(std::move(sends_)));
-  static_cast<void>(new std::map<ChannelKey, Channel>(std::move(channels_)));
-}
-
 absl::Status MpiTransport::MoveSendsOn() {
   for (auto send = sends_.begin(); send != sends_.end();) {
     int done = 0;

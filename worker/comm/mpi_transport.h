@@ -36,9 +36,9 @@ class MpiTransport : public Transport {
   static constexpr int kMaxSendsInFlight = 64;
   static constexpr int kMaxArrived = 64;
 
-  // `world` is borrowed; its error handler must return.
+  // `world` is borrowed; its error handler must return. Must outlive the process's last message:
+  // MPI knows its buffers, and nothing is cancelled.
   MpiTransport(MPI_Comm world, const MpiTransportOptions& options);
-  ~MpiTransport() override;
 
   absl::Status Send(int to, Tag tag, const void* data, int64_t bytes) override;
   absl::Status Receive(int from, Tag tag, std::vector<uint8_t>* out, bool idle) override;

@@ -70,7 +70,8 @@ static_assert(std::atomic<uint32_t>::is_always_lock_free, "a lock would not work
 static_assert(std::atomic<uint64_t>::is_always_lock_free, "a lock would not work across processes");
 
 int64_t ShmCommunicator::RegionBytes(const ShmOptions& options) {
-  return RoundUp(sizeof(Header), kLine) + (2 * options.size + 1) * options.chunk_bytes;
+  return RoundUp(sizeof(Header), kLine) +
+         (2 * static_cast<int64_t>(options.size) + 1) * options.chunk_bytes;
 }
 
 void ShmCommunicator::Format(SharedRegion& region) {
@@ -104,7 +105,9 @@ void ShmCommunicator::Abandon() {
 
 int ShmCommunicator::FirstMissingRank() const {
   for (int rank = 0; rank < options_.size; ++rank) {
-    if (header_->reached[rank].load(std::memory_order_relaxed) < barriers_) return rank;
+    if (header_->reached[rank].load(std::memory_order_relaxed) < barriers_) {
+      return options_.first_world_rank + rank;
+    }
   }
   return -1;
 }

@@ -23,6 +23,7 @@ namespace pergola {
 struct ShmOptions {
   int rank = 0;
   int size = 1;
+  int first_world_rank = 0;  // of the stage: published waits name world ranks
   // Whether to spin before sleeping: pays only while every rank has cores of its own.
   bool spin = false;
   // Bytes per rank and round; a multiple of 64. Half a MiB keeps a round of eight ranks within a

@@ -43,7 +43,7 @@ absl::Status ThreadTransport::Send(int to, Tag tag, const void* data, int64_t by
   return absl::OkStatus();
 }
 
-absl::Status ThreadTransport::Receive(int from, Tag tag, std::vector<uint8_t>* out, bool idle) {
+absl::Status ThreadTransport::Receive(int from, Tag tag, std::vector<uint8_t>* out, bool /*idle*/) {
   ScopedWait wait(*board_, "receive", messages_++, from);
   return mailboxes_->Take(from, rank_, tag, out);
 }

@@ -1,7 +1,6 @@
 #include "worker/step/step_loop.h"
 
 #include <algorithm>
-#include <cstring>
 #include <utility>
 
 #include "base/check.h"
@@ -96,12 +95,12 @@ absl::Status StepLoop::ShareInStage(std::string* frame) {
   const size_t room = kFirstBytes - kLengthBytes;
   if (layout_.leader()) {
     PutLength(frame->size(), first);
-    std::memcpy(first + kLengthBytes, frame->data(), std::min(room, frame->size()));
+    std::copy_n(frame->begin(), std::min(room, frame->size()), first + kLengthBytes);
   }
   RETURN_IF_ERROR(parts_.communicator->Broadcast(first, kFirstBytes, 0, /*idle=*/true));
   if (!layout_.leader()) {
     frame->resize(GetLength(first));
-    std::memcpy(frame->data(), first + kLengthBytes, std::min(room, frame->size()));
+    std::copy_n(first + kLengthBytes, std::min(room, frame->size()), frame->begin());
   }
   if (frame->size() <= room) return absl::OkStatus();
   return parts_.communicator->Broadcast(frame->data() + room,
