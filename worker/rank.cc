@@ -139,6 +139,7 @@ absl::Status Rank::Load() {
   if (layout_.last_stage() && layout_.leader()) {
     ResultsLinkOptions link;
     link.group = options_.group;
+    link.dial_at_once = false;
     results_ = std::make_unique<ResultsLink>(&client_, link);
   }
   StreamOptions options;
@@ -176,6 +177,7 @@ absl::Status Rank::Attach() {
         group_->places()[group_->rank()].host, " reads ", fingerprint, ", rank ", rank, " on ",
         group_->places()[rank].host, " reads ", prints[rank]));
   }
+  if (results_ != nullptr) results_->Dial();
   if (group_->rank() != 0) return absl::OkStatus();
   HelloFacts facts;
   facts.checkpoint = checkpoint_.get();

@@ -54,8 +54,19 @@ TEST(RestartPolicyTest, AgeWithoutHealthDoesNotCount) {
 
 TEST(RestartPolicyTest, NeverRetriesAnExitThatCannotBeHelped) {
   RestartPolicy policy;
-  policy.Healthy(kStart);
   EXPECT_FALSE(policy.Died(kStart, kExitUsage).has_value());
+  RestartPolicy worked_once;
+  worked_once.Healthy(kStart);
+  worked_once.Died(kStart, kExitRetryable);
+  worked_once.Started();
+  EXPECT_FALSE(worked_once.Died(kStart, kExitUsage).has_value());
+}
+
+// A second group of the same name ends the first with a usage error; that ended the whole service.
+TEST(RestartPolicyTest, RetriesAGroupThatWorkedAndWasSuperseded) {
+  RestartPolicy policy;
+  policy.Healthy(kStart);
+  EXPECT_TRUE(policy.Died(kStart, kExitUsage).has_value());
 }
 
 TEST(RestartPolicyTest, RetriesTheRetryableCodesAndSignals) {

@@ -363,6 +363,19 @@ TEST(ResultsLinkTest, NamesItsGroupThenSendsResultsInOrder) {
   EXPECT_THAT(coordinator.WaitForReceived(4), ElementsAre("hello g", "9/1", "9/2", "9/3"));
 }
 
+// A stream of a group that still loads would end that of a running group of its name.
+TEST(ResultsLinkTest, DialsOnlyWhenToldIfSoAsked) {
+  FakeCoordinator coordinator(NoAttach);
+  InternalClient client(coordinator.address(), kToken);
+  ResultsLinkOptions options{"g", {5, 50}};
+  options.dial_at_once = false;
+  ResultsLink link(&client, options);
+  std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  EXPECT_THAT(coordinator.WaitForReceived(0), ElementsAre());
+  link.Dial();
+  EXPECT_THAT(coordinator.WaitForReceived(1), ElementsAre("hello g"));
+}
+
 TEST(ResultsLinkTest, HoldsResultsUntilThereIsACoordinator) {
   int port = 0;
   { port = FakeCoordinator(NoAttach).port(); }

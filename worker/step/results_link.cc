@@ -35,7 +35,7 @@ struct ResultsLink::Connection {
 };
 
 ResultsLink::ResultsLink(InternalClient* client, const ResultsLinkOptions& options)
-    : client_(client), options_(options) {
+    : client_(client), options_(options), may_dial_(options.dial_at_once) {
   thread_ = std::thread([this] { Run(); });
 }
 
@@ -49,6 +49,14 @@ ResultsLink::~ResultsLink() {
   if (connection != nullptr) connection->context.TryCancel();
   state_changed_.NotifyAll();
   thread_.join();
+}
+
+void ResultsLink::Dial() {
+  {
+    MutexLock lock(mutex_);
+    may_dial_ = true;
+  }
+  state_changed_.NotifyAll();
 }
 
 void ResultsLink::Push(v1::StepResult result) {
@@ -137,6 +145,11 @@ void ResultsLink::Serve() {
 }
 
 void ResultsLink::Run() {
+  {
+    MutexLock lock(mutex_);
+    while (!stopping_ && !may_dial_) state_changed_.Wait(mutex_);
+    if (stopping_) return;
+  }
   Redial redial(options_.redial);
   while (true) {
     const auto begun = std::chrono::steady_clock::now();

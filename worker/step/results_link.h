@@ -27,13 +27,19 @@ struct ResultsLinkOptions {
   // Results that wait for a connection; more than any depth in flight. The oldest are dropped:
   // their epoch is over.
   size_t max_waiting_results = 4200;
+  // False: only after Dial(). A stream of this name ends the one of a running group, so a group
+  // that still loads must not have one.
+  bool dial_at_once = true;
 };
 
 class ResultsLink : public ResultSink {
  public:
-  // `client` is borrowed and outlives the link. Dialling begins at once.
+  // `client` is borrowed and outlives the link. Its thread exists from here on.
   ResultsLink(InternalClient* client, const ResultsLinkOptions& options);
   ~ResultsLink() override;
+
+  // Begins to dial if that was not done at once. Any thread.
+  void Dial();
 
   void Push(v1::StepResult result) override;
 
@@ -53,6 +59,7 @@ class ResultsLink : public ResultSink {
   Mutex mutex_;
   CondVar state_changed_;
   bool stopping_ GUARDED_BY(mutex_) = false;
+  bool may_dial_ GUARDED_BY(mutex_);
   std::deque<v1::StepResult> waiting_ GUARDED_BY(mutex_);
   // The present call; shared with a Push that starts a write on it.
   std::shared_ptr<Connection> connection_ GUARDED_BY(mutex_);
