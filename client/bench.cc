@@ -211,7 +211,9 @@ void AddBench(CLI::App& app, const Context& context, int* exit_code) {
   command->add_option("--warmup", options->warmup, "requests before the measurement, one by one")
       ->check(CLI::Range(0, 10000))
       ->capture_default_str();
-  command->add_option("--seed", options->seed, "of the random prompts")->capture_default_str();
+  command->add_option("--seed", options->seed, "of the random prompts")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
   command->add_option("--timeout-ms", options->timeout_ms, "milliseconds one request may take")
       ->check(CLI::Range(1, 86400000))
       ->capture_default_str();

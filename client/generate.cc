@@ -166,7 +166,8 @@ void AddGenerate(CLI::App& app, const Context& context, int* exit_code) {
   command->add_option("--top-p", options->top_p,
                       "keep the smallest set of this probability, above 0 to 1 (default: the "
                       "model's, else 1)");
-  command->add_option("--seed", options->seed, "of the draws (default: the server draws one)");
+  command->add_option("--seed", options->seed, "of the draws (default: the server draws one)")
+      ->check(CLI::NonNegativeNumber);
   command
       ->add_option("--stop", options->stop, "end before this text; up to 16 times (default: none)")
       ->expected(1)

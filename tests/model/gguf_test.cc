@@ -199,7 +199,8 @@ TEST(GgufTest, HonoursTheAlignmentOfTheFile) {
   gguf.Tensor("a", 0, {1}, "aaaa");
   gguf.Tensor("b", 0, {1}, "bbbb");
   TensorTable table;
-  ASSERT_TRUE(Parse(gguf.Build(), &table).ok());
+  const std::string bytes = gguf.Build();  // the table reads from it
+  ASSERT_TRUE(Parse(bytes, &table).ok());
   uint8_t out[4] = {};
   ASSERT_TRUE(table.Read(*table.Find("b"), 0, absl::MakeSpan(out)).ok());
   EXPECT_EQ(out[3], 'b');
