@@ -95,7 +95,7 @@ uint8_t* ShmCommunicator::In(int rank) const {
 
 uint8_t* ShmCommunicator::Out() const {
   return region_->data() + RoundUp(sizeof(Header), kLine) +
-         2 * options_.size * options_.chunk_bytes;
+         2 * static_cast<int64_t>(options_.size) * options_.chunk_bytes;
 }
 
 void ShmCommunicator::Abandon() {
