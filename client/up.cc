@@ -15,6 +15,8 @@
 #include "client/launch_line.h"
 #include "client/run_file.h"
 #include "client/supervisor.h"
+#include "model/checkpoint.h"
+#include "model/layout.h"
 
 namespace pergola {
 namespace {
@@ -43,6 +45,13 @@ absl::StatusOr<std::string> AbsoluteModel(const std::string& model) {
     return absl::NotFoundError(absl::StrCat("model ", model, ": ", error.message()));
   }
   return path.string();
+}
+
+// What every rank would refuse after it was started: headers that do not hold, or a layout the
+// model's shape cannot take. Reads headers only.
+absl::Status CheckModel(const std::string& model, int tensor_parallel, int pipeline_parallel) {
+  ASSIGN_OR_RETURN(const std::unique_ptr<Checkpoint> checkpoint, Checkpoint::Open(model));
+  return MakeLayout(checkpoint->spec(), tensor_parallel, pipeline_parallel, 0).status();
 }
 
 const Host* FirstRemote(const std::vector<Host>& hosts, const std::string& own_host_name) {
@@ -119,6 +128,7 @@ absl::StatusOr<SupervisorOptions> Plan(const UpOptions& options, const Context& 
   // The same check as at the launch, before anything is started.
   group.coordinator_address = coordinator.internal_listen;
   RETURN_IF_ERROR(GroupCommand(group).status());
+  RETURN_IF_ERROR(CheckModel(model, options.tp, options.pp));
   supervisor.run_file = options.run_file;
   supervisor.environment = context.environment;
   supervisor.terminal = context.stderr_is_terminal;

@@ -7,10 +7,10 @@
 
 #include "absl/status/statusor.h"
 #include "model/checkpoint.h"
+#include "model/layout.h"
 #include "model/text_parts.h"
 #include "pergola/v1/worker.pb.h"
 #include "worker/comm/group.h"
-#include "worker/layout.h"
 #include "worker/step/stage_executor.h"
 #include "worker/worker_options.h"
 

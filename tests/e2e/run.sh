@@ -92,7 +92,7 @@ refused() {
 # --- with scripts in place of coordinator and mpirun ---
 
 use_fakes() {
-  mkdir "$work/bin" "$work/path" "$work/model"
+  mkdir "$work/bin" "$work/path"
   cp "$real_bin/pergola" "$work/bin/pergola"
   # Says where it listens, then waits for its end.
   cat >"$work/bin/pergola-coordinator" <<'EOF'
@@ -119,7 +119,6 @@ EOF
   chmod +x "$work/bin/"* "$work/path/mpirun"
   export WORK=$work PATH=$work/path:$PATH
   bin=$work/bin
-  model=$work/model
 }
 launches() { cat "$work/launches" 2>/dev/null | wc -l; }
 launched_at_least() { [[ $(launches) -ge $1 ]]; }
@@ -338,6 +337,7 @@ case_kill_coordinator() { disturbed coordinator 2 1; }
 case_errors() {
   refused 'heads' "$model" --tp 99
   refused 'layer' "$model" --pp 99
+  ! grep -q "mpirun" "$work/up.err" || fail "ranks were started for a layout that cannot be"
   cp -r "$model" "$work/broken"
   chmod -R u+w "$work/broken"
   local weights

@@ -8,7 +8,7 @@
 #include "gtest/gtest.h"
 #include "kernels/stream.h"
 #include "model/checkpoint.h"
-#include "worker/layout.h"
+#include "model/layout.h"
 #include "worker/step/stage_executor.h"
 
 namespace pergola {

@@ -11,9 +11,9 @@
 #include "kernels/decoder_ops.h"
 #include "kernels/stream.h"
 #include "kernels/tensor.h"
+#include "model/layout.h"
 #include "model/model_spec.h"
 #include "worker/comm/communicator.h"
-#include "worker/layout.h"
 #include "worker/model/kv_cache.h"
 #include "worker/weights/stage_weights.h"
 

@@ -8,7 +8,7 @@
 #include "kernels/stream.h"
 #include "kernels/tensor.h"
 #include "model/dtype.h"
-#include "worker/layout.h"
+#include "model/layout.h"
 
 namespace pergola {
 

@@ -13,9 +13,9 @@
 #include "absl/types/span.h"
 #include "kernels/stream.h"
 #include "model/checkpoint.h"
+#include "model/layout.h"
 #include "pergola/v1/worker.pb.h"
 #include "worker/comm/communicator.h"
-#include "worker/layout.h"
 
 namespace pergola {
 

@@ -16,11 +16,11 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "model/layout.h"
 #include "pergola/v1/worker.pb.h"
 #include "worker/comm/communicator.h"
 #include "worker/comm/transport.h"
 #include "worker/comm/wait_board.h"
-#include "worker/layout.h"
 #include "worker/step/plan_source.h"
 #include "worker/step/stage_executor.h"
 #include "worker/step/token_board.h"

@@ -11,9 +11,9 @@
 #include "kernels/sample.h"
 #include "kernels/stream.h"
 #include "kernels/tensor.h"
+#include "model/layout.h"
 #include "pergola/v1/worker.pb.h"
 #include "worker/comm/communicator.h"
-#include "worker/layout.h"
 #include "worker/model/decoder.h"
 #include "worker/step/slot_table.h"
 

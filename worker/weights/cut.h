@@ -3,8 +3,8 @@
 
 #include <cstdint>
 
+#include "model/layout.h"
 #include "model/model_spec.h"
-#include "worker/layout.h"
 
 namespace pergola {
 

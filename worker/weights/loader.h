@@ -9,7 +9,7 @@
 
 #include "absl/status/statusor.h"
 #include "model/checkpoint.h"
-#include "worker/layout.h"
+#include "model/layout.h"
 #include "worker/weights/stage_weights.h"
 
 namespace pergola {

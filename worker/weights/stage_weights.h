@@ -9,7 +9,7 @@
 
 #include "base/check.h"
 #include "kernels/matmul.h"
-#include "worker/layout.h"
+#include "model/layout.h"
 
 namespace pergola {
 

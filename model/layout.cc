@@ -1,4 +1,4 @@
-#include "worker/layout.h"
+#include "model/layout.h"
 
 #include <algorithm>
 

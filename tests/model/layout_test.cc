@@ -1,4 +1,4 @@
-#include "worker/layout.h"
+#include "model/layout.h"
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
