@@ -19,6 +19,10 @@ inline constexpr uint32_t kMaxStopStringBytes = 256;
 inline constexpr uint32_t kMaxStopIds = 64;
 inline constexpr uint32_t kMaxRequestIdBytes = 128;
 inline constexpr float kMaxTemperature = 100.0F;
+inline constexpr float kMaxPenalty = 100.0F;  // and of a logit bias
+inline constexpr uint32_t kMaxLogitBiases = 1024;
+inline constexpr uint32_t kMaxLogprobs = 20;
+inline constexpr uint32_t kMaxSequences = 128;  // of one request: n and best_of
 inline constexpr uint32_t kDefaultMaxNewTokens = 2048;
 // A gRPC message: a batch of 256 prompts of 64 KiB, or one plan of 4096 rows, fits well.
 inline constexpr int kMaxMessageBytes = 64 << 20;

@@ -68,6 +68,23 @@ absl::Status ReadSpecialIds(const JsonObject& config, const Family& family, Text
   return absl::OkStatus();
 }
 
+// A number from 0 to `max`; stays unset where the file does not state one.
+absl::Status ReadFloat(const JsonObject& config, std::string_view key, float max,
+                       std::optional<float>* value) {
+  if (!config.Has(key)) return absl::OkStatus();
+  ASSIGN_OR_RETURN(const double number, config.Number(key, 0, 0, static_cast<double>(max)));
+  *value = static_cast<float>(number);
+  return absl::OkStatus();
+}
+
+absl::Status ReadCount(const JsonObject& config, std::string_view key, int64_t max,
+                       std::optional<uint32_t>* value) {
+  if (!config.Has(key)) return absl::OkStatus();
+  ASSIGN_OR_RETURN(const int64_t number, config.Int(key, 0, 0, max));
+  *value = static_cast<uint32_t>(number);
+  return absl::OkStatus();
+}
+
 absl::Status ReadGenerationConfig(const std::string& text, const std::string& path,
                                   GenerationDefaults* defaults) {
   ASSIGN_OR_RETURN(const json value, ParseJsonObject(text, path));
@@ -78,20 +95,14 @@ absl::Status ReadGenerationConfig(const std::string& text, const std::string& pa
   if (config.Has("do_sample")) {
     ASSIGN_OR_RETURN(defaults->do_sample, config.Bool("do_sample", false));
   }
-  if (config.Has("temperature")) {
-    ASSIGN_OR_RETURN(const double number,
-                     config.Number("temperature", 1, 0, static_cast<double>(kMaxTemperature)));
-    defaults->temperature = static_cast<float>(number);
-  }
-  if (config.Has("top_k")) {
-    ASSIGN_OR_RETURN(const int64_t number, config.Int("top_k", 0, 0, kMaxVocabulary));
-    defaults->top_k = static_cast<uint32_t>(number);
-  }
-  if (config.Has("top_p")) {
-    ASSIGN_OR_RETURN(const double number, config.Number("top_p", 1, 0, 1));
-    defaults->top_p = static_cast<float>(number);
-  }
-  return absl::OkStatus();
+  RETURN_IF_ERROR(ReadFloat(config, "temperature", kMaxTemperature, &defaults->temperature));
+  RETURN_IF_ERROR(ReadCount(config, "top_k", kMaxVocabulary, &defaults->top_k));
+  RETURN_IF_ERROR(ReadFloat(config, "top_p", 1, &defaults->top_p));
+  RETURN_IF_ERROR(ReadFloat(config, "min_p", 1, &defaults->min_p));
+  RETURN_IF_ERROR(ReadFloat(config, "typical_p", 1, &defaults->typical_p));
+  RETURN_IF_ERROR(
+      ReadFloat(config, "repetition_penalty", kMaxPenalty, &defaults->repetition_penalty));
+  return ReadCount(config, "no_repeat_ngram_size", INT32_MAX, &defaults->no_repeat_ngram_size);
 }
 
 // tokenizer_config.json's chat_template: a text, or a list of {name, template} of which "default"

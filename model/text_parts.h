@@ -32,6 +32,10 @@ struct GenerationDefaults {
   std::optional<float> temperature;
   std::optional<uint32_t> top_k;
   std::optional<float> top_p;
+  std::optional<float> min_p;
+  std::optional<float> typical_p;
+  std::optional<float> repetition_penalty;
+  std::optional<uint32_t> no_repeat_ngram_size;
 };
 
 struct TextParts {

@@ -71,10 +71,18 @@ google::rpc::Status DoModelInfo(const DoorContext& door, const v1::ModelInfoRequ
   response->set_numerics_id(limits.numerics_id);
   response->set_bitwise(limits.bitwise);
   v1::SamplingParameters* sampling = response->mutable_defaults();
-  if (!defaults.do_sample.value_or(false)) return {};  // greedy: what is stated does not count
+  if (defaults.repetition_penalty) {
+    sampling->set_repetition_penalty(*defaults.repetition_penalty);
+  }
+  if (defaults.no_repeat_ngram_size) {
+    sampling->set_no_repeat_ngram_size(*defaults.no_repeat_ngram_size);
+  }
+  if (!defaults.do_sample.value_or(false)) return {};  // greedy: the filters do not count
   sampling->set_temperature(defaults.temperature.value_or(1.0F));
   if (defaults.top_k) sampling->set_top_k(*defaults.top_k);
   if (defaults.top_p) sampling->set_top_p(*defaults.top_p);
+  if (defaults.min_p) sampling->set_min_p(*defaults.min_p);
+  if (defaults.typical_p) sampling->set_typical_p(*defaults.typical_p);
   return {};
 }
 
