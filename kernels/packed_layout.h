@@ -19,18 +19,11 @@
 #include <cstdint>
 
 #include "model/dtype.h"
+#include "model/packed_size.h"
 
 namespace pergola {
 
-inline constexpr int64_t kPanelColumns = 32;
 inline constexpr int64_t kQuantBlock = 32;
-
-// Values along K that are stored: `lead` + columns rounded up to the dtype's block (2 for bf16's
-// pairs).
-inline int64_t StoredK(DType dtype, int64_t columns, int lead) {
-  const int64_t unit = dtype == DType::kBF16 ? 2 : BlockValues(dtype);
-  return (lead + columns + unit - 1) / unit * unit;
-}
 
 // Bytes before the quants of a (panel, block): its scales and minima.
 inline int64_t QuantHeaderBytes(DType dtype) {
@@ -40,14 +33,6 @@ inline int64_t QuantHeaderBytes(DType dtype) {
 // Bytes of one block of 32 k of one panel: 1088, 576 or 640. Multiples of a cache line.
 inline int64_t QuantPanelBlockBytes(DType dtype) {
   return kPanelColumns * BlockBytes(dtype);
-}
-
-inline int64_t PanelBytes(DType dtype, int64_t columns, int lead) {
-  return kPanelColumns * DTypeBytes(dtype, StoredK(dtype, columns, lead));
-}
-
-inline int64_t PanelCount(int64_t rows) {
-  return (rows + kPanelColumns - 1) / kPanelColumns;
 }
 
 }  // namespace pergola

@@ -83,7 +83,7 @@ void UnpackQuantBlock(DType dtype, const uint8_t* source, int64_t lane, float* o
 }  // namespace
 
 int64_t PackedMatrix::PackedBytes(DType dtype, int64_t rows, int64_t columns, int lead) {
-  return PanelCount(rows) * PanelBytes(dtype, columns, lead);
+  return PackedMatrixBytes(dtype, rows, columns, lead);
 }
 
 PackedMatrix PackedMatrix::Allocate(DType dtype, int64_t rows, int64_t columns, int lead) {

@@ -97,6 +97,10 @@ absl::StatusOr<std::vector<Range>> CutStages(const ModelSpec& spec, int pipeline
   return stages;
 }
 
+Range VocabularyPart(const ModelSpec& spec, int tensor_parallel, int tp_rank) {
+  return UnitPart(spec.vocabulary, tensor_parallel, tp_rank);
+}
+
 absl::StatusOr<RankLayout> MakeLayout(const ModelSpec& spec, int tensor_parallel,
                                       int pipeline_parallel, int world_rank) {
   RETURN_IF_ERROR(CheckAtMost("tensor parallel", tensor_parallel, "its heads", spec.heads));
@@ -129,7 +133,7 @@ absl::StatusOr<RankLayout> MakeLayout(const ModelSpec& spec, int tensor_parallel
     layout.kv_of_head.push_back(static_cast<int32_t>(head / heads_per_kv - layout.kv_heads.begin));
   }
   layout.ffn = UnitPart(spec.ffn, tensor_parallel, layout.tp_rank);
-  layout.vocabulary = UnitPart(spec.vocabulary, tensor_parallel, layout.tp_rank);
+  layout.vocabulary = VocabularyPart(spec, tensor_parallel, layout.tp_rank);
   return layout;
 }
 

@@ -44,6 +44,8 @@ struct RankLayout {
 // vocabulary or ffn, PP exceeds layers, or rank is outside TP * PP.
 absl::StatusOr<RankLayout> MakeLayout(const ModelSpec& spec, int tensor_parallel,
                                       int pipeline_parallel, int world_rank);
+// The vocabulary slice of a tp_rank.
+Range VocabularyPart(const ModelSpec& spec, int tensor_parallel, int tp_rank);
 // The layer ranges of all stages.
 absl::StatusOr<std::vector<Range>> CutStages(const ModelSpec& spec, int pipeline_parallel);
 

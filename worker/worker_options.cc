@@ -77,10 +77,11 @@ absl::StatusOr<WorkerOptions> ParseWorkerOptions(int argc, const char* const* ar
   app.add_option("--block-tokens", options.executor.block_tokens, "positions per KV block");
   app.add_option("--step-tokens", options.executor.step_tokens, "most token rows per step")
       ->check(CLI::Range(1, 1 << 16));
-  app.add_option("--kv-mib", kv_mib, "KV memory per rank; 0: what is free, at most what slots use")
+  app.add_option("--kv-mib", kv_mib, "KV memory per rank; 0: what all slots use, at most 1024")
       ->check(CLI::Range(int64_t{0}, int64_t{1} << 40));
   app.add_option("--kv-dtype", kv_dtype, "f32, bf16 or f16");
-  app.add_option("--context-length", options.executor.context_length, "tokens; 0: the model's")
+  app.add_option("--context-length", options.executor.context_length,
+                 "tokens; 0: the model's, or what the KV holds")
       ->check(CLI::Range(int64_t{0}, int64_t{1} << 31));
   app.add_option("--cpu-target", cpu_target, "instruction set; unset: the best of this machine");
   app.add_option("--trace", options.trace, "write a Chrome trace to FILE.rankN");

@@ -296,10 +296,10 @@ TEST(ExecutorTest, InfoAddsUpToWhatTheOptionsAskFor) {
   const ExecutorInfo& info = group.last().info();
   EXPECT_EQ(info.context_length, 128);
   EXPECT_EQ(info.block_count, 4 * 128 / 16);
-  EXPECT_EQ(info.kv_bytes, 3 * 2 * 32 * (3 * 16 * 8 * 4));
+  EXPECT_EQ(info.memory.kv_bytes(), 3 * 2 * 32 * (3 * 16 * 8 * 4));
   EXPECT_EQ(info.kv_dtype, DType::kF32);
   EXPECT_EQ(info.dtypes, "f32 weights, f32 kv");
-  EXPECT_GT(info.workspace_bytes, 64 * 97 * 4);
+  EXPECT_GT(info.memory.logit_bytes, 64 * 97 * 4);
 }
 
 TEST(ExecutorTest, KvIsF16UnlessAllWeightsAreF32) {
@@ -332,7 +332,10 @@ TEST(ExecutorTest, OptionsOutOfRangeAreRefusedByName) {
          o->kv_dtype_set = true;
        },
        "kv_dtype is q8_0; it must be f32, f16 or bf16"},
-      {[](ExecutorOptions* o) { o->block_count = 7; },
+      {[](ExecutorOptions* o) {
+         o->block_count = 7;
+         o->context_length = 128;
+       },
        "the KV cache holds 7 blocks of 16 tokens (9216 bytes each); one sequence of the full "
        "context of 128 tokens takes 8 blocks, 73728 bytes"},
       {[](ExecutorOptions* o) { o->kv_bytes = 9215; },

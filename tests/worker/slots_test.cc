@@ -6,7 +6,6 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/worker/plan_builder.h"
-#include "worker/step/memory_plan.h"
 #include "worker/step/slot_table.h"
 
 namespace pergola {
@@ -298,72 +297,6 @@ TEST(SlotTableTest, ClearForgetsEverySlot) {
   BuiltPlan built(2);
   built.Add(1, {1}, 20);
   EXPECT_THAT(std::string(slots.Validate(built.plan).message()), HasSubstr("no plan has started"));
-}
-
-KvRequest Request() {
-  KvRequest request;
-  request.slot_count = 4;
-  request.context_length = 100;
-  request.block_tokens = 16;
-  request.block_bytes = 1000;
-  return request;
-}
-
-TEST(PlanBlockCountTest, AllSlotsGetAFullContextIfThatIsLittle) {
-  EXPECT_EQ(PlanBlockCount(Request()).value(), 4 * 7);
-}
-
-TEST(PlanBlockCountTest, DefaultIsOneGiBAtMost) {
-  KvRequest request = Request();
-  request.block_bytes = 64 << 20;
-  request.slot_count = 100;
-  EXPECT_EQ(PlanBlockCount(request).value(), 16);
-}
-
-TEST(PlanBlockCountTest, DefaultHoldsOneSequenceHoweverLarge) {
-  KvRequest request = Request();
-  request.block_bytes = int64_t{1} << 30;
-  EXPECT_EQ(PlanBlockCount(request).value(), 7);
-}
-
-TEST(PlanBlockCountTest, StatedBytesAreRoundedDownToBlocks) {
-  KvRequest request = Request();
-  request.kv_bytes = 9999;
-  EXPECT_EQ(PlanBlockCount(request).value(), 9);
-}
-
-TEST(PlanBlockCountTest, LessThanOneSequenceIsRefusedWithNumbers) {
-  KvRequest request = Request();
-  request.kv_bytes = 6999;
-  EXPECT_EQ(PlanBlockCount(request).status().message(),
-            "the KV cache holds 6 blocks of 16 tokens (1000 bytes each); one sequence of the full "
-            "context of 100 tokens takes 7 blocks, 7000 bytes");
-}
-
-TEST(PlanBlockCountTest, MoreBlocksThanAnInt32IsRefused) {
-  KvRequest request = Request();
-  request.block_count = int64_t{1} << 31;
-  EXPECT_EQ(PlanBlockCount(request).status().message(),
-            "the KV cache has 2147483648 blocks; the most is 2147483647");
-}
-
-TEST(MemoryPlanTest, AddsUpAndIsRefusedWithNumbersWhereItDoesNotFit) {
-  MemoryPlan plan;
-  plan.weight_bytes = 10 << 20;
-  plan.kv_bytes = 20 << 20;
-  plan.workspace_bytes = 3 << 20;
-  plan.logit_bytes = 1 << 19;
-  EXPECT_EQ(plan.ToString(),
-            "weights 10.0 MiB + KV 20.0 MiB + workspaces 3.0 MiB + logits 0.5 MiB = 33.5 MiB");
-  EXPECT_TRUE(CheckFits(plan, plan.total()).ok());
-  EXPECT_TRUE(CheckFits(plan, 0).ok());
-  const absl::Status status = CheckFits(plan, 33 << 20);
-  EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
-  EXPECT_THAT(std::string(status.message()), HasSubstr("= 33.5 MiB, and 33.0 MiB are available"));
-}
-
-TEST(MemoryPlanTest, TheMachineSaysWhatIsAvailable) {
-  EXPECT_GT(AvailableMemory(), 1 << 20);
 }
 
 }  // namespace

@@ -6,8 +6,8 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "model/cut.h"
 #include "tests/worker/memory_checkpoint.h"
-#include "worker/weights/cut.h"
 #include "worker/weights/finite.h"
 
 namespace pergola {
@@ -220,20 +220,6 @@ TEST(StageWeightsTest, ProgressEndsAtTheTotalAndOnlyOwnRowsAreRead) {
   const RankLayout layout = LayoutOf(checkpoint, 3, 3, 4);
   const int64_t rows = (3 + 1 + 1) * 8 + 2 * layout.ffn.size();
   EXPECT_EQ(last_total, 4 * (rows * 32 + 32 * 72 + 32 * 100 + 2 * 32));
-}
-
-TEST(StageWeightsTest, PlannedBytesAreWhatIsHeld) {
-  const MemoryCheckpoint checkpoint(TinySpec(), {});
-  for (int rank = 0; rank < 6; ++rank) {
-    const RankLayout layout = LayoutOf(checkpoint, 3, 2, rank);
-    const auto planned = PlannedWeightBytes(checkpoint, layout);
-    ASSERT_TRUE(planned.ok());
-    const int64_t held = Load(checkpoint, layout).bytes();
-    // Stacked matrices are padded once instead of two or three times, by less than a panel of 64
-    // rows each.
-    EXPECT_GE(*planned, held);
-    EXPECT_LT(*planned, held + layout.layers.size() * 3 * 64 * 32 * 4);
-  }
 }
 
 template <typename T>

@@ -24,40 +24,6 @@ Tensor F32Tensor(const float* data, int64_t rows, int64_t columns) {
   return Tensor(const_cast<float*>(data), DType::kF32, {rows, columns});
 }
 
-// Sizes of the buffers in bytes, by member.
-struct BufferSizes {
-  int64_t rope, normed, qkv, attended, gate_up, activated, branch, part, picked;
-  int64_t total() const {
-    return 2 * rope + normed + qkv + attended + gate_up + activated + branch + part + picked;
-  }
-};
-
-BufferSizes SizesOf(const ModelSpec& spec, const RankLayout& layout, const DecoderBounds& bounds,
-                    const StageWeights& weights) {
-  const int64_t rows = bounds.step_rows;
-  const int64_t heads = layout.heads.size();
-  int64_t widest_part = 0;
-  for (const LayerWeights& layer : weights.layer_weights) {
-    for (const Projection* projection : {&layer.qkv, &layer.output, &layer.gate_up, &layer.down}) {
-      if (projection->parts.size() < 2) continue;
-      for (const PackedMatrix& part : projection->parts) {
-        widest_part = std::max(widest_part, part.rows());
-      }
-    }
-  }
-  BufferSizes sizes = {};
-  sizes.rope = F32Bytes(bounds.context_length * (spec.rope.dims / 2));
-  sizes.normed = F32Bytes(rows * spec.hidden);
-  sizes.qkv = F32Bytes(rows * (heads + 2 * layout.kv_heads.size()) * spec.head_dim);
-  sizes.attended = F32Bytes(rows * heads * spec.head_dim);
-  sizes.gate_up = F32Bytes(rows * 2 * layout.ffn.size());
-  sizes.activated = F32Bytes(rows * layout.ffn.size());
-  sizes.branch = F32Bytes(rows * spec.hidden);
-  sizes.part = F32Bytes(rows * widest_part);
-  sizes.picked = F32Bytes(bounds.logit_rows * spec.hidden);
-  return sizes;
-}
-
 // The table's contract: computed in double, rounded once.
 void FillRopeTable(const RopeSpec& rope, int64_t positions, float* cosine, float* sine) {
   const int64_t pairs = rope.dims / 2;
@@ -85,7 +51,7 @@ Decoder::Decoder(const ModelSpec& spec, const RankLayout& layout, const DecoderB
       bounds_(bounds),
       heads_local_(layout.heads.size()),
       kv_heads_local_(layout.kv_heads.size()) {
-  const BufferSizes sizes = SizesOf(spec, layout, bounds, weights);
+  const DecoderBuffers& sizes = bounds_.buffers;
   rope_cosine_ = HostBuffer(sizes.rope);
   rope_sine_ = HostBuffer(sizes.rope);
   normed_ = HostBuffer(sizes.normed);
@@ -99,9 +65,13 @@ Decoder::Decoder(const ModelSpec& spec, const RankLayout& layout, const DecoderB
   FillRopeTable(spec.rope, bounds.context_length, F32(rope_cosine_), F32(rope_sine_));
 }
 
-int64_t Decoder::BufferBytes(const ModelSpec& spec, const RankLayout& layout,
-                             const DecoderBounds& bounds, const StageWeights& weights) {
-  return SizesOf(spec, layout, bounds, weights).total();
+int64_t Decoder::bytes() const {
+  int64_t total = 0;
+  for (const HostBuffer* buffer : {&rope_cosine_, &rope_sine_, &normed_, &qkv_, &attended_,
+                                   &gate_up_, &activated_, &branch_, &part_, &picked_}) {
+    total += buffer->size();
+  }
+  return total;
 }
 
 absl::Status Decoder::Reduce(float* data, int64_t rows, int64_t layer, const char* operation) {
@@ -132,6 +102,7 @@ void Decoder::Project(const Projection& projection, const float* x, int64_t rows
   const bool whole = projection.parts.size() == 1;
   int64_t first = 0;
   for (const PackedMatrix& part : projection.parts) {
+    PERGOLA_CHECK(whole || F32Bytes(rows * part.rows()) <= part_.size());
     MatmulArgs args;
     args.x = F32Tensor(x, rows, projection.columns);
     args.w = &part;

@@ -12,6 +12,7 @@
 #include "kernels/stream.h"
 #include "kernels/tensor.h"
 #include "model/layout.h"
+#include "model/memory_plan.h"
 #include "model/model_spec.h"
 #include "worker/comm/communicator.h"
 #include "worker/model/kv_cache.h"
@@ -35,6 +36,7 @@ struct DecoderBounds {
   int64_t step_rows = 0;       // most rows of a step
   int64_t logit_rows = 0;      // most rows of one Logits call; 0 outside the last stage
   int64_t context_length = 0;  // positions of the rope table
+  DecoderBuffers buffers;      // planned for these bounds
 };
 
 class Decoder {
@@ -45,9 +47,8 @@ class Decoder {
           const StageWeights& weights, const KvCache& kv, Stream& stream,
           StageCommunicator* communicator);
 
-  // Bytes the constructor allocates, for the memory plan.
-  static int64_t BufferBytes(const ModelSpec& spec, const RankLayout& layout,
-                             const DecoderBounds& bounds, const StageWeights& weights);
+  // What the constructor allocated.
+  int64_t bytes() const;
 
   // Runs the stage's layers on rows.count rows. `ids` [rows.count] is read in the first stage only;
   // an id outside the vocabulary embeds as zeros. `hidden` [rows.count, hidden] f32 is the residual

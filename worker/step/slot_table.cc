@@ -8,6 +8,7 @@
 #include "base/check.h"
 #include "base/limits.h"
 #include "base/status.h"
+#include "model/memory_plan.h"
 
 namespace pergola {
 namespace {
@@ -86,12 +87,14 @@ SlotTable::SlotTable(const SlotLimits& limits)
       slot_of_row_(limits.step_tokens),
       table_of_row_(limits.step_tokens) {}
 
-int64_t SlotTable::PlannedBytes(const SlotLimits& limits) {
-  const int64_t tables =
-      limits.slot_count * limits.blocks_per_sequence() * static_cast<int64_t>(sizeof(int32_t));
-  const int64_t rows =
-      limits.step_tokens * static_cast<int64_t>(sizeof(int64_t) + 2 * sizeof(int32_t));
-  return limits.slot_count * static_cast<int64_t>(sizeof(Slot)) + tables + rows;
+int64_t SlotTable::bytes() const {
+  // The plan (model/memory_plan.h) knows these sizes by number.
+  static_assert(sizeof(Slot) == kSlotStateBytes);
+  static_assert(2 * sizeof(int32_t) + sizeof(int64_t) == kRowStateBytes);
+  return static_cast<int64_t>(slots_.size() * sizeof(Slot) + tables_.size() * sizeof(int32_t) +
+                              positions_.size() * sizeof(int32_t) +
+                              slot_of_row_.size() * sizeof(int64_t) +
+                              table_of_row_.size() * sizeof(int32_t));
 }
 
 void SlotTable::LimitBlocks(int64_t block_count) {

@@ -38,8 +38,8 @@ class SlotTable {
   explicit SlotTable(const SlotLimits& limits);
 
   const SlotLimits& limits() const { return limits_; }
-  // What the constructor allocates, for the memory plan.
-  static int64_t PlannedBytes(const SlotLimits& limits);
+  // What the constructor allocated.
+  int64_t bytes() const;
   void LimitBlocks(int64_t block_count);
 
   // INVALID_ARGUMENT naming field, value and limit if the plan cannot be executed on the slots as

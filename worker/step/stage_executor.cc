@@ -3,22 +3,19 @@
 #include <algorithm>
 #include <utility>
 
+#include "base/available_memory.h"
 #include "base/check.h"
 #include "base/log.h"
 #include "base/status.h"
+#include "model/memory_plan.h"
 #include "worker/model/decoder.h"
 #include "worker/model/kv_cache.h"
-#include "worker/step/memory_plan.h"
 #include "worker/step/slot_table.h"
 #include "worker/step/token_sampler.h"
 #include "worker/weights/loader.h"
 
 namespace pergola {
 namespace {
-
-// Rows whose logits are held at once: one per slot, and for few slots enough that a prompt's logits
-// (tests, scoring) do not go one by one.
-constexpr int64_t kMinLogitRows = 64;
 
 absl::Status ValidateOptions(const ModelSpec& spec, const ExecutorOptions& options) {
   const auto refuse = [](absl::string_view name, int64_t value, absl::string_view limit) {
@@ -49,20 +46,6 @@ absl::Status ValidateOptions(const ModelSpec& spec, const ExecutorOptions& optio
   return absl::OkStatus();
 }
 
-// The vocabulary slices of the ranks of the last stage.
-absl::StatusOr<std::vector<Range>> VocabularySlices(const ModelSpec& spec,
-                                                    const RankLayout& layout) {
-  if (layout.tensor_parallel == 1) return std::vector<Range>{layout.vocabulary};
-  std::vector<Range> slices;
-  for (int rank = 0; rank < layout.tensor_parallel; ++rank) {
-    ASSIGN_OR_RETURN(const RankLayout peer,
-                     MakeLayout(spec, layout.tensor_parallel, layout.pipeline_parallel,
-                                layout.RankOf(layout.stage, rank)));
-    slices.push_back(peer.vocabulary);
-  }
-  return slices;
-}
-
 class CpuStageExecutor final : public StageExecutor {
  public:
   CpuStageExecutor(const ModelSpec& spec, const RankLayout& layout, Stream& stream,
@@ -88,7 +71,8 @@ class CpuStageExecutor final : public StageExecutor {
   }
 
  private:
-  absl::Status PlanMemory(const ExecutorOptions& options, int64_t weight_bytes);
+  absl::Status PlanMemory(const ShapeSpec& shape, const ExecutorOptions& options);
+  void FillInfo();
 
   const ModelSpec spec_;
   const RankLayout layout_;
@@ -99,7 +83,6 @@ class CpuStageExecutor final : public StageExecutor {
   DecoderBounds bounds_;
   SlotLimits limits_;
   SamplerShape sampler_shape_;
-  MemoryPlan memory_;
   ExecutorInfo info_;
   std::unique_ptr<KvCache> kv_;
   std::unique_ptr<Decoder> decoder_;
@@ -107,63 +90,77 @@ class CpuStageExecutor final : public StageExecutor {
   std::unique_ptr<TokenSampler> sampler_;  // last stage only
 };
 
-absl::Status CpuStageExecutor::PlanMemory(const ExecutorOptions& options, int64_t weight_bytes) {
-  const int64_t context =
-      options.context_length > 0 ? options.context_length : spec_.context_length;
-  kv_shape_.layers = layout_.layers;
-  kv_shape_.kv_heads_local = layout_.kv_heads.size();
-  kv_shape_.head_dim = spec_.head_dim;
-  kv_shape_.block_tokens = options.block_tokens;
-
+absl::Status CpuStageExecutor::PlanMemory(const ShapeSpec& shape, const ExecutorOptions& options) {
+  MemoryLimits limits;
+  limits.slot_count = options.slot_count;
+  limits.block_tokens = options.block_tokens;
+  limits.step_tokens = options.step_tokens;
+  limits.kv_dtype = options.kv_dtype_set        ? options.kv_dtype
+                    : shape.AllMatricesAreF32() ? DType::kF32
+                                                : DType::kF16;
+  ASSIGN_OR_RETURN(const std::vector<RankLayout> ranks,
+                   GroupLayouts(spec_, layout_.tensor_parallel, layout_.pipeline_parallel));
   KvRequest request;
   request.slot_count = options.slot_count;
-  request.context_length = context;
   request.block_tokens = options.block_tokens;
-  request.block_bytes = kv_shape_.all_layers_block_bytes();
+  request.block_bytes = LargestBlockBytes(spec_, ranks, options.block_tokens, limits.kv_dtype);
+  request.model_context = spec_.context_length;
+  request.context_length = options.context_length;
   request.kv_bytes = options.kv_bytes;
   request.block_count = options.block_count;
-  ASSIGN_OR_RETURN(limits_.block_count, PlanBlockCount(request));
-  limits_.slot_count = options.slot_count;
-  limits_.block_tokens = options.block_tokens;
-  limits_.step_tokens = options.step_tokens;
-  limits_.context_length = context;
-  limits_.vocabulary = spec_.vocabulary;
+  ASSIGN_OR_RETURN(const KvPlan kv, PlanKv(request));
+  if (!kv.shortened.empty() && layout_.world_rank == 0) LOG_WARN("{}", kv.shortened);
+  limits.block_count = kv.block_count;
+  limits.context_length = kv.context_length;
 
-  bounds_.step_rows = options.step_tokens;
-  bounds_.context_length = context;
+  kv_shape_ = KvShape{layout_.layers, layout_.kv_heads.size(), spec_.head_dim, limits.block_tokens,
+                      limits.kv_dtype};
+  limits_ = SlotLimits{limits.slot_count,  limits.block_count,    limits.block_tokens,
+                       limits.step_tokens, limits.context_length, spec_.vocabulary};
+  bounds_.step_rows = limits.step_tokens;
+  bounds_.context_length = limits.context_length;
+  bounds_.buffers = PlanDecoderBuffers(shape, layout_, limits);
   if (layout_.last_stage()) {
-    bounds_.logit_rows = std::min(options.step_tokens, std::max(options.slot_count, kMinLogitRows));
+    bounds_.logit_rows = limits.logit_rows();
     sampler_shape_.tensor_parallel = layout_.tensor_parallel;
     sampler_shape_.tp_rank = layout_.tp_rank;
     sampler_shape_.vocabulary = spec_.vocabulary;
     sampler_shape_.logit_rows = bounds_.logit_rows;
-    ASSIGN_OR_RETURN(sampler_shape_.slices, VocabularySlices(spec_, layout_));
+    for (int tp_rank = 0; tp_rank < layout_.tensor_parallel; ++tp_rank) {
+      sampler_shape_.slices.push_back(VocabularyPart(spec_, layout_.tensor_parallel, tp_rank));
+    }
   }
-  memory_.weight_bytes = weight_bytes;
-  memory_.kv_bytes = limits_.block_count * request.block_bytes;
-  memory_.workspace_bytes =
-      Decoder::BufferBytes(spec_, layout_, bounds_, weights_) + SlotTable::PlannedBytes(limits_);
-  memory_.logit_bytes = layout_.last_stage() ? sampler_shape_.bytes() : 0;
+  info_.memory = PlanRank(shape, layout_, limits);
   return absl::OkStatus();
+}
+
+// What was allocated, asked of its owners and not of the plan.
+void CpuStageExecutor::FillInfo() {
+  info_.block_count = limits_.block_count;
+  info_.context_length = limits_.context_length;
+  info_.kv_dtype = kv_shape_.dtype;
+  info_.dtypes =
+      absl::StrCat(weights_.dtypes, " weights, ", ToAbsl(DTypeName(kv_shape_.dtype)), " kv");
+  info_.allocated.weight_bytes[0] = weights_.bytes();
+  info_.allocated.block_count = limits_.block_count;
+  info_.allocated.block_bytes = kv_->bytes() / limits_.block_count;
+  info_.allocated.decoder_bytes = decoder_->bytes();
+  info_.allocated.table_bytes = slots_->bytes();
+  if (sampler_ != nullptr) info_.allocated.logit_bytes = sampler_->bytes();
 }
 
 absl::Status CpuStageExecutor::Init(const Checkpoint& checkpoint, const ExecutorOptions& options,
                                     const LoadProgress& progress) {
   RETURN_IF_ERROR(ValidateOptions(spec_, options));
-  // The planned weights are refused before the first of them is read; what the rest takes follows
-  // from them.
-  ASSIGN_OR_RETURN(const int64_t planned, PlannedWeightBytes(checkpoint, layout_));
-  kv_shape_.dtype = options.kv_dtype_set            ? options.kv_dtype
-                    : AllMatricesAreF32(checkpoint) ? DType::kF32
-                                                    : DType::kF16;
-  RETURN_IF_ERROR(PlanMemory(options, planned));
-  RETURN_IF_ERROR(CheckFits(memory_, AvailableMemory()));
+  ASSIGN_OR_RETURN(const ShapeSpec shape, ShapeOfCheckpoint(checkpoint));
+  // What does not fit is refused before the first weight is read.
+  RETURN_IF_ERROR(PlanMemory(shape, options));
+  RETURN_IF_ERROR(CheckFits(info_.memory, AvailableMemory()));
 
   ASSIGN_OR_RETURN(weights_,
                    LoadStageWeights(checkpoint, layout_, [&](int64_t done, int64_t total) {
                      if (progress) progress("reading weights", done, total);
                    }));
-  RETURN_IF_ERROR(PlanMemory(options, weights_.bytes()));
   kv_ = std::make_unique<KvCache>(kv_shape_, limits_.block_count);
   decoder_ =
       std::make_unique<Decoder>(spec_, layout_, bounds_, weights_, *kv_, stream_, communicator_);
@@ -171,16 +168,9 @@ absl::Status CpuStageExecutor::Init(const Checkpoint& checkpoint, const Executor
   if (layout_.last_stage()) {
     sampler_ = std::make_unique<TokenSampler>(sampler_shape_, stream_, communicator_);
   }
-  info_.block_count = limits_.block_count;
-  info_.context_length = limits_.context_length;
-  info_.weight_bytes = memory_.weight_bytes;
-  info_.kv_bytes = memory_.kv_bytes;
-  info_.workspace_bytes = memory_.workspace_bytes + memory_.logit_bytes;
-  info_.kv_dtype = kv_shape_.dtype;
-  info_.dtypes =
-      absl::StrCat(weights_.dtypes, " weights, ", ToAbsl(DTypeName(kv_shape_.dtype)), " kv");
+  FillInfo();
   LOG_INFO("memory plan of rank {}: {} ({}, {} KV blocks of {} tokens)", layout_.world_rank,
-           memory_.ToString(), info_.dtypes, limits_.block_count, limits_.block_tokens);
+           info_.memory.ToString(), info_.dtypes, limits_.block_count, limits_.block_tokens);
   return absl::OkStatus();
 }
 

@@ -14,6 +14,7 @@
 #include "kernels/stream.h"
 #include "model/checkpoint.h"
 #include "model/layout.h"
+#include "model/memory_plan.h"
 #include "pergola/v1/worker.pb.h"
 #include "worker/comm/communicator.h"
 
@@ -24,7 +25,8 @@ struct ExecutorOptions {
   int64_t block_tokens = 32;
   int64_t step_tokens = 512;   // most rows of a plan
   int64_t context_length = 0;  // 0: the model's
-  // KV of this rank; 0: what all slots can use, but at most 1 GiB or one sequence of the context.
+  // KV per rank; 0: what all slots can use, at most 1 GiB, but one sequence of a context_length
+  // that is not 0. What it holds bounds the context otherwise (model/memory_plan.h, PlanKv).
   int64_t kv_bytes = 0;
   // Ignored unless kv_dtype_set; default: f32 if all matrices of the model are f32, else f16.
   DType kv_dtype = DType::kF32;
@@ -36,8 +38,9 @@ struct ExecutorOptions {
 struct ExecutorInfo {
   int64_t block_count = 0;
   int64_t context_length = 0;
-  int64_t weight_bytes = 0, kv_bytes = 0, workspace_bytes = 0;
-  std::string dtypes;  // "q4_1+f32 weights, f16 kv"
+  MemoryPlan memory;     // as planned
+  MemoryPlan allocated;  // as allocated, residual_bytes aside: those are the step loop's
+  std::string dtypes;    // "q4_1+f32 weights, f16 kv"
   DType kv_dtype = DType::kF32;
 };
 
@@ -47,8 +50,8 @@ class StageExecutor {
  public:
   // Reads this rank's bytes, packs them, plans and allocates all memory, logs the memory plan.
   // INVALID_ARGUMENT naming value and limit for weights with NaN or Inf, options out of range, and
-  // a KV cache that does not hold one sequence of the context; RESOURCE_EXHAUSTED if the plan does
-  // not fit the machine. `stream` and `communicator` are borrowed and must outlive the executor;
+  // a KV cache that does not hold the context asked for; RESOURCE_EXHAUSTED if the plan does not
+  // fit the machine. `stream` and `communicator` are borrowed and must outlive the executor;
   // `communicator` may be null if tensor_parallel is 1, and is not called while loading.
   static absl::StatusOr<std::unique_ptr<StageExecutor>> Load(
       const Checkpoint& checkpoint, const RankLayout& layout, const ExecutorOptions& options,

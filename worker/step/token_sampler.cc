@@ -15,12 +15,6 @@ int64_t SamplerShape::widest_slice() const {
   return widest;
 }
 
-int64_t SamplerShape::bytes() const {
-  const int64_t logits = tensor_parallel * logit_rows * widest_slice();
-  const int64_t row = tensor_parallel > 1 ? vocabulary : 0;
-  return (logits + row) * static_cast<int64_t>(sizeof(float)) + (vocabulary + 7) / 8;
-}
-
 TokenSampler::TokenSampler(const SamplerShape& shape, Stream& stream,
                            StageCommunicator* communicator)
     : shape_(shape),
@@ -35,6 +29,12 @@ TokenSampler::TokenSampler(const SamplerShape& shape, Stream& stream,
       drawn_(shape.tensor_parallel * shape.logit_rows),
       tokens_(shape.logit_rows),
       rows_(shape.logit_rows) {}
+
+int64_t TokenSampler::bytes() const {
+  return logits_.size() + row_.size() + bitmap_.size() +
+         static_cast<int64_t>(best_.size() * sizeof(ValueAndId) + drawn_.size() * sizeof(int32_t) +
+                              tokens_.size() * sizeof(int32_t) + rows_.size() * sizeof(int64_t));
+}
 
 absl::Span<const float> TokenSampler::Kept(int64_t row) const {
   PERGOLA_CHECK(row >= 0 && row < static_cast<int64_t>(kept_.size()));

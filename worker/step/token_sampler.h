@@ -26,8 +26,6 @@ struct SamplerShape {
   std::vector<Range> slices;  // vocabulary range of each rank of the stage
   int64_t logit_rows = 0;     // rows whose logits are held at once; more are done in turns
 
-  // The buffers the sampler allocates, for the memory plan.
-  int64_t bytes() const;
   int64_t widest_slice() const;
 };
 
@@ -35,6 +33,9 @@ class TokenSampler {
  public:
   // Allocates all buffers. `communicator` may be null if tensor_parallel is 1. All are borrowed.
   TokenSampler(const SamplerShape& shape, Stream& stream, StageCommunicator* communicator);
+
+  // What the constructor allocated.
+  int64_t bytes() const;
 
   // One EntryResult per entry of the applied plan, the same on every rank of the stage. `hidden` as
   // Forward left it.

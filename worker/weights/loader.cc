@@ -8,7 +8,7 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/strings/str_join.h"
 #include "base/status.h"
-#include "worker/weights/cut.h"
+#include "model/cut.h"
 #include "worker/weights/finite.h"
 
 namespace pergola {
@@ -302,27 +302,6 @@ absl::StatusOr<StageWeights> Loader::Load() {
 }
 
 }  // namespace
-
-bool AllMatricesAreF32(const Checkpoint& checkpoint) {
-  for (const WeightBinding& binding : checkpoint.weights()) {
-    const TensorInfo* tensor = checkpoint.Find(binding.tensor);
-    if (binding.shape.size() == 2 && tensor != nullptr && tensor->dtype != DType::kF32) {
-      return false;
-    }
-  }
-  return true;
-}
-
-absl::StatusOr<int64_t> PlannedWeightBytes(const Checkpoint& checkpoint, const RankLayout& layout) {
-  ASSIGN_OR_RETURN(const std::vector<Item> items, ItemsOf(checkpoint, layout));
-  int64_t total = 0;
-  for (const Item& item : items) {
-    total += item.matrix() ? PackedMatrix::PackedBytes(item.dtype(), item.cut.rows.size(),
-                                                       item.cut.columns.size(), item.lead())
-                           : item.cut.rows.size() * static_cast<int64_t>(sizeof(float));
-  }
-  return total;
-}
 
 absl::StatusOr<StageWeights> LoadStageWeights(const Checkpoint& checkpoint,
                                               const RankLayout& layout,

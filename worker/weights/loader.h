@@ -17,13 +17,6 @@ namespace pergola {
 // Bytes read so far and in all.
 using ByteProgress = std::function<void(int64_t done, int64_t total)>;
 
-// Whether every matrix of the whole model is f32: the same answer on every rank.
-bool AllMatricesAreF32(const Checkpoint& checkpoint);
-
-// Bytes the rank's weights will take once packed (neighbours of one dtype are counted apart, so the
-// stacked matrices may take a little less): known before anything is read.
-absl::StatusOr<int64_t> PlannedWeightBytes(const Checkpoint& checkpoint, const RankLayout& layout);
-
 // INVALID_ARGUMENT naming the tensor if a value is NaN or Inf, or of a dtype that cannot be packed;
 // else what Checkpoint::Read returns. `progress` may be empty.
 absl::StatusOr<StageWeights> LoadStageWeights(const Checkpoint& checkpoint,

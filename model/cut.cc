@@ -1,13 +1,14 @@
-#include "worker/weights/cut.h"
+#include "model/cut.h"
 
 namespace pergola {
 
-Cut CutOf(const WeightBinding& binding, const ModelSpec& spec, const RankLayout& layout) {
+Cut CutOf(Split split, const std::vector<int64_t>& shape, int64_t head_dim,
+          const RankLayout& layout) {
   Cut cut;
-  cut.rows = Range{0, binding.shape[0]};
-  cut.columns = Range{0, binding.shape.size() > 1 ? binding.shape[1] : 1};
-  const int64_t head = spec.head_dim;
-  switch (SplitOf(binding.role)) {
+  cut.rows = Range{0, shape[0]};
+  cut.columns = Range{0, shape.size() > 1 ? shape[1] : 1};
+  const int64_t head = head_dim;
+  switch (split) {
     case Split::kReplicated:
       break;
     case Split::kQueryHeadRows:
@@ -30,6 +31,10 @@ Cut CutOf(const WeightBinding& binding, const ModelSpec& spec, const RankLayout&
       break;
   }
   return cut;
+}
+
+Cut CutOf(const WeightBinding& binding, const ModelSpec& spec, const RankLayout& layout) {
+  return CutOf(SplitOf(binding.role), binding.shape, spec.head_dim, layout);
 }
 
 bool Holds(const WeightBinding& binding, const ModelSpec& spec, const RankLayout& layout) {

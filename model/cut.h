@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 #include "model/layout.h"
 #include "model/model_spec.h"
@@ -13,7 +14,9 @@ struct Cut {
   Range columns;  // inputs; [0, 1) for a vector
 };
 
-// What this rank holds of the weight.
+// What this rank holds of a weight of `shape`, [rows, columns] or [rows].
+Cut CutOf(Split split, const std::vector<int64_t>& shape, int64_t head_dim,
+          const RankLayout& layout);
 Cut CutOf(const WeightBinding& binding, const ModelSpec& spec, const RankLayout& layout);
 
 // Whether this rank needs the weight at all: its layers, the embedding in the first stage, the

@@ -1,0 +1,205 @@
+#include "model/memory_plan.h"
+
+#include <algorithm>
+#include <limits>
+#include <map>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "base/status.h"
+
+namespace pergola {
+namespace {
+
+// KV of a rank when nobody asks for more: enough for a demo, small enough for several ranks on a
+// laptop.
+constexpr int64_t kDefaultKvBytes = int64_t{1} << 30;
+constexpr int64_t kMinLogitRows = 64;
+
+std::string MiB(int64_t bytes) {
+  return absl::StrFormat("%.1f MiB", static_cast<double>(bytes) / (1 << 20));
+}
+
+// Outputs of the widest matrix among projections that hold several; 0 if none does.
+int64_t WidestPart(const HeldWeights& held) {
+  std::map<std::pair<int64_t, int>, std::vector<int64_t>> rows;
+  for (const HeldMatrix& matrix : held.matrices) {
+    if (matrix.stack != 0) rows[{matrix.layer, matrix.stack}].push_back(matrix.rows);
+  }
+  int64_t widest = 0;
+  for (const auto& [projection, parts] : rows) {
+    if (parts.size() > 1) widest = std::max(widest, *std::max_element(parts.begin(), parts.end()));
+  }
+  return widest;
+}
+
+}  // namespace
+
+int64_t MemoryLimits::logit_rows() const {
+  return std::min(step_tokens, std::max(slot_count, kMinLogitRows));
+}
+
+DecoderBuffers PlanDecoderBuffers(const ShapeSpec& shape, const RankLayout& layout,
+                                  const MemoryLimits& limits) {
+  const ModelSpec& spec = shape.spec;
+  const auto bytes = [&](int64_t values) { return DTypeBytes(limits.activation_dtype, values); };
+  const int64_t rows = limits.step_tokens;
+  const int64_t heads = layout.heads.size();
+  DecoderBuffers buffers;
+  // The rope table is f32 whatever the activations are.
+  buffers.rope = limits.context_length * (spec.rope.dims / 2) * static_cast<int64_t>(sizeof(float));
+  buffers.normed = bytes(rows * spec.hidden);
+  buffers.qkv = bytes(rows * (heads + 2 * layout.kv_heads.size()) * spec.head_dim);
+  buffers.attended = bytes(rows * heads * spec.head_dim);
+  buffers.gate_up = bytes(rows * (shape.gated_mlp ? 2 : 1) * layout.ffn.size());
+  buffers.activated = bytes(rows * layout.ffn.size());
+  buffers.branch = bytes(rows * spec.hidden);
+  buffers.part = bytes(rows * WidestPart(HeldBy(shape, layout)));
+  if (layout.last_stage()) buffers.picked = bytes(limits.logit_rows() * spec.hidden);
+  return buffers;
+}
+
+int64_t PlanTableBytes(const MemoryLimits& limits) {
+  const int64_t table =
+      limits.BlocksOf(limits.context_length) * static_cast<int64_t>(sizeof(int32_t));
+  return limits.slot_count * (kSlotStateBytes + table) + limits.step_tokens * kRowStateBytes;
+}
+
+int64_t PlanLogitBytes(const ShapeSpec& shape, const RankLayout& layout,
+                       const MemoryLimits& limits) {
+  if (!layout.last_stage()) return 0;
+  const int64_t vocabulary = shape.spec.vocabulary;
+  const int64_t ranks = layout.tensor_parallel;
+  const int64_t rows = limits.logit_rows();
+  int64_t widest = 0;
+  for (int tp_rank = 0; tp_rank < layout.tensor_parallel; ++tp_rank) {
+    widest = std::max(widest, VocabularyPart(shape.spec, layout.tensor_parallel, tp_rank).size());
+  }
+  const int64_t whole_row = ranks > 1 ? vocabulary : 0;
+  // Per row and rank: the best value and id, and the token drawn. Per row: the token, and the row.
+  const int64_t choices = ranks * rows * 12 + rows * 12;
+  return (ranks * rows * widest + whole_row) * static_cast<int64_t>(sizeof(float)) +
+         (vocabulary + 7) / 8 + choices;
+}
+
+int64_t KvBlockBytes(const ModelSpec& spec, const RankLayout& layout, int64_t block_tokens,
+                     DType kv_dtype) {
+  const int64_t values = layout.kv_heads.size() * block_tokens * spec.head_dim;
+  return 2 * layout.layers.size() * DTypeBytes(kv_dtype, values);
+}
+
+int64_t MemoryPlan::weights() const {
+  int64_t total = 0;
+  for (const int64_t bytes : weight_bytes) total += bytes;
+  return total;
+}
+
+std::string MemoryPlan::ToString() const {
+  std::string peers;
+  if (peer_bytes > 0) peers = absl::StrCat(" + peer buffers ", MiB(peer_bytes));
+  return absl::StrCat("weights ", MiB(weights()), " + KV ", MiB(kv_bytes()), " + workspaces ",
+                      MiB(workspace_bytes()), " + tables ", MiB(table_bytes), " + logits ",
+                      MiB(logit_bytes), peers, " = ", MiB(total()));
+}
+
+MemoryPlan PlanRank(const ShapeSpec& shape, const RankLayout& layout, const MemoryLimits& limits) {
+  MemoryPlan plan;
+  const HeldWeights held = HeldBy(shape, layout);
+  for (int kind = 0; kind < kWeightKinds; ++kind) {
+    plan.weight_bytes[kind] = held.vector_bytes[kind];
+  }
+  for (const HeldMatrix& matrix : held.matrices) {
+    plan.weight_bytes[static_cast<int>(matrix.kind)] += matrix.bytes();
+  }
+  plan.block_bytes = KvBlockBytes(shape.spec, layout, limits.block_tokens, limits.kv_dtype);
+  plan.block_count = limits.block_count;
+  // The step loop pads a message's rows to whole shares of the stage's ranks.
+  const int64_t residual = limits.step_tokens * shape.spec.hidden + layout.tensor_parallel;
+  plan.decoder_bytes = PlanDecoderBuffers(shape, layout, limits).total();
+  plan.residual_bytes = DTypeBytes(limits.activation_dtype, residual);
+  plan.table_bytes = PlanTableBytes(limits);
+  plan.logit_bytes = PlanLogitBytes(shape, layout, limits);
+  plan.peer_bytes = limits.peer_bytes;
+  return plan;
+}
+
+absl::StatusOr<std::vector<RankLayout>> GroupLayouts(const ModelSpec& spec, int tensor_parallel,
+                                                     int pipeline_parallel) {
+  std::vector<RankLayout> ranks;
+  // The first call refuses what no rank can take.
+  for (int rank = 0; rank == 0 || rank < tensor_parallel * pipeline_parallel; ++rank) {
+    ASSIGN_OR_RETURN(RankLayout layout, MakeLayout(spec, tensor_parallel, pipeline_parallel, rank));
+    ranks.push_back(std::move(layout));
+  }
+  return ranks;
+}
+
+absl::StatusOr<KvPlan> PlanKv(const KvRequest& request) {
+  const auto blocks_of = [&](int64_t tokens) {
+    return (tokens + request.block_tokens - 1) / request.block_tokens;
+  };
+  const bool kv_asked = request.block_count > 0 || request.kv_bytes > 0;
+  const bool context_asked = request.context_length > 0;
+  KvPlan plan;
+  plan.context_length = context_asked ? request.context_length : request.model_context;
+  const int64_t per_sequence = blocks_of(plan.context_length);
+  if (request.block_count > 0) {
+    plan.block_count = request.block_count;
+  } else if (request.kv_bytes > 0) {
+    plan.block_count = request.kv_bytes / request.block_bytes;
+  } else {
+    plan.block_count =
+        std::min(request.slot_count * per_sequence, kDefaultKvBytes / request.block_bytes);
+    plan.block_count = std::max(plan.block_count, context_asked ? per_sequence : 1);
+  }
+  if (plan.block_count < 1 || (kv_asked && context_asked && plan.block_count < per_sequence)) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "the KV cache holds ", plan.block_count, " blocks of ", request.block_tokens, " tokens (",
+        request.block_bytes, " bytes each); one sequence of the full context of ",
+        plan.context_length, " tokens takes ", per_sequence, " blocks, ",
+        per_sequence * request.block_bytes, " bytes"));
+  }
+  if (plan.block_count > std::numeric_limits<int32_t>::max()) {
+    return absl::InvalidArgumentError(absl::StrCat("the KV cache has ", plan.block_count,
+                                                   " blocks; the most is ",
+                                                   std::numeric_limits<int32_t>::max()));
+  }
+  if (plan.block_count < per_sequence) {
+    plan.context_length = plan.block_count * request.block_tokens;
+    plan.shortened = absl::StrCat("the context served is ", plan.context_length,
+                                  " tokens, not the model's ", request.model_context,
+                                  ": the KV cache of ", plan.block_count * request.block_bytes,
+                                  " bytes holds no more (one full "
+                                  "context takes ",
+                                  per_sequence * request.block_bytes, ")");
+  }
+  return plan;
+}
+
+int64_t LargestBlockBytes(const ModelSpec& spec, const std::vector<RankLayout>& ranks,
+                          int64_t block_tokens, DType kv_dtype) {
+  int64_t largest = 0;
+  for (const RankLayout& layout : ranks) {
+    largest = std::max(largest, KvBlockBytes(spec, layout, block_tokens, kv_dtype));
+  }
+  return largest;
+}
+
+int64_t LargestBlockCount(const std::vector<MemoryPlan>& ranks, int64_t budget) {
+  int64_t count = std::numeric_limits<int32_t>::max();
+  for (const MemoryPlan& plan : ranks) {
+    const int64_t left = budget - plan.fixed();
+    count = std::min(count, left < 0 ? -1 : left / plan.block_bytes);
+  }
+  return count;
+}
+
+absl::Status CheckFits(const MemoryPlan& plan, int64_t available) {
+  if (available == 0 || plan.total() <= available) return absl::OkStatus();
+  return absl::ResourceExhaustedError(
+      absl::StrCat("the rank needs ", plan.ToString(), ", and ", MiB(available), " are available, ",
+                   plan.total() - available,
+                   " bytes too few; use more ranks, a smaller KV cache or a shorter context"));
+}
+
+}  // namespace pergola

@@ -1,0 +1,133 @@
+// What every rank of a group allocates, planned before it is allocated: pure arithmetic over
+// shapes, the same for a worker that loads, for admission (the blocks and the context of Hello) and
+// for `pergola plan`. What is printed adds up to what is allocated (DESIGN I7).
+//
+// Not counted: code, stacks, the thread pool's scratch (2 MiB a thread), a sampled row's sorting
+// space, and on the CPU the stage's shared region (half a MiB per rank, twice).
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "model/dtype.h"
+#include "model/layout.h"
+#include "model/shape_spec.h"
+
+namespace pergola {
+
+// What SlotTable keeps of a slot beside its block table.
+inline constexpr int64_t kSlotStateBytes = 56;
+// What a step's row has in the slot table: its position, its place in the KV and its table.
+inline constexpr int64_t kRowStateBytes = 16;
+
+// Bounds that size everything but the weights.
+struct MemoryLimits {
+  int64_t slot_count = 64;
+  int64_t block_tokens = 32;
+  int64_t step_tokens = 512;   // most rows of a step
+  int64_t context_length = 0;  // positions that are served
+  int64_t block_count = 0;
+  DType kv_dtype = DType::kF16;
+  DType activation_dtype = DType::kF32;  // of all workspaces; logits are always f32
+  int64_t peer_bytes = 0;                // what the device and its communicator keep
+
+  // Rows whose logits are held at once: one per slot, and for few slots enough that a prompt's
+  // logits (tests, scoring) do not go one by one.
+  int64_t logit_rows() const;
+  // Blocks that a sequence of `tokens` takes.
+  int64_t BlocksOf(int64_t tokens) const { return (tokens + block_tokens - 1) / block_tokens; }
+};
+
+// The decoder's buffers in bytes, by member of worker/model/decoder.h.
+struct DecoderBuffers {
+  int64_t rope = 0;  // of cosine, and again of sine
+  int64_t normed = 0, qkv = 0, attended = 0, gate_up = 0, activated = 0, branch = 0;
+  int64_t part = 0;    // outputs of a projection that mixes dtypes
+  int64_t picked = 0;  // rows that need logits, last stage only
+  int64_t total() const {
+    return 2 * rope + normed + qkv + attended + gate_up + activated + branch + part + picked;
+  }
+};
+DecoderBuffers PlanDecoderBuffers(const ShapeSpec& shape, const RankLayout& layout,
+                                  const MemoryLimits& limits);
+
+// Block tables and slot state.
+int64_t PlanTableBytes(const MemoryLimits& limits);
+
+// The sampler's buffers, of a rank of the last stage: the gathered logits, one whole row, a mask,
+// and the choices that are exchanged.
+int64_t PlanLogitBytes(const ShapeSpec& shape, const RankLayout& layout,
+                       const MemoryLimits& limits);
+
+// K and V of one block in all layers of the rank.
+int64_t KvBlockBytes(const ModelSpec& spec, const RankLayout& layout, int64_t block_tokens,
+                     DType kv_dtype);
+
+// One rank's memory.
+struct MemoryPlan {
+  std::array<int64_t, kWeightKinds> weight_bytes = {};  // by WeightKind
+  int64_t block_bytes = 0;                              // of one KV block
+  int64_t block_count = 0;
+  int64_t decoder_bytes = 0;   // DecoderBuffers
+  int64_t residual_bytes = 0;  // the step loop's rows: what one stage hands to the next
+  int64_t table_bytes = 0;
+  int64_t logit_bytes = 0;
+  int64_t peer_bytes = 0;
+
+  int64_t weights() const;
+  int64_t workspace_bytes() const { return decoder_bytes + residual_bytes; }
+  int64_t kv_bytes() const { return block_count * block_bytes; }
+  int64_t total() const { return fixed() + kv_bytes(); }
+  // Everything but the KV.
+  int64_t fixed() const {
+    return weights() + workspace_bytes() + table_bytes + logit_bytes + peer_bytes;
+  }
+  // "weights 95.1 MiB + KV 720.0 MiB + workspaces 10.2 MiB + tables 0.1 MiB + logits 12.0 MiB =
+  // 837.4 MiB"; peer buffers are named where there are any.
+  std::string ToString() const;
+};
+
+MemoryPlan PlanRank(const ShapeSpec& shape, const RankLayout& layout, const MemoryLimits& limits);
+
+// The layouts of all ranks; MakeLayout's errors.
+absl::StatusOr<std::vector<RankLayout>> GroupLayouts(const ModelSpec& spec, int tensor_parallel,
+                                                     int pipeline_parallel);
+
+// How many KV blocks, and what context follows from them.
+struct KvRequest {
+  int64_t slot_count = 0;
+  int64_t block_tokens = 0;
+  int64_t block_bytes = 0;     // of the rank whose block is largest
+  int64_t model_context = 0;   // what the model was made for
+  int64_t context_length = 0;  // asked for; 0: the model's, or as much as the KV holds
+  int64_t kv_bytes = 0;        // asked for per rank; 0: what all slots can use, at most 1 GiB, but
+                               // at least one sequence of an asked context
+  int64_t block_count = 0;     // asked for instead of kv_bytes; 0: from those
+};
+struct KvPlan {
+  int64_t block_count = 0;
+  int64_t context_length = 0;
+  // One line if the context is shorter than the model's because the KV holds no more; else empty.
+  std::string shortened;
+};
+// INVALID_ARGUMENT with the numbers if the context asked for does not fit the KV asked for, if not
+// even one block does, or if there are more blocks than an int32 counts.
+absl::StatusOr<KvPlan> PlanKv(const KvRequest& request);
+// The block of the rank whose block is largest: its KV bounds the whole group's, so that every rank
+// comes to the same number by itself.
+int64_t LargestBlockBytes(const ModelSpec& spec, const std::vector<RankLayout>& ranks,
+                          int64_t block_tokens, DType kv_dtype);
+
+// The KV blocks that fit beside everything else into `budget` bytes on every rank; negative if the
+// rest alone does not fit. Blocks of the plans given are ignored.
+int64_t LargestBlockCount(const std::vector<MemoryPlan>& ranks, int64_t budget);
+
+// RESOURCE_EXHAUSTED with the plan and the missing bytes if it takes more than `available` bytes
+// (0: unknown, never refused).
+absl::Status CheckFits(const MemoryPlan& plan, int64_t available);
+
+}  // namespace pergola

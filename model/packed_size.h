@@ -1,0 +1,34 @@
+// How many bytes a weight matrix takes once packed for the matmul (kernels/packed_layout.h says
+// where each value lies): outputs in panels of 32, the last one padded. Here because the memory
+// plan must know it without kernels.
+#pragma once
+
+#include <cstdint>
+
+#include "model/dtype.h"
+
+namespace pergola {
+
+inline constexpr int64_t kPanelColumns = 32;
+
+// Values along K that are stored: `lead` + columns rounded up to the dtype's block (2 for bf16's
+// pairs).
+inline int64_t StoredK(DType dtype, int64_t columns, int lead) {
+  const int64_t unit = dtype == DType::kBF16 ? 2 : BlockValues(dtype);
+  return (lead + columns + unit - 1) / unit * unit;
+}
+
+inline int64_t PanelBytes(DType dtype, int64_t columns, int lead) {
+  return kPanelColumns * DTypeBytes(dtype, StoredK(dtype, columns, lead));
+}
+
+inline int64_t PanelCount(int64_t rows) {
+  return (rows + kPanelColumns - 1) / kPanelColumns;
+}
+
+// Of `rows` outputs and `columns` inputs; `lead` as in PackedMatrix::Allocate.
+inline int64_t PackedMatrixBytes(DType dtype, int64_t rows, int64_t columns, int lead) {
+  return PanelCount(rows) * PanelBytes(dtype, columns, lead);
+}
+
+}  // namespace pergola

@@ -1,0 +1,318 @@
+#include "model/shape_spec.h"
+
+#include <algorithm>
+#include <set>
+
+#include "absl/strings/str_join.h"
+#include "base/check.h"
+#include "base/status.h"
+#include "model/cut.h"
+#include "model/packed_size.h"
+
+namespace pergola {
+namespace {
+
+// The projections of a layer whose weights are stacked; 0 is none.
+enum Stack : int { kNoStack, kQkv, kGateUp };
+
+struct RoleShape {
+  WeightKind kind;
+  Stack stack;
+};
+
+RoleShape RoleShapeOf(Role role) {
+  switch (role) {
+    case Role::kTokenEmbedding:
+      return {WeightKind::kEmbedding, kNoStack};
+    case Role::kLmHead:
+      return {WeightKind::kLmHead, kNoStack};
+    case Role::kAttentionNorm:
+    case Role::kMlpNorm:
+    case Role::kFinalNorm:
+      return {WeightKind::kNorms, kNoStack};
+    case Role::kQuery:
+    case Role::kKey:
+    case Role::kValue:
+    case Role::kQueryBias:
+    case Role::kKeyBias:
+    case Role::kValueBias:
+      return {WeightKind::kAttention, kQkv};
+    case Role::kAttentionOutput:
+    case Role::kAttentionOutputBias:
+      return {WeightKind::kAttention, kNoStack};
+    case Role::kGate:
+    case Role::kUp:
+    case Role::kGateBias:
+    case Role::kUpBias:
+      return {WeightKind::kMlp, kGateUp};
+    case Role::kDown:
+    case Role::kDownBias:
+      return {WeightKind::kMlp, kNoStack};
+  }
+  PERGOLA_CHECK(false);
+}
+
+WeightPlace PlaceOf(const ModelSpec& spec, Role role) {
+  switch (role) {
+    case Role::kTokenEmbedding:
+      return spec.tied_embeddings ? WeightPlace::kBothEnds : WeightPlace::kFirstStage;
+    case Role::kFinalNorm:
+    case Role::kLmHead:
+      return WeightPlace::kLastStage;
+    default:
+      return WeightPlace::kLayer;
+  }
+}
+
+WeightShape ShapeOfRole(const ModelSpec& spec, Role role, int64_t layer, DType dtype) {
+  WeightShape weight;
+  weight.kind = RoleShapeOf(role).kind;
+  weight.stack = RoleShapeOf(role).stack;
+  weight.place = PlaceOf(spec, role);
+  weight.layer = layer;
+  weight.split = SplitOf(role);
+  weight.shape = ShapeOf(spec, role);
+  weight.dtype = weight.matrix() ? dtype : DType::kF32;
+  weight.leader_only = role == Role::kAttentionOutputBias || role == Role::kDownBias;
+  return weight;
+}
+
+// A vector or a matrix that no role names: of BLOOM's and StarCoder's norms and positions.
+WeightShape Other(WeightKind kind, WeightPlace place, int64_t layer, std::vector<int64_t> shape,
+                  DType dtype) {
+  WeightShape weight;
+  weight.kind = kind;
+  weight.place = place;
+  weight.layer = layer;
+  weight.shape = std::move(shape);
+  weight.dtype = weight.matrix() ? dtype : DType::kF32;
+  return weight;
+}
+
+// A public model's configuration.
+struct KnownModel {
+  const char* name;
+  const char* architecture;
+  int64_t layers, hidden, heads, kv_heads, ffn, vocabulary, context_length;
+  bool rope;
+  bool gated_mlp;
+  bool biases;          // of every projection
+  bool layer_norm;      // norms have a bias too
+  bool embedding_norm;  // a norm after the embedding
+  bool tied;
+  int64_t learned_positions;
+};
+
+constexpr KnownModel kKnownModels[] = {
+    // huggingface.co/bigscience/bloom, config.json: n_layer 70, hidden_size 14336, n_head 112,
+    // vocab_size 250880, seq_length 2048; ALiBi, MLP of 4 * hidden (modeling_bloom.py).
+    {"bloom-176b", "bloom", 70, 14336, 112, 112, 57344, 250880, 2048, false, false, true, true,
+     true, true, 0},
+    // huggingface.co/bigcode/starcoder, config.json: n_layer 40, n_embd 6144, n_head 48,
+    // multi_query true, n_inner 24576, vocab_size 49152, n_positions 8192.
+    {"starcoder-15.5b", "gpt_bigcode", 40, 6144, 48, 1, 24576, 49152, 8192, false, false, true,
+     true, false, true, 8192},
+    // huggingface.co/meta-llama/Meta-Llama-3-8B, config.json: num_hidden_layers 32, hidden_size
+    // 4096, num_attention_heads 32, num_key_value_heads 8, intermediate_size 14336, vocab_size
+    // 128256, max_position_embeddings 8192.
+    {"llama-3-8b", "llama", 32, 4096, 32, 8, 14336, 128256, 8192, true, true, false, false, false,
+     false, 0},
+    // huggingface.co/meta-llama/Meta-Llama-3-70B, config.json: num_hidden_layers 80, hidden_size
+    // 8192, num_attention_heads 64, num_key_value_heads 8, intermediate_size 28672, vocab_size
+    // 128256, max_position_embeddings 8192.
+    {"llama-3-70b", "llama", 80, 8192, 64, 8, 28672, 128256, 8192, true, true, false, false, false,
+     false, 0},
+};
+
+const KnownModel* FindKnown(const std::string& name) {
+  for (const KnownModel& model : kKnownModels) {
+    if (name == model.name) return &model;
+  }
+  return nullptr;
+}
+
+ModelSpec SpecOf(const KnownModel& model) {
+  ModelSpec spec;
+  spec.architecture = model.architecture;
+  spec.name = model.name;
+  spec.layers = model.layers;
+  spec.hidden = model.hidden;
+  spec.heads = model.heads;
+  spec.kv_heads = model.kv_heads;
+  spec.head_dim = model.hidden / model.heads;
+  spec.ffn = model.ffn;
+  spec.vocabulary = model.vocabulary;
+  spec.context_length = model.context_length;
+  spec.rope.dims = model.rope ? spec.head_dim : 0;
+  spec.tied_embeddings = model.tied;
+  spec.qkv_bias = spec.output_bias = spec.mlp_bias = model.biases;
+  return spec;
+}
+
+bool IsNorm(Role role) {
+  return role == Role::kAttentionNorm || role == Role::kMlpNorm || role == Role::kFinalNorm;
+}
+
+ShapeSpec ShapeOfKnown(const KnownModel& model, DType dtype) {
+  ShapeSpec shape;
+  shape.spec = SpecOf(model);
+  shape.gated_mlp = model.gated_mlp;
+  const ModelSpec& spec = shape.spec;
+  const auto add = [&](Role role, int64_t layer) {
+    shape.weights.push_back(ShapeOfRole(spec, role, layer, dtype));
+    if (!model.layer_norm || !IsNorm(role)) return;
+    shape.weights.push_back(shape.weights.back());  // the norm's bias
+  };
+  add(Role::kTokenEmbedding, -1);
+  if (model.learned_positions > 0) {
+    shape.weights.push_back(Other(WeightKind::kEmbedding, WeightPlace::kFirstStage, -1,
+                                  {model.learned_positions, spec.hidden}, dtype));
+  }
+  for (int i = 0; model.embedding_norm && i < 2; ++i) {
+    shape.weights.push_back(
+        Other(WeightKind::kNorms, WeightPlace::kFirstStage, -1, {spec.hidden}, dtype));
+  }
+  for (int64_t layer = 0; layer < spec.layers; ++layer) {
+    for (const Role role : LayerRoles(spec)) {
+      if (!model.gated_mlp && (role == Role::kGate || role == Role::kGateBias)) continue;
+      add(role, layer);
+    }
+  }
+  add(Role::kFinalNorm, -1);
+  if (!model.tied) add(Role::kLmHead, -1);
+  return shape;
+}
+
+bool Held(const WeightShape& weight, const RankLayout& layout) {
+  if (weight.leader_only && layout.tp_rank != 0) return false;
+  switch (weight.place) {
+    case WeightPlace::kFirstStage:
+      return layout.first_stage();
+    case WeightPlace::kLastStage:
+      return layout.last_stage();
+    case WeightPlace::kBothEnds:
+      return layout.first_stage() || layout.last_stage();
+    case WeightPlace::kLayer:
+      return weight.layer >= layout.layers.begin && weight.layer < layout.layers.end;
+  }
+  PERGOLA_CHECK(false);
+}
+
+}  // namespace
+
+const char* WeightKindName(WeightKind kind) {
+  static constexpr const char* kNames[kWeightKinds] = {"embedding", "attention", "MLP", "norms",
+                                                       "LM head"};
+  return kNames[static_cast<int>(kind)];
+}
+
+int64_t ShapeSpec::ParameterCount() const {
+  int64_t count = 0;
+  for (const WeightShape& weight : weights) {
+    count += weight.shape[0] * (weight.matrix() ? weight.shape[1] : 1);
+  }
+  return count;
+}
+
+std::string ShapeSpec::MatrixDTypes() const {
+  std::set<absl::string_view> names;
+  for (const WeightShape& weight : weights) {
+    if (weight.matrix()) names.insert(ToAbsl(DTypeName(weight.dtype)));
+  }
+  return absl::StrJoin(names, "+");
+}
+
+bool ShapeSpec::AllMatricesAreF32() const {
+  return std::all_of(weights.begin(), weights.end(), [](const WeightShape& weight) {
+    return !weight.matrix() || weight.dtype == DType::kF32;
+  });
+}
+
+absl::StatusOr<ShapeSpec> ShapeOfCheckpoint(const Checkpoint& checkpoint) {
+  ShapeSpec shape;
+  shape.spec = checkpoint.spec();
+  std::vector<const WeightBinding*> bindings;
+  for (const WeightBinding& binding : checkpoint.weights()) bindings.push_back(&binding);
+  // Roles are numbered in the order of computation, so what is stacked lies together.
+  std::stable_sort(bindings.begin(), bindings.end(),
+                   [](const WeightBinding* a, const WeightBinding* b) {
+                     return std::pair(a->layer, a->role) < std::pair(b->layer, b->role);
+                   });
+  for (const WeightBinding* binding : bindings) {
+    const TensorInfo* tensor = checkpoint.Find(binding->tensor);
+    if (tensor == nullptr) {
+      return absl::InternalError(absl::StrCat("tensor ", binding->tensor, " is bound to ",
+                                              RoleName(binding->role, binding->layer),
+                                              " but not in the checkpoint"));
+    }
+    shape.weights.push_back(ShapeOfRole(shape.spec, binding->role, binding->layer, tensor->dtype));
+  }
+  return shape;
+}
+
+std::string KnownShapeNames() {
+  return absl::StrJoin(kKnownModels, ", ", [](std::string* out, const KnownModel& model) {
+    absl::StrAppend(out, model.name);
+  });
+}
+
+bool IsKnownShape(const std::string& name) {
+  return FindKnown(name) != nullptr;
+}
+
+absl::StatusOr<ShapeSpec> KnownShape(const std::string& name, DType dtype) {
+  const KnownModel* model = FindKnown(name);
+  if (model == nullptr) {
+    return absl::NotFoundError(
+        absl::StrCat("'", name, "' is no known model; known are ", KnownShapeNames()));
+  }
+  return WithMatrixDType(ShapeOfKnown(*model, dtype), dtype);
+}
+
+absl::StatusOr<ShapeSpec> WithMatrixDType(ShapeSpec shape, DType dtype) {
+  for (WeightShape& weight : shape.weights) {
+    if (!weight.matrix()) continue;
+    if (weight.shape[1] % BlockValues(dtype) != 0) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "a matrix of ", weight.shape[0], " x ", weight.shape[1], " cannot be ",
+          ToAbsl(DTypeName(dtype)), ": rows are whole blocks of ", BlockValues(dtype), " values"));
+    }
+    weight.dtype = dtype;
+  }
+  return shape;
+}
+
+int64_t HeldMatrix::bytes() const {
+  return PackedMatrixBytes(dtype, rows, columns, lead);
+}
+
+HeldWeights HeldBy(const ShapeSpec& shape, const RankLayout& layout) {
+  HeldWeights held;
+  for (const WeightShape& weight : shape.weights) {
+    if (!Held(weight, layout)) continue;
+    const Cut cut = CutOf(weight.split, weight.shape, shape.spec.head_dim, layout);
+    if (!weight.matrix()) {
+      held.vector_bytes[static_cast<int>(weight.kind)] +=
+          cut.rows.size() * static_cast<int64_t>(sizeof(float));
+      continue;
+    }
+    HeldMatrix matrix;
+    matrix.kind = weight.kind;
+    matrix.layer = weight.layer;
+    matrix.stack = weight.stack;
+    matrix.dtype = weight.dtype;
+    matrix.rows = cut.rows.size();
+    matrix.columns = cut.columns.size();
+    matrix.lead = static_cast<int>(cut.columns.begin % BlockValues(weight.dtype));
+    HeldMatrix* above = held.matrices.empty() ? nullptr : &held.matrices.back();
+    if (above != nullptr && matrix.stack != kNoStack && above->stack == matrix.stack &&
+        above->layer == matrix.layer && above->dtype == matrix.dtype) {
+      above->rows += matrix.rows;
+    } else {
+      held.matrices.push_back(matrix);
+    }
+  }
+  return held;
+}
+
+}  // namespace pergola
