@@ -1,225 +1,285 @@
 #include "kernels/sample.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <limits>
 
 #include "base/check.h"
 #include "kernels/cpu/sample_cpu.h"
 #include "kernels/sample_math.h"
+#include "kernels/sample_space.h"
+#include "kernels/thread_pool.h"
 
 namespace pergola {
 namespace {
 
 constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
-// Weights are computed this many ids at a time, on the stack; a multiple of the eight lanes of the
-// total.
+// The draw looks at this many ids at a time, on the stack.
 constexpr int64_t kPieceIds = 512;
-
-// One draw: the logits with forbidden ids at minus infinity, and room for candidates.
-struct Draw {
-  const SampleRow* row = nullptr;
-  CpuTarget target = CpuTarget::kPortable;
-  const float* logits = nullptr;
-  int64_t vocabulary = 0;
-  float largest = 0;
-  int32_t* ids = nullptr;  // [vocabulary]
-  int64_t count = 0;       // of candidates in `ids`
-
-  double Weight(int32_t id) const {
-    const double inverse = 1.0 / static_cast<double>(row->temperature);
-    return SoftmaxWeight((static_cast<double>(logits[id]) - static_cast<double>(largest)) *
-                         inverse);
-  }
-};
-
-// The order of the sorted list.
-struct ByRank {
-  const float* logits;
-  bool operator()(int32_t a, int32_t b) const {
-    return logits[a] != logits[b] ? logits[a] > logits[b] : a < b;
-  }
-};
-
-// Puts the first top_k of the sorted list into draw->ids, unsorted: ids that beat the weakest kept
-// so far are gathered, and the surplus is thrown out whenever twice top_k have come together.
-void CollectTopK(Draw* draw, int64_t top_k) {
-  const ByRank by_rank{draw->logits};
-  const int64_t limit = std::min(draw->vocabulary, 2 * top_k + 64);
-  float bound = kMinusInfinity;
-  draw->count = 0;
-  const auto shrink = [&] {
-    if (draw->count <= top_k) return;
-    std::nth_element(draw->ids, draw->ids + top_k - 1, draw->ids + draw->count, by_rank);
-    draw->count = top_k;
-    // Later ids have to be larger: on equal logits the lower id stays.
-    bound = draw->logits[draw->ids[top_k - 1]];
-  };
-  for (int64_t id = -1;;) {
-    id = NextAbove(draw->target, draw->logits, id + 1, draw->vocabulary, bound);
-    if (id == draw->vocabulary) break;
-    draw->ids[draw->count++] = static_cast<int32_t>(id);
-    if (draw->count == limit) shrink();
-  }
-  shrink();
-}
-
-// Sum of the weights of all ids, or of the candidates only.
-double TotalOfAll(const Draw& draw) {
-  double weights[kPieceIds];
-  double lanes[8] = {};
-  const double inverse = 1.0 / static_cast<double>(draw.row->temperature);
-  for (int64_t begin = 0; begin < draw.vocabulary; begin += kPieceIds) {
-    const int64_t count = std::min(kPieceIds, draw.vocabulary - begin);
-    SoftmaxWeights(draw.target, draw.logits + begin, count, draw.largest, inverse, weights);
-    int64_t i = 0;
-    for (; i + 8 <= count; i += 8) {
-      for (int64_t lane = 0; lane < 8; ++lane) lanes[lane] += weights[i + lane];
-    }
-    for (; i < count; ++i) lanes[i % 8] += weights[i];
-  }
-  return FoldEight(lanes);
-}
-
-double TotalOfCandidates(Draw* draw) {
-  std::sort(draw->ids, draw->ids + draw->count);
-  double lanes[8] = {};
-  for (int64_t i = 0; i < draw->count; ++i) lanes[draw->ids[i] % 8] += draw->Weight(draw->ids[i]);
-  return FoldEight(lanes);
-}
-
-// Sorts the candidates and cuts them where their running sum reaches `wanted`; false if it does
-// not.
-bool CutAt(Draw* draw, double wanted) {
-  std::sort(draw->ids, draw->ids + draw->count, ByRank{draw->logits});
-  double sum = 0;
-  for (int64_t i = 0; i < draw->count; ++i) {
-    sum += draw->Weight(draw->ids[i]);
-    if (sum >= wanted) {
-      draw->count = i + 1;
-      return true;
-    }
-  }
-  return false;
-}
-
-// top_p over all ids: looks at the ids within a distance of the largest logit, and doubles it until
-// they suffice.
-void CollectTopP(Draw* draw) {
-  const double wanted = static_cast<double>(draw->row->top_p) * TotalOfAll(*draw);
-  constexpr float kLowest = std::numeric_limits<float>::lowest();
-  for (double distance = 2;; distance *= 2) {
-    const double edge =
-        static_cast<double>(draw->largest) - distance * static_cast<double>(draw->row->temperature);
-    const bool all = distance > 1024;  // weights are 0 beyond 700
-    const float bound = all || edge < kLowest ? kLowest : static_cast<float>(edge);
-    draw->count = 0;
-    for (int64_t id = -1;;) {
-      id = NextAtLeast(draw->target, draw->logits, id + 1, draw->vocabulary, bound);
-      if (id == draw->vocabulary) break;
-      draw->ids[draw->count++] = static_cast<int32_t>(id);
-    }
-    if (CutAt(draw, wanted) || all) return;
-  }
-}
-
-int32_t BestCandidate(const Draw& draw) {
-  int32_t best_id = draw.ids[0];
-  double best = GumbelScore(*draw.row, draw.logits[best_id], best_id);
-  for (int64_t i = 1; i < draw.count; ++i) {
-    const int32_t id = draw.ids[i];
-    const double score = GumbelScore(*draw.row, draw.logits[id], id);
-    if (score > best || (score == best && id < best_id)) {
-      best = score;
-      best_id = id;
-    }
-  }
-  return best_id;
-}
-
-// The draw over all ids. An id wins only if its noise g exceeds best - z. As -log(u) >= 1 - u, g is
-// at most -log(1 - u): where 1 - u is above e^(z - best), a weight times a factor, the two
-// logarithms need not be taken.
-int32_t BestOfAll(const Draw& draw, int32_t first_id) {
-  const SampleRow& row = *draw.row;
-  const double inverse = 1.0 / static_cast<double>(row.temperature);
-  const double offset = static_cast<double>(draw.largest) / static_cast<double>(row.temperature);
-  int32_t best_id = first_id;
-  double best = GumbelScore(row, draw.logits[first_id], first_id);
-  // The margin covers the roundings of weight, factor and score, below 1e-9 for offsets up to 1e6.
-  // Beyond (temperatures near 0) every id is drawn: an infinite factor passes them all.
-  constexpr double kMargin = 1 + 1e-6;
-  const double margin = std::abs(offset) < 1e6 ? kMargin : std::numeric_limits<double>::infinity();
-  double factor = std::exp(offset - best) * margin;
-  double weights[kPieceIds];
-  for (int64_t begin = 0; begin < draw.vocabulary; begin += kPieceIds) {
-    const int64_t count = std::min(kPieceIds, draw.vocabulary - begin);
-    SoftmaxWeights(draw.target, draw.logits + begin, count, draw.largest, inverse, weights);
-    for (int64_t i = 0; i < count; ++i) {
-      const auto id = static_cast<int32_t>(begin + i);
-      if (draw.logits[id] == kMinusInfinity) continue;
-      const double u = UniformDraw(row.seed, row.index, row.position, static_cast<uint32_t>(id));
-      if (1 - u > weights[i] * factor) continue;
-      const double score = GumbelScore(row, draw.logits[id], id);
-      if (score > best || (score == best && id < best_id)) {
-        best = score;
-        best_id = id;
-        factor = std::exp(offset - best) * margin;
-      }
-    }
-  }
-  return best_id;
-}
 
 int64_t RoundUp(int64_t bytes) {
   return (bytes + 63) / 64 * 64;
 }
 
+template <typename T>
+int64_t ArrayBytes(int64_t count) {
+  return RoundUp(count * static_cast<int64_t>(sizeof(T)));
+}
+
+// The largest score so far. An id beats it only with a noise g above best - z. As -log(u) >= 1 - u,
+// g is at most -log(1 - u): where 1 - u is above e^(z - best), a weight times a factor, the two
+// logarithms need not be taken.
+class GumbelMax {
+ public:
+  explicit GumbelMax(const SampleDraw& draw)
+      : draw_(draw),
+        offset_(static_cast<double>(draw.largest) / static_cast<double>(draw.row->temperature)),
+        margin_(std::abs(offset_) < 1e6 ? kMargin : std::numeric_limits<double>::infinity()) {}
+
+  // Ids with their processed logits and weights; at most kPieceIds.
+  void Add(const int32_t* ids, const float* logits, const double* weights, int64_t count) {
+    const SampleRow& row = *draw_.row;
+    double uniform[kPieceIds];
+    UniformDraws(draw_.target, row.seed, row.index, row.position, ids, count, uniform);
+    for (int64_t i = 0; i < count; ++i) {
+      if (1 - uniform[i] > weights[i] * factor_) continue;
+      if (logits[i] == kMinusInfinity) continue;
+      const double score = GumbelScore(row, logits[i], ids[i]);
+      if (id_ < 0 || score > best_ || (score == best_ && ids[i] < id_)) {
+        best_ = score;
+        id_ = ids[i];
+        factor_ = std::exp(offset_ - best_) * margin_;
+      }
+    }
+  }
+  int32_t id() const { return id_; }
+
+ private:
+  // Covers the roundings of weight, factor and score, below 1e-9 for offsets up to 1e6. Beyond
+  // (temperatures near 0) every id is drawn: an infinite factor passes them all.
+  static constexpr double kMargin = 1 + 1e-6;
+
+  const SampleDraw& draw_;
+  const double offset_;
+  const double margin_;
+  double best_ = 0;
+  double factor_ = std::numeric_limits<double>::infinity();
+  int32_t id_ = -1;
+};
+
+int32_t DrawFromAll(const SampleDraw& draw) {
+  GumbelMax best(draw);
+  int32_t ids[kPieceIds];
+  double weights[kPieceIds];
+  for (int64_t begin = 0; begin < draw.vocabulary; begin += kPieceIds) {
+    const int64_t count = std::min(kPieceIds, draw.vocabulary - begin);
+    for (int64_t i = 0; i < count; ++i) ids[i] = static_cast<int32_t>(begin + i);
+    SoftmaxWeights(draw.target, draw.logits + begin, count, draw.largest, draw.inverse, weights);
+    best.Add(ids, draw.logits + begin, weights, count);
+  }
+  return best.id();
+}
+
+int32_t DrawFromCandidates(const SampleDraw& draw) {
+  GumbelMax best(draw);
+  int32_t ids[kPieceIds];
+  float logits[kPieceIds];
+  double weights[kPieceIds];
+  for (int64_t begin = 0; begin < draw.count; begin += kPieceIds) {
+    const int64_t count = std::min(kPieceIds, draw.count - begin);
+    for (int64_t i = 0; i < count; ++i) {
+      const Candidate& candidate = draw.space.candidates[begin + i];
+      ids[i] = candidate.id;
+      logits[i] = candidate.logit;
+      weights[i] = candidate.weight;
+    }
+    best.Add(ids, logits, weights, count);
+  }
+  return best.id();
+}
+
+// Steps 1 to 6, of a row without NaN or plus infinity: false if no id is left. At temperature 0 the
+// token into `greedy`, which is -1 else.
+bool Begin(CpuTarget target, const SampleRow& row, int64_t vocabulary, LogitScan scan,
+           SampleDraw* draw, int32_t* greedy) {
+  draw->row = &row;
+  draw->target = target;
+  draw->vocabulary = vocabulary;
+  draw->logits = row.logits;
+  if (row.edits()) {
+    EditLogits(row, vocabulary, draw->space);
+    draw->logits = draw->space.edited;
+    scan = ScanLogits(target, draw->logits, vocabulary);
+  }
+  draw->largest = scan.largest;
+  *greedy = -1;
+  if (scan.largest == kMinusInfinity) return false;
+  if (row.temperature > 0) {
+    draw->inverse = 1.0 / static_cast<double>(row.temperature);
+    return true;
+  }
+  *greedy = static_cast<int32_t>(NextAtLeast(target, draw->logits, 0, vocabulary, scan.largest));
+  return true;
+}
+
+int32_t DrawToken(CpuTarget target, const SampleRow& row, int64_t vocabulary, const LogitScan& scan,
+                  const SampleSpace& space) {
+  SampleDraw draw;
+  draw.space = space;
+  int32_t greedy = -1;
+  if (!Begin(target, row, vocabulary, scan, &draw, &greedy)) return -1;
+  if (greedy >= 0) return greedy;
+  if (!draw.filters()) return DrawFromAll(draw);
+  Filter(&draw);
+  return DrawFromCandidates(draw);
+}
+
+// Of a row without NaN or plus infinity and with a finite logit.
+class Logprobs {
+ public:
+  Logprobs(CpuTarget target, const float* logits, int64_t vocabulary, float largest)
+      : target_(target), logits_(logits), vocabulary_(vocabulary), largest_(largest) {
+    log_total_ = std::log(TotalWeight(target, logits, vocabulary, largest, 1.0, nullptr));
+  }
+
+  void Write(int32_t id, int top, int32_t* scratch, TokenLogprobs* result) const {
+    result->logprob = Logprob(logits_[id], largest_, log_total_);
+    const int64_t count = CollectTopK(target_, logits_, vocabulary_, top, scratch);
+    std::sort(scratch, scratch + count, [this](int32_t a, int32_t b) {
+      return logits_[a] != logits_[b] ? logits_[a] > logits_[b] : a < b;
+    });
+    result->top_count = static_cast<int32_t>(count);
+    for (int64_t i = 0; i < count; ++i) {
+      result->top_ids[i] = scratch[i];
+      result->top_logprobs[i] = Logprob(logits_[scratch[i]], largest_, log_total_);
+    }
+  }
+
+ private:
+  const CpuTarget target_;
+  const float* const logits_;
+  const int64_t vocabulary_;
+  const float largest_;
+  double log_total_ = 0;
+};
+
+void RunReference(int64_t vocabulary, SampleTask* task) {
+  TokenLogprobs unused;
+  const float* logits = task->row.logits;
+  task->valid = LogprobsRef(logits, vocabulary, 0, 0, &unused);
+  if (task->valid && task->draw) {
+    task->id = SampleRef(task->row, vocabulary);
+    task->valid = task->id >= 0;
+  }
+  if (!task->valid) return;
+  if (task->draw && task->logprobs) {
+    LogprobsRef(logits, vocabulary, task->id, task->top, &task->id_logprobs);
+  }
+  if (task->target >= 0) {
+    LogprobsRef(logits, vocabulary, task->target, task->target_top, &task->target_logprobs);
+  }
+}
+
+void RunTask(CpuTarget target, int64_t vocabulary, const SampleSpace& space, SampleTask* task) {
+  task->id = -1;
+  if (target == CpuTarget::kReference) return RunReference(vocabulary, task);
+  const LogitScan scan = ScanLogits(target, task->row.logits, vocabulary);
+  task->valid = scan.valid && scan.largest != kMinusInfinity;
+  if (task->valid && task->draw) {
+    task->id = DrawToken(target, task->row, vocabulary, scan, space);
+    task->valid = task->id >= 0;
+  }
+  const bool of_drawn = task->draw && task->logprobs;
+  if (!task->valid || (!of_drawn && task->target < 0)) return;
+  const Logprobs logprobs(target, task->row.logits, vocabulary, scan.largest);
+  if (of_drawn) logprobs.Write(task->id, task->top, space.ids, &task->id_logprobs);
+  if (task->target >= 0) {
+    logprobs.Write(task->target, task->target_top, space.ids, &task->target_logprobs);
+  }
+}
+
 }  // namespace
 
-int64_t SampleWorkspaceBytes(int64_t vocabulary) {
-  return RoundUp(vocabulary * static_cast<int64_t>(sizeof(float))) +
-         RoundUp(vocabulary * static_cast<int64_t>(sizeof(int32_t)));
+int64_t SampleSpace::Bytes(int64_t vocabulary, int64_t history) {
+  return ArrayBytes<float>(vocabulary) + ArrayBytes<uint32_t>(vocabulary) +
+         ArrayBytes<int32_t>(vocabulary + kCollectPadding) + ArrayBytes<Candidate>(vocabulary) +
+         ArrayBytes<int32_t>(history);
+}
+
+SampleSpace SampleSpace::Cut(uint8_t* memory, int64_t vocabulary) {
+  SampleSpace space;
+  space.edited = reinterpret_cast<float*>(memory);
+  memory += ArrayBytes<float>(vocabulary);
+  space.counts = reinterpret_cast<uint32_t*>(memory);
+  memory += ArrayBytes<uint32_t>(vocabulary);
+  space.ids = reinterpret_cast<int32_t*>(memory);
+  memory += ArrayBytes<int32_t>(vocabulary + kCollectPadding);
+  space.candidates = reinterpret_cast<Candidate*>(memory);
+  memory += ArrayBytes<Candidate>(vocabulary);
+  space.borders = reinterpret_cast<int32_t*>(memory);
+  return space;
+}
+
+int64_t SampleWorkspaceBytes(int64_t vocabulary, int64_t history) {
+  return SampleSpace::Bytes(vocabulary, history);
 }
 
 int32_t Sample(Stream& stream, const SampleRow& row, int64_t vocabulary) {
   PERGOLA_CHECK(row.temperature >= 0 && vocabulary >= 0);
-  if (stream.cpu_target() == CpuTarget::kReference) return SampleRef(row, vocabulary);
-  Draw draw;
-  draw.row = &row;
-  draw.target = stream.cpu_target();
-  draw.logits = row.logits;
-  draw.vocabulary = vocabulary;
-  LogitScan scan = ScanLogits(draw.target, row.logits, vocabulary);
+  const CpuTarget target = stream.cpu_target();
+  if (target == CpuTarget::kReference) return SampleRef(row, vocabulary);
+  const LogitScan scan = ScanLogits(target, row.logits, vocabulary);
   if (!scan.valid) return -1;
-  uint8_t* workspace = stream.Workspace(SampleWorkspaceBytes(vocabulary));
-  draw.ids = reinterpret_cast<int32_t*>(workspace +
-                                        RoundUp(vocabulary * static_cast<int64_t>(sizeof(float))));
-  if (row.mask != nullptr) {
-    auto* masked = reinterpret_cast<float*>(workspace);
-    for (int64_t i = 0; i < vocabulary; ++i) {
-      masked[i] = MaskAllows(row.mask, i) ? row.logits[i] : kMinusInfinity;
-    }
-    draw.logits = masked;
-    scan = ScanLogits(draw.target, masked, vocabulary);
+  uint8_t* memory = stream.Workspace(SampleWorkspaceBytes(vocabulary, row.history_count));
+  return DrawToken(target, row, vocabulary, scan, SampleSpace::Cut(memory, vocabulary));
+}
+
+std::vector<int32_t> Survivors(Stream& stream, const SampleRow& row, int64_t vocabulary) {
+  const CpuTarget target = stream.cpu_target();
+  if (target == CpuTarget::kReference) return SurvivorsRef(row, vocabulary);
+  const LogitScan scan = ScanLogits(target, row.logits, vocabulary);
+  if (!scan.valid) return {};
+  SampleDraw draw;
+  draw.space = SampleSpace::Cut(
+      stream.Workspace(SampleWorkspaceBytes(vocabulary, row.history_count)), vocabulary);
+  int32_t greedy = -1;
+  if (!Begin(target, row, vocabulary, scan, &draw, &greedy)) return {};
+  if (greedy >= 0) return {greedy};
+  std::vector<int32_t> ids;
+  if (draw.filters()) {
+    Filter(&draw);
+    for (int64_t i = 0; i < draw.count; ++i) ids.push_back(draw.space.candidates[i].id);
+    std::sort(ids.begin(), ids.end());
+    return ids;
   }
-  draw.largest = scan.largest;
-  if (scan.largest == kMinusInfinity) return -1;
-  const auto first_id =
-      static_cast<int32_t>(NextAtLeast(draw.target, draw.logits, 0, vocabulary, scan.largest));
-  if (row.temperature == 0) return first_id;
-  const bool limits_k = row.top_k > 0 && row.top_k < vocabulary;
-  if (limits_k) {
-    CollectTopK(&draw, row.top_k);
-    if (row.top_p < 1) {
-      CutAt(&draw, static_cast<double>(row.top_p) * TotalOfCandidates(&draw));
-    }
-  } else if (row.top_p < 1) {
-    CollectTopP(&draw);
+  for (int32_t id = 0; id < vocabulary; ++id) {
+    if (draw.logits[id] != kMinusInfinity) ids.push_back(id);
+  }
+  return ids;
+}
+
+void SampleTasks(Stream& stream, SampleTask* tasks, int64_t count, int64_t vocabulary) {
+  int64_t history = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    PERGOLA_CHECK(tasks[i].top <= kMaxTopLogprobs && tasks[i].target_top <= kMaxTopLogprobs);
+    history = std::max(history, tasks[i].row.history_count);
+  }
+  const int64_t bytes = SampleWorkspaceBytes(vocabulary, history);
+  const auto threads = static_cast<int>(std::min<int64_t>(stream.threads(), count));
+  uint8_t* memory = stream.Workspace(bytes * threads);
+  const CpuTarget target = stream.cpu_target();
+  std::atomic<int64_t> next{0};
+  const auto work = [&](int thread) {
+    if (thread >= threads) return;
+    const SampleSpace space = SampleSpace::Cut(memory + thread * bytes, vocabulary);
+    for (int64_t i = next++; i < count; i = next++) RunTask(target, vocabulary, space, &tasks[i]);
+  };
+  if (threads <= 1) {
+    work(0);
   } else {
-    return BestOfAll(draw, first_id);
+    stream.pool().Run(work);
   }
-  return BestCandidate(draw);
 }
 
 ValueAndId ArgMax(Stream& stream, const float* logits, int64_t values, int32_t first_id) {

@@ -2,9 +2,11 @@
 // sampling.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <limits>
 
 #include "base/counter_rng.h"
 #include "kernels/sample.h"
@@ -60,6 +62,42 @@ inline double FoldEight(const double* lanes) {
 
 inline bool MaskAllows(const uint8_t* mask, int64_t id) {
   return mask == nullptr || (mask[id / 8] >> (id % 8) & 1) != 0;
+}
+
+// Steps 1 to 3 of sample.h for one logit. A forbidden id stays forbidden, and no finite logit
+// leaves f32.
+inline float WithinF32(float value) {
+  return std::clamp(value, std::numeric_limits<float>::lowest(), std::numeric_limits<float>::max());
+}
+inline bool IsForbidden(float logit) {
+  return logit == -std::numeric_limits<float>::infinity();
+}
+inline float AddBias(float logit, float bias) {
+  if (IsForbidden(logit) || IsForbidden(bias)) return -std::numeric_limits<float>::infinity();
+  return WithinF32(logit + bias);
+}
+inline float PenaliseRepetition(float logit, float penalty) {
+  if (IsForbidden(logit) || penalty == 0 || penalty == 1) return logit;
+  return WithinF32(logit > 0 ? logit / penalty : logit * penalty);
+}
+inline float PenaliseCount(float logit, int64_t count, const SampleRow& row) {
+  if (IsForbidden(logit) || count == 0) return logit;
+  const float by_frequency = static_cast<float>(count) * row.frequency_penalty;
+  return WithinF32(WithinF32(logit - by_frequency) - row.presence_penalty);
+}
+
+// x of sample.h.
+inline double Exponent(float logit, float largest, double inverse_temperature) {
+  return (static_cast<double>(logit) - static_cast<double>(largest)) * inverse_temperature;
+}
+// weight * x: an id without weight adds nothing, however far it is.
+inline double WeightedExponent(double weight, double x) {
+  return weight == 0 ? 0.0 : weight * x;
+}
+
+inline float Logprob(float logit, float largest, double log_total) {
+  return static_cast<float>((static_cast<double>(logit) - static_cast<double>(largest)) -
+                            log_total);
 }
 
 // Candidate `id`'s value in the Gumbel-max draw.

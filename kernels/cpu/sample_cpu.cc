@@ -92,6 +92,71 @@ void SoftmaxWeightsImpl(const float* logits, int64_t values, double largest, dou
   }
 }
 
+int64_t CollectRangeImpl(const float* logits, int64_t values, float low, float high, int32_t* ids) {
+  int64_t count = 0, i = 0;
+#if HWY_TARGET == HWY_AVX2 || HWY_TARGET == HWY_AVX3
+  const F32 d;
+  const I32 di;
+  const auto first = hn::Iota(di, 0);
+  for (; i + kLanes <= values; i += kLanes) {
+    const VF32 x = hn::LoadU(d, logits + i);
+    const auto hit = hn::And(hn::Ge(x, hn::Set(d, low)), hn::Lt(x, hn::Set(d, high)));
+    if (hn::AllFalse(d, hit)) continue;
+    const auto index = hn::Add(first, hn::Set(di, static_cast<int32_t>(i)));
+    count +=
+        static_cast<int64_t>(hn::CompressStore(index, hn::RebindMask(di, hit), di, ids + count));
+  }
+#endif
+  for (; i < values; ++i) {
+    if (logits[i] >= low && logits[i] < high) ids[count++] = static_cast<int32_t>(i);
+  }
+  return count;
+}
+
+// base/counter_rng.h on as many ids as there are lanes. A 32-bit word lies in the low half of a
+// 64-bit lane; multiplications ignore the high half, so it is cleared only at the end.
+void UniformDrawsImpl(uint64_t seed, uint32_t index, uint32_t position, const int32_t* ids,
+                      int64_t count, double* uniform) {
+  int64_t i = 0;
+#if HWY_TARGET == HWY_AVX2 || HWY_TARGET == HWY_AVX3
+  const hn::CappedTag<double, 8> d;
+  const hn::RebindToUnsigned<decltype(d)> d64;
+  const hn::Repartition<uint32_t, decltype(d64)> d32;
+  const hn::Rebind<uint32_t, decltype(d64)> d_ids;
+  constexpr int64_t kStep = static_cast<int64_t>(hn::MaxLanes(d));
+  // Multipliers and Weyl constants of Salmon et al., SC 2011, table 2.
+  const auto multiplier_0 = hn::BitCast(d32, hn::Set(d64, 0xD2511F53));
+  const auto multiplier_1 = hn::BitCast(d32, hn::Set(d64, 0xCD9E8D57));
+  const auto low_half = hn::Set(d64, 0xFFFFFFFF);
+  const auto two_52 = hn::Set(d, 0x1.0p52);
+  for (; i + kStep <= count; i += kStep) {
+    auto c0 = hn::PromoteTo(d64, hn::LoadU(d_ids, reinterpret_cast<const uint32_t*>(ids) + i));
+    auto c1 = hn::Set(d64, uint64_t{position});
+    auto c2 = hn::Set(d64, uint64_t{index});
+    auto c3 = hn::Zero(d64);
+    auto key_0 = static_cast<uint32_t>(seed), key_1 = static_cast<uint32_t>(seed >> 32);
+    for (int round = 0; round < 10; ++round) {
+      const auto p0 = hn::MulEven(multiplier_0, hn::BitCast(d32, c0));
+      const auto p1 = hn::MulEven(multiplier_1, hn::BitCast(d32, c2));
+      c0 = hn::Xor(hn::Xor(hn::ShiftRight<32>(p1), c1), hn::Set(d64, uint64_t{key_0}));
+      c2 = hn::Xor(hn::Xor(hn::ShiftRight<32>(p0), c3), hn::Set(d64, uint64_t{key_1}));
+      c1 = p1;
+      c3 = p0;
+      key_0 += 0x9E3779B9;
+      key_1 += 0xBB67AE85;
+    }
+    const auto word = hn::Or(hn::ShiftLeft<32>(c0), hn::And(c1, low_half));
+    // 52 bits as the mantissa of a number from 2^52 on.
+    const auto bits = hn::Or(hn::ShiftRight<12>(word), hn::BitCast(d64, two_52));
+    const auto whole = hn::Sub(hn::BitCast(d, bits), two_52);
+    hn::StoreU(hn::Mul(hn::Add(whole, hn::Set(d, 0.5)), hn::Set(d, 0x1.0p-52)), d, uniform + i);
+  }
+#endif
+  for (; i < count; ++i) {
+    uniform[i] = UniformDraw(seed, index, position, static_cast<uint32_t>(ids[i]));
+  }
+}
+
 }  // namespace HWY_NAMESPACE
 }  // namespace pergola
 HWY_AFTER_NAMESPACE();
@@ -111,6 +176,16 @@ int64_t NextAbove(CpuTarget target, const float* logits, int64_t begin, int64_t 
 int64_t NextAtLeast(CpuTarget target, const float* logits, int64_t begin, int64_t values,
                     float bound) {
   return PERGOLA_CHOOSE(target, NextAtLeastImpl)(logits, begin, values, bound);
+}
+
+int64_t CollectRange(CpuTarget target, const float* logits, int64_t values, float low, float high,
+                     int32_t* ids) {
+  return PERGOLA_CHOOSE(target, CollectRangeImpl)(logits, values, low, high, ids);
+}
+
+void UniformDraws(CpuTarget target, uint64_t seed, uint32_t index, uint32_t position,
+                  const int32_t* ids, int64_t count, double* uniform) {
+  PERGOLA_CHOOSE(target, UniformDrawsImpl)(seed, index, position, ids, count, uniform);
 }
 
 void SoftmaxWeights(CpuTarget target, const float* logits, int64_t values, double largest,

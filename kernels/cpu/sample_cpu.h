@@ -21,6 +21,16 @@ int64_t NextAbove(CpuTarget target, const float* logits, int64_t begin, int64_t 
 int64_t NextAtLeast(CpuTarget target, const float* logits, int64_t begin, int64_t values,
                     float bound);
 
+// All indices with low <= logits[index] < high, ascending, into `ids`, which has room for
+// kCollectPadding more than there are; their number.
+inline constexpr int64_t kCollectPadding = 16;
+int64_t CollectRange(CpuTarget target, const float* logits, int64_t values, float low, float high,
+                     int32_t* ids);
+
+// uniform[i] = UniformDraw(seed, index, position, ids[i]), bit for bit.
+void UniformDraws(CpuTarget target, uint64_t seed, uint32_t index, uint32_t position,
+                  const int32_t* ids, int64_t count, double* uniform);
+
 // weights[i] = SoftmaxWeight((logits[i] - largest) * inverse), bit for bit.
 void SoftmaxWeights(CpuTarget target, const float* logits, int64_t values, double largest,
                     double inverse, double* weights);

@@ -206,18 +206,38 @@ void BenchAttention(benchmark::State& state, const Roofs& roofs, int64_t rows, i
   state.counters["of_roof"] = flops / roofs.flops_per_s;
 }
 
-void BenchSample(benchmark::State& state, int64_t vocabulary, uint32_t top_k, float top_p) {
+// `deviation` of the logits: 3 is peaked as a language model's, 0.01 nearly uniform.
+struct SampleCase {
+  SampleRow row;
+  float deviation = 3;
+  bool logprobs = false;
+};
+
+void BenchSample(benchmark::State& state, int64_t vocabulary, const SampleCase& given) {
   StreamOptions options;
-  options.workspace_bytes = SampleWorkspaceBytes(vocabulary);
+  options.workspace_bytes = SampleWorkspaceBytes(vocabulary, 2048);
   const auto stream = Stream::Cpu(options);
   std::mt19937 generator(2);
-  std::normal_distribution<float> normal(0.0F, 3.0F);
+  std::normal_distribution<float> normal(0.0F, given.deviation);
   std::vector<float> logits(static_cast<size_t>(vocabulary));
   for (float& x : logits) x = normal(generator);
-  SampleRow row{logits.data(), 0.8F, top_k, top_p, 1, 0, 0};
+  std::vector<int32_t> history(2048);
+  for (int32_t& id : history) id = static_cast<int32_t>(generator() % 90);
+  SampleTask task;
+  task.row = given.row;
+  task.row.logits = logits.data();
+  task.row.seed = 1;
+  if (task.row.looks_back()) {
+    task.row.history = history.data();
+    task.row.history_count = static_cast<int64_t>(history.size());
+  }
+  task.draw = true;
+  task.logprobs = given.logprobs;
+  task.top = kMaxTopLogprobs;
   for (auto _ : state) {
-    ++row.position;
-    benchmark::DoNotOptimize(Sample(*stream, row, vocabulary));
+    ++task.row.position;
+    SampleTasks(*stream, &task, 1, vocabulary);
+    benchmark::DoNotOptimize(task.id);
   }
 }
 
@@ -266,18 +286,41 @@ void RegisterOthers(const Settings& settings, const Roofs& roofs) {
     attention(1, kv_heads, prompt);
   }
   const int64_t vocabulary = settings.tiny ? 100 : 131072;
-  const auto sample = [&](const char* what, uint32_t top_k, float top_p) {
+  const auto sample = [&](const char* what, const SampleCase& given) {
     const std::string name = std::string("sample/") + what;
-    auto* bench = benchmark::RegisterBenchmark(name.c_str(), [=](benchmark::State& state) {
-      BenchSample(state, vocabulary, top_k, top_p);
-    });
+    auto* bench = benchmark::RegisterBenchmark(
+        name.c_str(), [=](benchmark::State& state) { BenchSample(state, vocabulary, given); });
     bench->Unit(benchmark::kMicrosecond);
     if (settings.tiny) bench->Iterations(2);
   };
-  sample("all", 0, 1);
-  sample("top_k:40", 40, 1);
-  sample("top_p:0.9", 0, 0.9F);
-  sample("top_k:40_top_p:0.9", 40, 0.9F);
+  SampleCase given;
+  sample("greedy", given);
+  given.logprobs = true;
+  sample("greedy_logprobs:20", given);
+  given.logprobs = false;
+  given.row.temperature = 0.8F;
+  sample("all", given);
+  given.row.top_k = 40;
+  sample("top_k:40", given);
+  given.row.top_p = 0.9F;
+  sample("top_k:40_top_p:0.9", given);
+  given.row.top_k = 0;
+  sample("top_p:0.9", given);
+  given.deviation = 0.01F;
+  sample("top_p:0.9_flat", given);
+  given.deviation = 3;
+  given.row.top_p = 1;
+  given.row.min_p = 0.05F;
+  sample("min_p:0.05", given);
+  given.row.min_p = 0;
+  given.row.typical_p = 0.9F;
+  sample("typical_p:0.9", given);
+  given.row.top_p = 0.9F;
+  given.row.min_p = 0.05F;
+  given.row.repetition_penalty = 1.1F;
+  given.row.presence_penalty = given.row.frequency_penalty = 0.1F;
+  given.row.no_repeat_ngram_size = 4;
+  sample("mixed_history:2048", given);
 }
 
 }  // namespace
