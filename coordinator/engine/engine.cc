@@ -1,7 +1,9 @@
 #include "coordinator/engine/engine.h"
 
 #include <algorithm>
+#include <array>
 #include <chrono>
+#include <random>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -25,12 +27,22 @@ constexpr uint32_t kMaxPeerMessages = 16384;
 // The engine looks around at least so often, whatever NextWake() says.
 constexpr TimeUs kMaxSleepUs = 1'000'000;
 
+// Nobody outside may know the keys of the prefix cache, or they could make two prompts of one key.
+EngineOptions WithSecret(EngineOptions options) {
+  if (!(options.prefix_secret == PrefixKey())) return options;
+  std::random_device random;
+  const auto draw = [&random] { return uint64_t{random()} << 32 | random(); };
+  options.prefix_secret.low = draw();
+  options.prefix_secret.high = draw();
+  return options;
+}
+
 }  // namespace
 
 class Engine::Impl {
  public:
   Impl(EngineOptions options, const std::string& trace_path)
-      : options_(std::move(options)),
+      : options_(WithSecret(std::move(options))),
         trace_(trace_path.empty() ? nullptr : std::make_unique<Trace>(trace_path)),
         core_(options_, SteadyNowUs(), trace_.get()),
         thread_([this] { Run(); }) {}
@@ -38,22 +50,25 @@ class Engine::Impl {
   ~Impl() { Stop(); }
 
   absl::StatusOr<SequenceId> Submit(SequenceRequest request) {
-    const auto bytes = static_cast<int64_t>(
-        (request.prompt_ids.size() + request.received_ids.size()) * sizeof(int32_t));
+    Asked asked;
+    asked.prompt_tokens = request.prompt_ids.size() + request.received_ids.size();
+    asked.least_new_tokens = request.least_new_tokens;
+    asked.deadline = request.deadline;
+    const auto bytes = static_cast<int64_t>(asked.prompt_tokens * sizeof(int32_t));
+    const TimeUs asked_at = SteadyNowUs();
     MutexLock lock(mutex_);
-    if (stopping_) return absl::UnavailableError("the coordinator stops");
-    if (draining_) return absl::UnavailableError("the coordinator drains");
-    const uint64_t queued = uint64_t{core_queued_} + inbox_queued_ + batch_queued_;
-    if (queued >= options_.max_queued_sequences) {
-      return absl::ResourceExhaustedError(absl::StrCat("the waiting queue is full: ", queued,
-                                                       " of ", options_.max_queued_sequences,
-                                                       " sequences"));
+    if (stopping_) return RefusalStatus(Refusal::kDraining, "the coordinator stops", -1);
+    if (draining_) {
+      ++refusals_[static_cast<int>(Refusal::kDraining)];
+      return RefusalStatus(Refusal::kDraining, "the coordinator drains", -1);
     }
-    const int64_t queued_bytes = core_queued_bytes_ + inbox_queued_bytes_ + batch_queued_bytes_;
-    if (bytes > options_.max_queued_bytes - queued_bytes) {
-      return absl::ResourceExhaustedError(absl::StrCat("the waiting queue is full: ", queued_bytes,
-                                                       " bytes of prompts and ", bytes,
-                                                       " more exceed ", options_.max_queued_bytes));
+    Load load = core_load_;
+    load.queued += uint64_t{inbox_queued_} + batch_queued_;
+    load.queued_bytes += inbox_queued_bytes_ + batch_queued_bytes_;
+    absl::Status fits = CheckLoad(options_, load, asked, asked_at);
+    if (!fits.ok()) {
+      CountRefusalLocked(fits);
+      return fits;
     }
     ++inbox_queued_;
     inbox_queued_bytes_ += bytes;
@@ -93,7 +108,11 @@ class Engine::Impl {
   }
 
   void Status(const std::function<void(v1::StatusResponse)>& done) {
-    const bool posted = Post([done](EngineCore& core, TimeUs now) { done(core.Status(now)); });
+    const bool posted = Post([this, done](EngineCore& core, TimeUs now) {
+      v1::StatusResponse status = core.Status(now);
+      AddRefusals(&status);
+      done(std::move(status));
+    });
     if (posted) return;
     v1::StatusResponse stopped;
     stopped.set_draining(true);
@@ -139,6 +158,21 @@ class Engine::Impl {
   }
 
  private:
+  void CountRefusalLocked(const absl::Status& refused) REQUIRES(mutex_) {
+    const std::string reason = RefusalReason(refused);
+    for (int i = 0; i < kRefusals; ++i) {
+      if (reason == RefusalName(static_cast<Refusal>(i))) ++refusals_[i];
+    }
+  }
+
+  void AddRefusals(v1::StatusResponse* status) {
+    MutexLock lock(mutex_);
+    for (int i = 0; i < kRefusals; ++i) {
+      if (refusals_[i] == 0) continue;
+      (*status->mutable_refusals())[RefusalName(static_cast<Refusal>(i))] = refusals_[i];
+    }
+  }
+
   void PushLocked(Message message) REQUIRES(mutex_) {
     inbox_.push_back(std::move(message));
     if (inbox_.size() == 1) wake_.NotifyOne();
@@ -154,7 +188,7 @@ class Engine::Impl {
       batch.clear();
       if (last) core_.Shutdown(absl::UnavailableError("the coordinator stops"), now);
       core_.Advance(now);
-      Publish();
+      Publish(now);
       wake = core_.NextWake();
     }
     if (serving_ && on_serving_changed_) on_serving_changed_(false);
@@ -176,13 +210,13 @@ class Engine::Impl {
     return stopping_;
   }
 
-  void Publish() {
+  void Publish(TimeUs now) {
+    const Load load = core_.load(now);
     const bool serving = core_.serving();
     const bool limits_changed = core_.limits_version() != published_limits_;
     {
       MutexLock lock(mutex_);
-      core_queued_ = core_.queued();
-      core_queued_bytes_ = core_.queued_bytes();
+      core_load_ = load;
       batch_queued_ = 0;
       batch_queued_bytes_ = 0;
       if (limits_changed) limits_ = core_.limits();
@@ -206,10 +240,10 @@ class Engine::Impl {
   // core's queue.
   uint32_t inbox_queued_ GUARDED_BY(mutex_) = 0;
   uint32_t batch_queued_ GUARDED_BY(mutex_) = 0;
-  uint32_t core_queued_ GUARDED_BY(mutex_) = 0;
   int64_t inbox_queued_bytes_ GUARDED_BY(mutex_) = 0;
   int64_t batch_queued_bytes_ GUARDED_BY(mutex_) = 0;
-  int64_t core_queued_bytes_ GUARDED_BY(mutex_) = 0;
+  Load core_load_ GUARDED_BY(mutex_);
+  std::array<uint64_t, kRefusals> refusals_ GUARDED_BY(mutex_) = {};
   ServingLimits limits_ GUARDED_BY(mutex_);
   Mutex join_mutex_;  // two threads may call Stop()
 

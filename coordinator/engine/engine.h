@@ -10,6 +10,8 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "coordinator/engine/group_link.h"
+#include "coordinator/engine/overload.h"
+#include "coordinator/engine/prefix_index.h"
 #include "coordinator/engine/request.h"
 #include "pergola/v1/admin.pb.h"
 #include "pergola/v1/worker.pb.h"
@@ -25,7 +27,20 @@ struct EngineOptions {
   int64_t failover_wait_us = 10'000'000;  // a lost sequence waits so long for its own numerics id
   int64_t probe_interval_us = 1'000'000;  // empty plan while idle
   uint64_t start_time_us = 0;             // since 1970: the first epoch
-  uint32_t prefill_rows = 256;  // most prompt rows per plan beside decodes (chunked prefill)
+  // Most prompt rows per plan beside decodes (chunked prefill), where no step target rules.
+  uint32_t prefill_rows = 256;
+  // While sequences decode, prompts get the rows that keep a step within this time, by measured
+  // cost: the longest pause that a prompt may put between two tokens of the others. 100 ms is ten
+  // tokens a second, faster than people read, and on any device a step large enough to be
+  // efficient. 0: prefill_rows always.
+  int64_t step_target_us = 100'000;
+  bool prefix_cache = true;
+  // The secret of the prefix cache's keys. Both zero: the engine draws one.
+  PrefixKey prefix_secret;
+  // Estimated wait for a slot beyond which a request is refused (RESOURCE_EXHAUSTED); 0: none.
+  int64_t max_queue_wait_us = 60'000'000;
+  // A sequence whose mailbox stays full so long ends (RESOURCE_EXHAUSTED).
+  int64_t slow_reader_timeout_us = 30'000'000;
 };
 
 // What doors need to know of the groups to validate a request; changes when groups come and go.
@@ -48,8 +63,9 @@ class Engine {
   explicit Engine(EngineOptions options, const std::string& trace_path = "");
   ~Engine();  // Stop()
 
-  // Admission: reserves a place in the bounded waiting queue or says RESOURCE_EXHAUSTED (full) or
-  // UNAVAILABLE (draining). On OK the mailbox gets exactly one end, whatever happens.
+  // Admission: reserves a place in the bounded waiting queue, or refuses (overload.h:
+  // RESOURCE_EXHAUSTED, DEADLINE_EXCEEDED, UNAVAILABLE; RefusalReason() and RetryDelayUs() read
+  // what the status carries). On OK the mailbox gets exactly one end, whatever happens.
   absl::StatusOr<SequenceId> Submit(SequenceRequest request);
   // The sequence ends with `status` (CANCELLED, DEADLINE_EXCEEDED); its slot and blocks are free
   // within two steps. Unknown or ended ids are ignored.

@@ -13,10 +13,6 @@ double Milliseconds(TimeUs from, TimeUs to) {
   return from == kNever || to == kNever ? 0.0 : static_cast<double>(to - from) / 1000.0;
 }
 
-int64_t BytesOf(const Sequence& sequence) {
-  return static_cast<int64_t>(sequence.known.size() * sizeof(int32_t));
-}
-
 // Removes from `text` what a resuming client already has. A client that names a count inside a
 // character gets the next whole one.
 void SkipText(uint64_t* skip, std::string* text) {
@@ -88,7 +84,6 @@ EngineCore::~EngineCore() = default;
 
 void EngineCore::Submit(SequenceId id, SequenceRequest request, TimeUs now) {
   PERGOLA_CHECK(id > newest_id_ && !request.prompt_ids.empty() && request.mailbox != nullptr);
-  PERGOLA_CHECK(request.max_new_tokens > 0);
   newest_id_ = id;
   ++requests_total_;
   auto owned = std::make_unique<Sequence>();
@@ -101,6 +96,7 @@ void EngineCore::Submit(SequenceId id, SequenceRequest request, TimeUs now) {
   sequence.known = std::move(sequence.request.prompt_ids);
   sequence.prompt_count = static_cast<uint32_t>(sequence.known.size());
   sequence.max_known = sequence.prompt_count + sequence.request.max_new_tokens;
+  waiting_.Join(sequence);
   sequence.max_id = *std::max_element(sequence.known.begin(), sequence.known.end());
   sequence.text_skip = sequence.request.received_text_bytes;
   if (sequence.request.deadline != kNever) deadlines_.emplace(sequence.request.deadline, id);
@@ -113,20 +109,19 @@ void EngineCore::Submit(SequenceId id, SequenceRequest request, TimeUs now) {
   }
   Mailbox::Delivery delivery;
   std::optional<v1::Finish> finish = TakeReceived(sequence, received, &delivery.text);
-  Enqueue(sequence);
+  if (!finish) finish = FinishOfScoring(sequence);
+  waiting_.Add(sequence);
   if (finish) return End(sequence, absl::OkStatus(), std::move(finish), std::move(delivery), now);
   // The stream's first delivery carries its info, and that needs a group: the text waits for it.
   sequence.resumed_text = std::move(delivery.text);
 }
 
-void EngineCore::Enqueue(Sequence& sequence) {
-  waiting_.emplace(QueueKey(sequence.queue_order, sequence.id), &sequence);
-  waiting_bytes_ += BytesOf(sequence);
-}
-
-void EngineCore::Dequeue(Sequence& sequence) {
-  PERGOLA_CHECK(waiting_.erase(QueueKey(sequence.queue_order, sequence.id)) == 1);
-  waiting_bytes_ -= BytesOf(sequence);
+// A request for no new tokens ends when its prompt is scored.
+std::optional<v1::Finish> EngineCore::FinishOfScoring(const Sequence& sequence) const {
+  if (sequence.request.max_new_tokens > 0 || sequence.scores()) return std::nullopt;
+  v1::Finish finish;
+  finish.set_reason(v1::FINISH_REASON_LENGTH);
+  return finish;
 }
 
 v1::StreamInfo EngineCore::InfoOf(const Sequence& sequence, uint64_t epoch) const {
@@ -139,23 +134,32 @@ v1::StreamInfo EngineCore::InfoOf(const Sequence& sequence, uint64_t epoch) cons
   return info;
 }
 
-// known.back() was just sampled.
-void EngineCore::OnToken(Sequence& sequence, TimeUs now) {
-  ++tokens_total_;
-  sequence.losses = 0;
-  sequence.suspect = false;
-  sequence.queue_order = sequence.id;
-  if (sequence.first_token == kNever) sequence.first_token = now;
+// The sequence gained a token (known.back()), log-probabilities of its prompt, or both.
+void EngineCore::OnAnswer(const Scheduler::Outcome& outcome, TimeUs now) {
+  Sequence& sequence = *outcome.sequence;
+  const v1::EntryResult& answer = *outcome.answer;
   Mailbox::Delivery delivery;
-  delivery.ids.push_back(sequence.known.back());
-  delivery.continuity = std::exchange(sequence.continuity, v1::CONTINUITY_UNSPECIFIED);
-  const auto length = static_cast<uint32_t>(sequence.known.size());
-  std::optional<v1::Finish> finish = TakeToken(sequence, length, &delivery.text);
-  SkipText(&sequence.text_skip, &delivery.text);
+  delivery.prompt_logprobs.assign(answer.target_logprobs().begin() + outcome.first_target,
+                                  answer.target_logprobs().end());
+  std::optional<v1::Finish> finish = FinishOfScoring(sequence);
+  if (outcome.token) {
+    ++tokens_total_;
+    waiting_.Charge(sequence, 1);
+    sequence.losses = 0;
+    sequence.suspect = false;
+    sequence.queue_order = sequence.id;
+    if (sequence.first_token == kNever) sequence.first_token = now;
+    delivery.ids.push_back(sequence.known.back());
+    delivery.logprobs.assign(answer.logprobs().begin(), answer.logprobs().end());
+    delivery.continuity = std::exchange(sequence.continuity, v1::CONTINUITY_UNSPECIFIED);
+    const auto length = static_cast<uint32_t>(sequence.known.size());
+    finish = TakeToken(sequence, length, &delivery.text);
+    SkipText(&sequence.text_skip, &delivery.text);
+  }
   if (finish) {
     End(sequence, absl::OkStatus(), std::move(finish), std::move(delivery), now);
   } else {
-    sequence.request.mailbox->Put(std::move(delivery));
+    Deliver(sequence, std::move(delivery), now);
   }
 }
 
@@ -164,8 +168,12 @@ void EngineCore::End(Sequence& sequence, absl::Status status, std::optional<v1::
   if (sequence.running()) {
     sequence.scheduler->Release(sequence);
   } else {
-    Dequeue(sequence);
+    waiting_.Remove(sequence);
   }
+  waiting_.Leave(sequence);
+  paused_.erase(sequence.id);
+  const auto& fork_group = sequence.request.fork_group;
+  if (fork_group != nullptr && fork_group->leader == &sequence) fork_group->leader = nullptr;
   if (sequence.request.deadline != kNever) {
     deadlines_.erase({sequence.request.deadline, sequence.id});
   }
@@ -247,12 +255,13 @@ void EngineCore::AdvanceDrains(TimeUs now) {
 void EngineCore::Advance(TimeUs now) {
   ExpireSequences(now);
   CheckTimeouts(now);
+  CheckReaders(now);
   Pump(now);
   AdvanceDrains(now);
 }
 
 TimeUs EngineCore::NextWake() const {
-  TimeUs wake = next_failover_;
+  TimeUs wake = std::min(next_failover_, next_reader_check_);
   if (!deadlines_.empty()) wake = std::min(wake, deadlines_.begin()->first);
   for (const PendingDrain& drain : drains_) wake = std::min(wake, drain.deadline);
   for (const auto& [name, group] : groups_) {
@@ -264,49 +273,6 @@ TimeUs EngineCore::NextWake() const {
     }
   }
   return wake;
-}
-
-v1::StatusResponse EngineCore::Status(TimeUs now) const {
-  v1::StatusResponse status;
-  status.set_serving(serving());
-  status.set_draining(draining_);
-  status.set_queued(queued());
-  status.set_running(static_cast<uint32_t>(sequences_.size() - waiting_.size()));
-  status.set_requests_total(requests_total_);
-  status.set_tokens_total(tokens_total_);
-  status.set_replays(replays_);
-  status.set_plans_total(plans_total_);
-  if (plans_total_ > 0) {
-    status.set_mean_batch(static_cast<double>(entries_total_) / static_cast<double>(plans_total_));
-  }
-  uint64_t overrun = past_overrun_tokens_;
-  uint64_t preemptions = past_preemptions_;
-  for (const auto& [name, group] : groups_) {
-    v1::GroupStatus& out = *status.add_groups();
-    out.set_name(name);
-    out.set_state(group->state);
-    out.set_epoch(group->epoch);
-    *out.mutable_layout() = group->hello.layout();
-    out.set_blocks_total(group->hello.block_count());
-    out.set_slots_total(group->hello.slot_count());
-    out.set_last_fault(group->last_fault);
-    out.set_last_step_ms(group->last_step_ms);
-    out.set_numerics_id(group->hello.numerics_id());
-    out.set_block_tokens(group->hello.block_tokens());
-    out.set_step_tokens(group->hello.step_tokens());
-    if (group->state == v1::GROUP_STATE_LOADING) *out.mutable_progress() = group->progress;
-    if (group->ready()) {
-      status.set_model(group->hello.model());
-      out.set_blocks_used(group->scheduler->blocks().used_count());
-      out.set_slots_used(static_cast<uint32_t>(group->scheduler->running().size()));
-      overrun += group->scheduler->overrun_tokens();
-      preemptions += group->scheduler->preemptions();
-    }
-  }
-  status.set_overrun_tokens(overrun);
-  status.set_preemptions(preemptions);
-  status.set_uptime_ms(static_cast<uint64_t>((now - started_) / 1000));
-  return status;
 }
 
 }  // namespace pergola

@@ -22,6 +22,7 @@
 #include "coordinator/engine/group.h"
 #include "coordinator/engine/sequence.h"
 #include "coordinator/engine/trace.h"
+#include "coordinator/engine/waiting_queue.h"
 
 namespace pergola {
 
@@ -31,8 +32,7 @@ class EngineCore {
   EngineCore(EngineOptions options, TimeUs now, Trace* trace);
   ~EngineCore();
 
-  // `id` ascends from call to call. Bounds of the queue are the caller's to check (queued(),
-  // queued_bytes()).
+  // `id` ascends from call to call. Bounds are the caller's to check (CheckLoad with load()).
   void Submit(SequenceId id, SequenceRequest request, TimeUs now);
   void Cancel(SequenceId id, const absl::Status& status, TimeUs now);
   // As Engine::Drain; refusing new work is the caller's.
@@ -57,8 +57,9 @@ class EngineCore {
 
   bool serving() const;
   bool draining() const { return draining_; }
-  uint32_t queued() const { return static_cast<uint32_t>(waiting_.size()); }
-  int64_t queued_bytes() const { return waiting_bytes_; }
+  uint32_t queued() const { return waiting_.size(); }
+  int64_t queued_bytes() const { return waiting_.bytes(); }
+  Load load(TimeUs now) const;
   size_t sequence_count() const { return sequences_.size(); }
   ServingLimits limits() const { return limits_; }
   // Raised whenever limits() may have changed.
@@ -73,18 +74,20 @@ class EngineCore {
     std::function<void(v1::DrainResponse)> done;
     v1::DrainResponse response;
   };
-  using QueueKey = std::pair<SequenceId, SequenceId>;  // queue_order, id
 
   // engine_core.cc: sequences.
-  void Enqueue(Sequence& sequence);
-  void Dequeue(Sequence& sequence);
-  void OnToken(Sequence& sequence, TimeUs now);
+  void OnAnswer(const Scheduler::Outcome& outcome, TimeUs now);
+  std::optional<v1::Finish> FinishOfScoring(const Sequence& sequence) const;
   void End(Sequence& sequence, absl::Status status, std::optional<v1::Finish> finish,
            Mailbox::Delivery delivery, TimeUs now);
   void EndWithError(Sequence& sequence, absl::Status status, TimeUs now);
   v1::StreamInfo InfoOf(const Sequence& sequence, uint64_t epoch) const;
   void ExpireSequences(TimeUs now);
   void AdvanceDrains(TimeUs now);
+
+  // engine_readers.cc: mailboxes that are full.
+  void Deliver(Sequence& sequence, Mailbox::Delivery delivery, TimeUs now);
+  void CheckReaders(TimeUs now);
 
   // engine_groups.cc: groups.
   absl::Status CheckHello(const v1::Hello& hello) const;
@@ -99,6 +102,9 @@ class EngineCore {
   // engine_placement.cc: which sequence goes where.
   void Pump(TimeUs now);
   Sequence* NextFor(Group& group, TimeUs now);
+  WaitingQueue::Verdict Consider(Sequence& sequence, Group& group, TimeUs now);
+  bool WaitsForLeader(Sequence& sequence) const;
+  bool IsBetterElsewhere(Sequence& sequence, const Group& group, TimeUs now);
   bool NumericsAllow(const Sequence& sequence, const Group& group, TimeUs now);
   absl::Status Fits(const Sequence& sequence, const Group& group) const;
   void Placed(Sequence& sequence, Group& group, TimeUs now);
@@ -107,14 +113,17 @@ class EngineCore {
   const TimeUs started_;
   Trace* const trace_;
   std::unordered_map<SequenceId, std::unique_ptr<Sequence>> sequences_;
-  std::map<QueueKey, Sequence*> waiting_;
-  int64_t waiting_bytes_ = 0;
+  WaitingQueue waiting_;
+  QueuePace pace_;
   std::set<std::pair<TimeUs, SequenceId>> deadlines_;
   SequenceId newest_id_ = 0;
   std::map<std::string, std::unique_ptr<Group>> groups_;
   uint64_t last_epoch_ = 0;
   TimeUs next_failover_ = kNever;  // not later than the first end of a wait for a numerics id
-  std::vector<Scheduler::Outcome> outcomes_;  // scratch of GroupResult
+  std::vector<Scheduler::Outcome> outcomes_;               // scratch of GroupResult
+  std::vector<std::pair<Sequence*, absl::Status>> unfit_;  // scratch of NextFor: fit no group
+  std::set<SequenceId> paused_;                            // whose mailboxes are full
+  TimeUs next_reader_check_ = kNever;
   bool draining_ = false;
   std::vector<PendingDrain> drains_;
   ServingLimits limits_;
@@ -127,6 +136,9 @@ class EngineCore {
   uint64_t entries_total_ = 0;        // of those
   uint64_t past_overrun_tokens_ = 0;  // of groups' earlier incarnations
   uint64_t past_preemptions_ = 0;
+  PrefixCounts past_prefixes_;
+  uint64_t pauses_ = 0;
+  uint64_t slow_readers_ended_ = 0;
 };
 
 }  // namespace pergola

@@ -19,8 +19,9 @@ constexpr size_t kMaxGroupNameBytes = 64;
 constexpr uint64_t kMaxEpoch = 1ULL << 62;
 // Stages of a pipeline; the depth follows from it.
 constexpr uint32_t kMaxStages = kMaxLayers;
-// Of one group: a table of block ids the coordinator can hold (64 MiB), and slots likewise.
-constexpr uint32_t kMaxBlocks = 1U << 24;
+// Of one group: what the coordinator can hold of its blocks (about 80 bytes each, 320 MiB) and
+// slots. 4 Mi blocks are 64 Mi positions at the least.
+constexpr uint32_t kMaxBlocks = 1U << 22;
 constexpr uint32_t kMaxSlots = 1U << 16;
 constexpr uint32_t kMaxStepTokens = 1U << 20;
 constexpr size_t kMaxFaultBytes = 4096;
@@ -158,6 +159,9 @@ void EngineCore::GroupAttached(uint64_t connection, v1::Hello hello,
   limits.prefill_rows = std::max(1U, options_.prefill_rows);
   limits.stages = group->hello.layout().pipeline_parallel();
   limits.vocabulary_size = group->hello.vocabulary_size();
+  limits.step_target_us = options_.step_target_us;
+  limits.prefix_cache = options_.prefix_cache;
+  limits.prefix_secret = options_.prefix_secret;
   group->scheduler = std::make_unique<Scheduler>(limits);
   if (trace_ != nullptr) group->trace_id = trace_->AddGroup(group->name, limits.stages);
   UpdateLimits();
@@ -224,7 +228,7 @@ void EngineCore::GroupResult(const std::string& name, const v1::StepResult& resu
   }
   for (const Scheduler::Outcome& outcome : outcomes_) {
     if (outcome.status == v1::ENTRY_STATUS_OK) {
-      OnToken(*outcome.sequence, now);
+      OnAnswer(outcome, now);
     } else {
       EndWithError(*outcome.sequence,
                    absl::InternalError(absl::StrCat("the logits after position ",
@@ -278,10 +282,10 @@ void EngineCore::CountLoss(Sequence& sequence, TimeUs now) {
     return;
   }
   if (++sequence.losses < 2) return;
+  waiting_.Remove(sequence);
   sequence.suspect = true;
-  Dequeue(sequence);
   sequence.queue_order = newest_id_ + 1;  // behind all that came so far, before all that will
-  Enqueue(sequence);
+  waiting_.Add(sequence);
 }
 
 void EngineCore::LoseGroup(Group& group, const absl::Status& why, uint64_t dying_plan, TimeUs now) {
@@ -294,10 +298,11 @@ void EngineCore::LoseGroup(Group& group, const absl::Status& why, uint64_t dying
     group.scheduler->Release(sequence);
     ++replays_;
     sequence.continued = true;
-    Enqueue(sequence);
+    waiting_.Add(sequence);
   }
   past_overrun_tokens_ += group.scheduler->overrun_tokens();
   past_preemptions_ += group.scheduler->preemptions();
+  past_prefixes_ += group.scheduler->prefix_counts();
   const std::shared_ptr<GroupLink> link = std::move(group.link);
   group.link = nullptr;
   group.scheduler.reset();
@@ -306,8 +311,9 @@ void EngineCore::LoseGroup(Group& group, const absl::Status& why, uint64_t dying
   group.changed = now;
   group.connection = 0;
   group.answered = false;
-  for (const auto& [key, sequence] : waiting_) {
-    if (sequence->numerics_id != group.hello.numerics_id() || sequence->numerics_id.empty()) {
+  for (const auto& [id, sequence] : sequences_) {
+    if (sequence->running() || sequence->numerics_id != group.hello.numerics_id() ||
+        sequence->numerics_id.empty()) {
       continue;
     }
     sequence->home_since = now;

@@ -6,6 +6,17 @@
 #include "coordinator/engine/engine_core.h"
 
 namespace pergola {
+namespace {
+
+// A cached prefix draws a sequence to its group if it saves at least so many positions, ...
+constexpr uint32_t kWorthwhileTokens = 64;
+// ... if no more than so many sequences run there, by those that run here, ...
+constexpr size_t kBusierFactor = 2;
+constexpr size_t kBusierSlack = 4;
+// ... and if its oldest plan is no older.
+constexpr TimeUs kPrefixPatienceUs = 1'000'000;
+
+}  // namespace
 
 // One group's view of the waiting queue while a plan is made.
 class EngineCore::GroupAdmission final : public Admission {
@@ -14,10 +25,16 @@ class EngineCore::GroupAdmission final : public Admission {
       : core_(core), group_(group), now_(now) {}
   Sequence* Next() override { return core_.NextFor(group_, now_); }
   void Admitted(Sequence& sequence) override {
-    core_.Dequeue(sequence);
+    core_.waiting_.Remove(sequence);
+    core_.pace_.Placed(now_);
+    core_.waiting_.Served(sequence);
+    // What a preemption or a lost group makes to be computed again is not the tenant's account.
+    if (sequence.first_planned == kNever) {
+      core_.waiting_.Charge(sequence, sequence.known.size() - sequence.planned);
+    }
     core_.Placed(sequence, group_, now_);
   }
-  void Preempted(Sequence& sequence) override { core_.Enqueue(sequence); }
+  void Preempted(Sequence& sequence) override { core_.waiting_.Add(sequence); }
 
  private:
   EngineCore& core_;
@@ -67,22 +84,58 @@ Sequence* EngineCore::NextFor(Group& group, TimeUs now) {
   const std::vector<Sequence*>& running = group.scheduler->running();
   // A suspect runs alone until it has gained a token.
   if (!running.empty() && running.front()->suspect) return nullptr;
-  for (auto it = waiting_.begin(); it != waiting_.end();) {
-    Sequence& sequence = *it->second;
-    ++it;
-    if (!NumericsAllow(sequence, group, now)) continue;
-    const absl::Status fits = Fits(sequence, group);
-    if (!fits.ok()) {
-      const bool elsewhere = std::any_of(groups_.begin(), groups_.end(), [&](const auto& entry) {
-        return entry.second->ready() && Fits(sequence, *entry.second).ok();
-      });
-      if (!elsewhere) EndWithError(sequence, fits, now);
-      continue;
-    }
-    if (sequence.suspect && !running.empty()) return nullptr;
-    return &sequence;
+  unfit_.clear();
+  Sequence* next =
+      waiting_.First([&](Sequence& sequence) { return Consider(sequence, group, now); });
+  for (auto& [sequence, why] : unfit_) EndWithError(*sequence, std::move(why), now);
+  return next;
+}
+
+WaitingQueue::Verdict EngineCore::Consider(Sequence& sequence, Group& group, TimeUs now) {
+  using Verdict = WaitingQueue::Verdict;
+  if (sequence.paused || !NumericsAllow(sequence, group, now)) return Verdict::kSkip;
+  absl::Status fits = Fits(sequence, group);
+  if (!fits.ok()) {
+    const bool elsewhere = std::any_of(groups_.begin(), groups_.end(), [&](const auto& entry) {
+      return entry.second->ready() && Fits(sequence, *entry.second).ok();
+    });
+    if (!elsewhere) unfit_.emplace_back(&sequence, std::move(fits));
+    return Verdict::kSkip;
   }
-  return nullptr;
+  if (WaitsForLeader(sequence) || IsBetterElsewhere(sequence, group, now)) return Verdict::kSkip;
+  if (sequence.suspect && !group.scheduler->running().empty()) return Verdict::kStop;
+  return Verdict::kTake;
+}
+
+// While a sibling computes the prompt that both have, or is about to.
+bool EngineCore::WaitsForLeader(Sequence& sequence) const {
+  ForkGroup* fork = sequence.request.fork_group.get();
+  if (fork == nullptr || sequence.scores()) return false;
+  if (fork->leader == nullptr) fork->leader = &sequence;
+  const Sequence& leader = *fork->leader;
+  if (&leader == &sequence || leader.suspect) return false;
+  if (!leader.running()) return leader.first_planned == kNever;
+  // The plan that completes the prompt must have been sent, not only begun.
+  return leader.planned < leader.prompt_count ||
+         leader.prompt_plan == leader.scheduler->next_plan();
+}
+
+// Longest cached prefix first, unless that group is clearly busier or does not answer.
+bool EngineCore::IsBetterElsewhere(Sequence& sequence, const Group& group, TimeUs now) {
+  if (groups_.size() < 2) return false;
+  const uint32_t here = group.scheduler->CachedTokens(sequence);
+  const size_t running = group.scheduler->running().size();
+  for (const auto& [name, other] : groups_) {
+    if (other.get() == &group || !other->can_send() || !other->answered) continue;
+    if (!other->sent.empty() && other->head_since + kPrefixPatienceUs <= now) continue;
+    if (other->scheduler->running().size() > kBusierFactor * running + kBusierSlack) continue;
+    if (!Fits(sequence, *other).ok() || !NumericsAllow(sequence, *other, now)) continue;
+    const std::vector<Sequence*>& others = other->scheduler->running();
+    if (!others.empty() && (sequence.suspect || others.front()->suspect)) continue;
+    if (other->scheduler->CachedTokens(sequence) < here + kWorthwhileTokens) continue;
+    if (other->scheduler->HasRoomFor(sequence)) return true;
+  }
+  return false;
 }
 
 void EngineCore::Placed(Sequence& sequence, Group& group, TimeUs now) {
@@ -102,7 +155,7 @@ void EngineCore::Placed(Sequence& sequence, Group& group, TimeUs now) {
   delivery.info = InfoOf(sequence, group.epoch);
   delivery.text = std::move(sequence.resumed_text);
   sequence.resumed_text.clear();
-  sequence.request.mailbox->Put(std::move(delivery));
+  Deliver(sequence, std::move(delivery), now);
 }
 
 void EngineCore::Pump(TimeUs now) {
@@ -112,6 +165,7 @@ void EngineCore::Pump(TimeUs now) {
   for (const auto& [name, group] : groups_) {
     if (group->can_send() && group->answered) ready.push_back(group.get());
   }
+  pace_.Observe(!ready.empty() && waiting_.size() > 0, now);
   // The emptiest group chooses first, again after every plan, so that new sequences spread.
   bool planned = true;
   while (planned) {
@@ -128,6 +182,7 @@ void EngineCore::Pump(TimeUs now) {
       break;
     }
   }
+  pace_.Observe(!ready.empty() && waiting_.size() > 0, now);
   for (const auto& [name, group] : groups_) {
     if (!group->can_send() || !group->sent.empty()) continue;
     const bool first = group->last_sent == kNever;

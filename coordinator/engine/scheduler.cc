@@ -2,8 +2,8 @@
 
 #include <algorithm>
 
-#include "absl/strings/str_cat.h"
 #include "base/check.h"
+#include "coordinator/engine/waiting_queue.h"
 
 namespace pergola {
 namespace {
@@ -11,17 +11,20 @@ namespace {
 // While prompts are being computed, decodes leave them one row in so many: a full house of decodes
 // must not starve a prompt that already holds a slot and blocks.
 constexpr uint32_t kPrefillShare = 4;
-// At admission one block in so many running sequences stays free, or the next decode would preempt
-// at once.
-constexpr uint32_t kRunningPerSpareBlock = 8;
+// However dear a row is, a plan has so many prompt rows (prefill_rows if that is less), or a prompt
+// would never be done beside decodes that use up the step target alone.
+constexpr uint32_t kLeastPromptRows = 16;
 
-bool Older(const Sequence* a, const Sequence* b) {
-  return a->id < b->id;
+// Longest without a token first; in the usual order where equal.
+bool WaitsLonger(const Sequence* a, const Sequence* b) {
+  return a->last_plan != b->last_plan ? a->last_plan < b->last_plan : Before(a, b);
 }
 
-// Longest without a token first; by age where equal.
-bool WaitsLonger(const Sequence* a, const Sequence* b) {
-  return a->last_plan != b->last_plan ? a->last_plan < b->last_plan : a->id < b->id;
+// Whether a parameter looks at the ids of earlier positions (SlotStart.history).
+bool LooksBack(const v1::Sampling& sampling) {
+  return (sampling.repetition_penalty() != 0 && sampling.repetition_penalty() != 1) ||
+         sampling.presence_penalty() != 0 || sampling.frequency_penalty() != 0 ||
+         sampling.no_repeat_ngram_size() > 0;
 }
 
 }  // namespace
@@ -39,12 +42,22 @@ uint32_t Scheduler::BlocksFor(uint64_t positions) const {
 }
 
 bool Scheduler::Decodes(const Sequence& sequence) const {
+  if (sequence.paused) return false;
   const uint64_t length = sequence.known.size() + sequence.pending;
   return sequence.planned + 1 == length && length < sequence.max_known;
 }
 
 bool Scheduler::Prefills(const Sequence& sequence) const {
+  if (sequence.paused) return false;
   return sequence.planned + 1 < sequence.known.size() + sequence.pending;
+}
+
+// Of a sequence that prefills. The last id of a prompt that is only scored has no successor to
+// score.
+uint32_t Scheduler::MissingRows(const Sequence& sequence) const {
+  const auto length = static_cast<uint32_t>(sequence.known.size());
+  const bool only_scored = sequence.max_known == sequence.prompt_count;
+  return length - sequence.planned - (only_scored ? 1 : 0);
 }
 
 // `decoding`: how many running sequences are past their prompt.
@@ -60,12 +73,14 @@ std::shared_ptr<v1::StepPlan> Scheduler::Plan(Admission& admission) {
   if (in_flight() >= depth()) return nullptr;
   auto plan = std::make_shared<v1::StepPlan>();
   EntriesOf(next_plan_).clear();
-  Building building{plan.get(), limits_.step_tokens};
-  PlanDecodes(building, admission);
-  PlanPrefills(building, admission);
+  Building building{plan.get(), admission, limits_.step_tokens};
+  PlanDecodes(building);
+  PlanPrefills(building);
   if (plan->entries_size() == 0) return nullptr;
   plan->set_plan_id(next_plan_);
   plan->set_epoch(limits_.epoch);
+  // Only now: what this plan writes may be shared by the next one, not by itself (I3).
+  for (const PlannedEntry& entry : EntriesOf(next_plan_)) PublishBlocks(*slots_[entry.slot]);
   ++next_plan_;
   return plan;
 }
@@ -80,13 +95,14 @@ std::shared_ptr<v1::StepPlan> Scheduler::Probe() {
   return plan;
 }
 
-void Scheduler::PlanDecodes(Building& building, Admission& admission) {
+void Scheduler::PlanDecodes(Building& building) {
   uint32_t decoding = 0;
   bool prefilling = false;
   for (const Sequence* sequence : running_) {
     decoding += Decodes(*sequence) ? 1 : 0;
     prefilling = prefilling || Prefills(*sequence);
   }
+  building.decoding = decoding;
   candidates_.clear();
   for (Sequence* sequence : running_) {
     if (Decodes(*sequence) && MayDecodeNow(*sequence, decoding)) candidates_.push_back(sequence);
@@ -99,81 +115,89 @@ void Scheduler::PlanDecodes(Building& building, Admission& admission) {
     std::nth_element(candidates_.begin(), candidates_.begin() + static_cast<ptrdiff_t>(count),
                      candidates_.end(), WaitsLonger);
     candidates_.resize(count);
-    std::sort(candidates_.begin(), candidates_.end(), Older);
   }
-  // Oldest first, so that a victim of preemption (the youngest) is never in the plan already.
+  // Whoever may lose its blocks comes last, so that a victim is not in the plan already.
+  if (blocks_.free_count() < count) {
+    std::sort(candidates_.begin(), candidates_.end(), KeepsBlocksBefore);
+  } else if (count < decoding) {
+    std::sort(candidates_.begin(), candidates_.end(), Before);
+  }
   for (Sequence* sequence : candidates_) {
     if (!sequence->running()) continue;
-    if (GrowForDecode(*sequence, building, admission)) AddEntry(*sequence, 1, building);
+    if (GrowForDecode(*sequence, building)) AddEntry(*sequence, 1, building);
   }
 }
 
-// Makes sure that the sequence has the block for its next position, at the cost of younger
-// sequences. False if it was itself the youngest and had to go.
-bool Scheduler::GrowForDecode(Sequence& sequence, Building& building, Admission& admission) {
+// Makes sure that the sequence has the block for its next position, at the cost of others. False
+// if it was itself the one to go.
+bool Scheduler::GrowForDecode(Sequence& sequence, Building& building) {
   const uint32_t needed = BlocksFor(sequence.planned + 1);
   while (sequence.blocks.size() < needed) {
     if (blocks_.Take(1, &sequence.blocks)) continue;
-    Sequence& victim = *running_.back();
-    Release(victim);
-    ++preemptions_;
-    building.preempted = true;
-    admission.Preempted(victim);
+    Sequence& victim = *Victim();
+    Preempt(victim, building);
     if (&victim == &sequence) return false;
   }
   return true;
 }
 
-void Scheduler::PlanPrefills(Building& building, Admission& admission) {
-  uint32_t budget = std::min(limits_.prefill_rows, building.rows_left);
+// One budget per plan: decodes took theirs, prompts get the rest.
+uint32_t Scheduler::PromptRows(const Building& building) const {
+  uint32_t rows = limits_.prefill_rows;
+  if (limits_.step_target_us > 0 && cost_.known() && building.decoding > 0) {
+    const uint32_t all = cost_.RowsWithin(limits_.step_target_us);
+    const uint32_t taken = limits_.step_tokens - building.rows_left;
+    rows = std::max(all > taken ? all - taken : 0, std::min(kLeastPromptRows, rows));
+  }
+  return std::min(rows, building.rows_left);
+}
+
+void Scheduler::PlanPrefills(Building& building) {
+  uint32_t budget = PromptRows(building);
   for (Sequence* sequence : running_) {
     if (budget == 0) return;
     if (!Prefills(*sequence)) continue;
-    const uint32_t missing = static_cast<uint32_t>(sequence->known.size()) - sequence->planned;
-    const uint32_t rows = std::min(budget, missing);
+    const uint32_t rows = std::min(budget, MissingRows(*sequence));
     AddEntry(*sequence, rows, building);
     budget -= rows;
   }
   // Who was just preempted is first in the queue: admission waits for a plan that needed no victim.
-  while (budget > 0 && !building.preempted && !free_slots_.empty()) {
-    Sequence* sequence = admission.Next();
-    if (sequence == nullptr) return;
-    const auto running = static_cast<uint32_t>(running_.size());
-    const uint32_t spare = (running + kRunningPerSpareBlock - 1) / kRunningPerSpareBlock;
-    if (blocks_.free_count() < BlocksFor(sequence->known.size()) + spare) return;
-    PlaceInSlot(*sequence);
-    admission.Admitted(*sequence);
-    const uint32_t rows = std::min(budget, static_cast<uint32_t>(sequence->known.size()));
+  while (budget > 0 && !building.preempted) {
+    if (free_slots_.empty() && StalledReader() == nullptr) return;
+    Sequence* sequence = building.admission.Next();
+    if (sequence == nullptr || !MakeRoom(*sequence, building)) return;
+    const uint32_t rows = std::min(budget, MissingRows(*sequence));
     AddEntry(*sequence, rows, building);
     budget -= rows;
   }
 }
 
-void Scheduler::PlaceInSlot(Sequence& sequence) {
-  PERGOLA_CHECK(!sequence.running() && !sequence.known.empty());
-  PERGOLA_CHECK(BlocksFor(sequence.max_known) <= blocks_.total());
-  sequence.slot = free_slots_.back();
-  free_slots_.pop_back();
-  slots_[sequence.slot] = &sequence;
-  sequence.scheduler = this;
-  sequence.run = next_run_++;
-  sequence.started = false;
-  sequence.blocks_sent = 0;
-  sequence.last_plan = 0;
-  PERGOLA_CHECK(blocks_.Take(BlocksFor(sequence.known.size()), &sequence.blocks));
-  running_.insert(std::upper_bound(running_.begin(), running_.end(), &sequence, Older), &sequence);
+void Scheduler::AddStart(Sequence& sequence, Building& building) {
+  v1::SlotStart& start = *building.plan->add_starts();
+  start.set_slot(sequence.slot);
+  *start.mutable_sampling() = sequence.request.sampling;
+  start.set_seed(sequence.request.seed);
+  start.set_index(sequence.request.index);
+  start.set_computed(sequence.planned);
+  start.set_prompt_tokens(sequence.prompt_count);
+  if (sequence.planned > 0 && LooksBack(sequence.request.sampling)) {
+    start.mutable_history()->Add(sequence.known.data(), sequence.known.data() + sequence.planned);
+  }
+  sequence.started = true;
+}
+
+// The prompt ids that follow the entry's tokens, unless their log-probabilities are known already.
+void Scheduler::AddTargets(Sequence& sequence, uint32_t rows, v1::Entry& entry) {
+  const uint32_t first = sequence.planned + 1;
+  const uint32_t end = std::min(first + rows, sequence.prompt_count);
+  if (!sequence.scores() || end <= std::max(first, sequence.scored + 1)) return;
+  entry.mutable_targets()->Add(sequence.known.data() + first, sequence.known.data() + end);
+  entry.set_target_logprobs(*sequence.request.prompt_logprobs);
 }
 
 void Scheduler::AddEntry(Sequence& sequence, uint32_t rows, Building& building) {
   v1::StepPlan& plan = *building.plan;
-  if (!sequence.started) {
-    v1::SlotStart& start = *plan.add_starts();
-    start.set_slot(sequence.slot);
-    *start.mutable_sampling() = sequence.request.sampling;
-    start.set_seed(sequence.request.seed);
-    start.set_index(sequence.request.index);
-    sequence.started = true;
-  }
+  if (!sequence.started) AddStart(sequence, building);
   const auto entry_index = static_cast<uint32_t>(plan.entries_size());
   v1::Entry& entry = *plan.add_entries();
   entry.set_slot(sequence.slot);
@@ -191,7 +215,13 @@ void Scheduler::AddEntry(Sequence& sequence, uint32_t rows, Building& building) 
                                    sequence.blocks.end());
     sequence.blocks_sent = static_cast<uint32_t>(sequence.blocks.size());
   }
+  AddTargets(sequence, rows, entry);
+  const uint32_t first_position = sequence.planned;
   sequence.planned += rows;
+  sequence.newest_plan = next_plan_;
+  if (first_position < sequence.prompt_count && sequence.planned >= sequence.prompt_count) {
+    sequence.prompt_plan = next_plan_;
+  }
   const bool samples = sequence.planned == sequence.known.size() + sequence.pending;
   if (samples) {
     entry.add_logits_at(rows - 1);
@@ -200,85 +230,14 @@ void Scheduler::AddEntry(Sequence& sequence, uint32_t rows, Building& building) 
     sequence.last_entry = entry_index;
   }
   building.rows_left -= rows;
-  EntriesOf(next_plan_).push_back({sequence.slot, sequence.run, rows, samples});
+  EntriesOf(next_plan_)
+      .push_back({sequence.slot, sequence.run, first_position, rows,
+                  static_cast<uint32_t>(entry.targets_size()), samples});
 }
 
 Sequence* Scheduler::Current(const PlannedEntry& entry) const {
   Sequence* sequence = slots_[entry.slot];
   return sequence != nullptr && sequence->run == entry.run ? sequence : nullptr;
-}
-
-absl::Status Scheduler::CheckShape(const v1::StepResult& result) const {
-  if (in_flight() == 0 || result.plan_id() != oldest_plan_) {
-    return absl::InvalidArgumentError(absl::StrCat("result of plan ", result.plan_id(), ", but ",
-                                                   in_flight(), " plans from ", oldest_plan_,
-                                                   " on are unanswered"));
-  }
-  const std::vector<PlannedEntry>& entries = ring_[oldest_plan_ % depth()];
-  if (static_cast<size_t>(result.entries_size()) != entries.size()) {
-    return absl::InvalidArgumentError(absl::StrCat("result of plan ", result.plan_id(), " has ",
-                                                   result.entries_size(), " entries, the plan has ",
-                                                   entries.size()));
-  }
-  for (size_t i = 0; i < entries.size(); ++i) {
-    const v1::EntryResult& entry = result.entries(static_cast<int>(i));
-    const bool ok = entry.status() == v1::ENTRY_STATUS_OK;
-    if (!ok && entry.status() != v1::ENTRY_STATUS_NAN) {
-      return absl::InvalidArgumentError(absl::StrCat("result of plan ", result.plan_id(), " entry ",
-                                                     i, " has unknown status ",
-                                                     static_cast<int>(entry.status())));
-    }
-    const int expected = ok && entries[i].samples ? 1 : 0;
-    if (entry.ids_size() != expected) {
-      return absl::InvalidArgumentError(absl::StrCat("result of plan ", result.plan_id(), " entry ",
-                                                     i, " has ", entry.ids_size(),
-                                                     " ids instead of ", expected));
-    }
-    if (expected == 1 &&
-        (entry.ids(0) < 0 || static_cast<uint32_t>(entry.ids(0)) >= limits_.vocabulary_size)) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("result of plan ", result.plan_id(), " entry ", i, " has id ", entry.ids(0),
-                       ", the vocabulary ends at ", limits_.vocabulary_size));
-    }
-  }
-  return absl::OkStatus();
-}
-
-absl::Status Scheduler::Apply(const v1::StepResult& result, std::vector<Outcome>* outcomes) {
-  outcomes->clear();
-  absl::Status shape = CheckShape(result);
-  if (!shape.ok()) return shape;
-  const std::vector<PlannedEntry>& entries = EntriesOf(oldest_plan_);
-  for (size_t i = 0; i < entries.size(); ++i) {
-    const v1::EntryResult& answer = result.entries(static_cast<int>(i));
-    Sequence* sequence = Current(entries[i]);
-    if (sequence == nullptr) {
-      overrun_tokens_ += static_cast<uint64_t>(answer.ids_size());
-      continue;
-    }
-    sequence->computed += entries[i].rows;
-    PERGOLA_CHECK(sequence->computed <= sequence->planned);
-    if (entries[i].samples) --sequence->pending;
-    if (answer.status() != v1::ENTRY_STATUS_OK) {
-      outcomes->push_back({sequence, answer.status()});
-    } else if (entries[i].samples) {
-      sequence->known.push_back(answer.ids(0));
-      outcomes->push_back({sequence, v1::ENTRY_STATUS_OK});
-    }
-  }
-  ++oldest_plan_;
-  return absl::OkStatus();
-}
-
-void Scheduler::Release(Sequence& sequence) {
-  PERGOLA_CHECK(sequence.running() && slots_[sequence.slot] == &sequence);
-  slots_[sequence.slot] = nullptr;
-  free_slots_.push_back(sequence.slot);
-  blocks_.Return(&sequence.blocks);
-  running_.erase(std::lower_bound(running_.begin(), running_.end(), &sequence, Older));
-  sequence.slot = Sequence::kNoSlot;
-  sequence.scheduler = nullptr;
-  sequence.computed = sequence.planned = sequence.pending = 0;
 }
 
 std::vector<Sequence*> Scheduler::SequencesOf(uint64_t plan_id) const {

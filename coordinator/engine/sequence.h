@@ -6,12 +6,14 @@
 #include <string>
 #include <vector>
 
+#include "coordinator/engine/prefix_index.h"
 #include "coordinator/engine/request.h"
 #include "coordinator/engine/time.h"
 
 namespace pergola {
 
 class Scheduler;
+struct Tenant;
 
 struct Sequence {
   static constexpr uint32_t kNoSlot = UINT32_MAX;
@@ -27,6 +29,7 @@ struct Sequence {
   uint32_t computed = 0;      // positions whose plan was answered
   uint32_t planned = 0;       // positions whose plan was sent
   uint32_t pending = 0;       // tokens that unanswered plans will sample
+  uint32_t scored = 0;        // prompt ids whose log-probabilities have come
 
   // The place in a group; kNoSlot while waiting.
   uint32_t slot = kNoSlot;
@@ -37,7 +40,25 @@ struct Sequence {
   uint32_t blocks_sent = 0;  // how many of `blocks` the workers' table holds
   uint64_t last_plan = 0;    // the plan that last samples for it
   uint32_t last_entry = 0;   // and the entry there
+  uint64_t newest_plan = 0;  // that has an entry of it
+  uint64_t prompt_plan = 0;  // the plan that completes the prompt; 0 if it stood in blocks already
+  uint32_t published = 0;    // how many of `blocks` were offered to the prefix index
+  // Of the full blocks of `known`, as far as they were needed, for blocks of `key_tokens`
+  // positions.
+  std::vector<PrefixKey> keys;
+  uint32_t key_tokens = 0;
   bool running() const { return slot != kNoSlot; }
+  // Log-probabilities of prompt ids are still missing.
+  bool scores() const { return request.prompt_logprobs && scored + 1 < prompt_count; }
+
+  // Its place among others. Lower is served first, see kAgingUsPerPoint.
+  int64_t rank = 0;
+  Tenant* tenant = nullptr;  // borrowed from the waiting queue; null: of no account
+  // The reader's part: while its mailbox is full it is in no plan; a stalled one makes room for
+  // others.
+  bool paused = false;
+  bool stalled = false;
+  TimeUs paused_since = kNever;
 
   // The core's part: what a stream was told, and its history of losses.
   TimeUs submitted = 0;

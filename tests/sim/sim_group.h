@@ -63,7 +63,7 @@ class SimLink final : public GroupLink {
     if (closed_) error_ = "a plan after Close";
     ++in_flight_;
     max_in_flight_ = std::max(max_in_flight_, in_flight_);
-    const v1::StepResult result = model_->Execute(*plan);
+    v1::StepResult result = model_->Execute(*plan);
     TimeUs ready = clock_->now();
     TimeUs rows = 0;
     for (const v1::Entry& entry : plan->entries()) {
@@ -72,6 +72,8 @@ class SimLink final : public GroupLink {
       if (entry.has_from()) ready = std::max(ready, finished_[entry.from().plan_id()]);
     }
     for (size_t stage = 0; stage < free_at_.size(); ++stage) {
+      result.add_stages()->set_compute_us(
+          static_cast<uint32_t>(cost_.plan_us + rows * cost_.row_us));
       const TimeUs start = std::max(ready, free_at_[stage]);
       ready = start + cost_.plan_us + rows * cost_.row_us;
       if (plan->entries_size() > 0) busy_[stage].emplace_back(start, ready);

@@ -14,44 +14,10 @@
 #include <vector>
 
 #include "coordinator/engine/engine_core.h"
-#include "tests/sim/fake_text.h"
+#include "tests/sim/sim_client.h"
 #include "tests/sim/sim_group.h"
 
 namespace pergola::sim {
-
-// The whole of a stream, as an undisturbed run gives it.
-struct ExpectedStream {
-  std::vector<int32_t> ids;
-  std::vector<std::string> text_after;  // the stream's text after each id
-  v1::FinishReason reason = v1::FINISH_REASON_UNSPECIFIED;
-  bool nan = false;
-};
-
-struct Client {
-  SequenceId id = 0;
-  std::vector<int32_t> prompt;
-  uint64_t seed = 0;
-  uint32_t index = 0;
-  uint32_t max_new = 0;
-  std::vector<int32_t> eos;
-  std::vector<int32_t> stop_ids;
-  std::pair<int32_t, int32_t> stop_pair{-1, -1};
-  uint32_t received = 0;
-  uint64_t received_bytes = 0;
-  TimeUs deadline = kNever;
-  bool cancelled = false;
-  bool poison = false;
-  uint32_t losses_before = 0;  // of groups, when it came
-
-  ExpectedStream expected;
-  std::shared_ptr<Mailbox> mailbox;
-  std::vector<int32_t> ids;
-  std::string text;
-  bool info = false;
-  bool ended = false;
-  absl::Status status;
-  v1::Finish finish;
-};
 
 class Simulation {
  public:
@@ -70,7 +36,6 @@ class Simulation {
   }
 
  private:
-  static constexpr uint32_t kVocabulary = 64;
   static constexpr uint32_t kMaxQueued = 16;
   static constexpr TimeUs kHorizonUs = 100'000;
   struct Live {
@@ -87,6 +52,12 @@ class Simulation {
   }
   bool OneIn(uint32_t n) { return Draw(1, n) == 1; }
 
+  std::vector<int32_t> DrawIds(uint32_t count) {
+    std::vector<int32_t> ids(count);
+    for (int32_t& id : ids) id = static_cast<int32_t>(Draw(0, kVocabulary - 1));
+    return ids;
+  }
+
   void Configure() {
     hello_ = MakeHello("", Draw(1, 4));
     hello_.set_slot_count(Draw(1, 8));
@@ -99,16 +70,24 @@ class Simulation {
       hello_.set_slot_count(8);
       hello_.set_block_count(Draw(5, 8));
     }
-    group_count_ = OneIn(3) ? 2 : 1;
-    EngineOptions options;
+    group_count_ = OneIn(3) ? Draw(2, 3) : 1;
+    slow_readers_ = OneIn(3);
+    EngineOptions& options = options_;
     options.text_hash = "t1";
     options.prefill_rows = Draw(1, 32);
     options.step_timeout_us = 50'000;
     options.failover_wait_us = 30'000;
     options.probe_interval_us = 10'000;
     options.start_time_us = 1000;
+    options.step_target_us = OneIn(2) ? Draw(1, 5000) : 0;
+    options.prefix_cache = !OneIn(8);
+    options.prefix_secret = {seed_, 1};
+    options.max_queued_sequences = kMaxQueued;
+    options.max_queue_wait_us = OneIn(4) ? Draw(1, 50'000) : 0;
+    options.slow_reader_timeout_us = Draw(1, 200'000);
     smallest_kv_ = hello_.block_count() * hello_.block_tokens();
     max_positions_ = std::min(smallest_kv_, hello_.context_length());
+    for (std::vector<int32_t>& beginning : beginnings_) beginning = DrawIds(max_positions_);
     core_ = std::make_unique<EngineCore>(options, 0, nullptr);
   }
 
@@ -180,6 +159,13 @@ class Simulation {
       return;
     }
     const bool calm = clock_.now() > kHorizonUs;
+    if (!calm && OneIn(400)) {
+      // Late, and overtaken by those that come before it is here.
+      const TimeUs late = Draw(1, 20'000);
+      clock_.At(clock_.now() + late,
+                [this, name, result] { core_->GroupResult(name, result, clock_.now()); });
+      return;
+    }
     if (!calm && OneIn(300)) {
       switch (Draw(0, 3)) {
         case 0:
@@ -234,37 +220,13 @@ class Simulation {
     }
   }
 
-  static ExpectedStream Expect(const Client& client) {
-    ExpectedStream stream;
-    FakeText text(client.stop_pair);
-    std::string shown;
-    const auto has = [](const std::vector<int32_t>& ids, int32_t id) {
-      return std::find(ids.begin(), ids.end(), id) != ids.end();
-    };
-    for (const int32_t id :
-         ExpectedIds(client.prompt, client.seed, client.index, client.max_new, kVocabulary)) {
-      stream.nan = id == kNanId;
-      if (stream.nan) break;
-      stream.ids.push_back(id);
-      if (has(client.eos, id)) {
-        stream.reason = v1::FINISH_REASON_EOS;
-      } else if (has(client.stop_ids, id)) {
-        stream.reason = v1::FINISH_REASON_STOP_ID;
-      } else {
-        const TextStream::Delta delta = text.Push(id);
-        shown += delta.text;
-        if (delta.stopped) {
-          stream.reason = v1::FINISH_REASON_STOP_STRING;
-        } else if (stream.ids.size() == client.max_new) {
-          stream.reason = v1::FINISH_REASON_LENGTH;
-        }
-      }
-      const bool ends = stream.reason != v1::FINISH_REASON_UNSPECIFIED;
-      if (ends && stream.reason != v1::FINISH_REASON_STOP_STRING) shown += text.Flush();
-      stream.text_after.push_back(shown);
-      if (ends) break;
-    }
-    return stream;
+  std::vector<int32_t> DrawPrompt(uint32_t length) {
+    std::vector<int32_t> prompt = DrawIds(length);
+    if (OneIn(2)) return prompt;
+    // Prefix-heavy load: some begin alike, by a part of a block or by several.
+    const std::vector<int32_t>& beginning = beginnings_[Draw(0, 2)];
+    std::copy_n(beginning.begin(), Draw(1, length), prompt.begin());
+    return prompt;
   }
 
   std::unique_ptr<Client> DrawClient() {
@@ -272,56 +234,92 @@ class Simulation {
     const uint32_t total = Draw(2, max_positions_);
     client->max_new = Draw(1, std::min(total - 1, 60U));
     const uint32_t longest = total - client->max_new;
-    client->prompt.resize(Draw(1, shortage_ ? std::min(longest, 12U) : longest));
-    for (int32_t& id : client->prompt) id = static_cast<int32_t>(Draw(0, kVocabulary - 1));
+    client->prompt = DrawPrompt(Draw(1, shortage_ ? std::min(longest, 12U) : longest));
     client->seed = clients_.size() + 1;  // also its name for OnSend
     client->index = Draw(0, 3);
+    client->penalties = OneIn(4);
+    client->logprobs = OneIn(4);
+    client->prompt_logprobs = OneIn(6);
+    if (OneIn(12)) client->max_new = 0;
     if (OneIn(2)) client->eos = {0};
     if (OneIn(3)) client->stop_ids = {5};
     if (OneIn(3)) client->stop_pair = {static_cast<int32_t>(Draw(0, 63)), 7};
     if (OneIn(6)) client->deadline = clock_.now() + Draw(0, 60'000);
-    client->expected = Expect(*client);
+    client->Expect();
     if (OneIn(4) && !client->expected.ids.empty()) {
       client->received = Draw(1, static_cast<uint32_t>(client->expected.ids.size()));
       const std::string& text = client->expected.text_after[client->received - 1];
       client->received_bytes = Draw(0, static_cast<uint32_t>(text.size()));
     }
+    if (OneIn(2)) client->bounds = {Draw(1, 20), Draw(1, 2000)};
+    client->slow = slow_readers_ && OneIn(2);
+    client->never = client->slow && OneIn(4);
     client->losses_before = losses_;
     return client;
   }
 
   void Arrive() {
-    if (core_->queued() >= kMaxQueued) return;
-    std::unique_ptr<Client> client = DrawClient();
-    client->id = clients_.size() + 1;
-    if (OneIn(25)) {
-      client->poison = true;
-      poison_[client->seed] = Draw(0, static_cast<uint32_t>(client->prompt.size()) + 5);
+    std::unique_ptr<Client> first = DrawClient();
+    if (OneIn(25)) poison_[first->seed] = Draw(0, static_cast<uint32_t>(first->prompt.size()) + 5);
+    const int32_t priorities[] = {
+        0, -100, 100, static_cast<int32_t>(Draw(0, 200)) - 100, INT32_MIN, INT32_MAX};
+    const std::string tenants[] = {"", "a", "b", std::string(300, 'x')};
+    const int32_t priority = priorities[OneIn(2) ? 0 : Draw(0, 5)];
+    const std::string& tenant = tenants[OneIn(2) ? 0 : Draw(0, 3)];
+    const uint32_t siblings = OneIn(4) ? Draw(1, 5) : 0;
+    const auto group = siblings > 0 ? std::make_shared<ForkGroup>() : nullptr;
+    for (uint32_t i = 0; i <= siblings; ++i) {
+      auto client = std::make_unique<Client>(*first);
+      if (siblings > 0) {
+        client->index = i;
+        client->prompt_logprobs = client->prompt_logprobs && i == 0;
+        client->received = 0;
+        client->received_bytes = 0;
+        client->expected = ExpectedStream();
+        client->Expect();
+      }
+      client->mailbox = std::make_shared<Mailbox>([] {}, client->bounds);
+      SequenceRequest request = client->Request();
+      request.priority = priority;
+      request.tenant = tenant;
+      request.fork_group = group;
+      if (client->received > 0) request.resume_numerics_id = OneIn(4) ? "n2" : "n1";
+      if (OneIn(4)) request.least_new_tokens = OneIn(9) ? UINT32_MAX : client->max_new;
+      Submit(std::move(client), std::move(request));
     }
-    SequenceRequest request;
-    request.prompt_ids = client->prompt;
-    request.received_ids.assign(client->expected.ids.begin(),
-                                client->expected.ids.begin() + client->received);
-    request.received_text_bytes = client->received_bytes;
-    if (client->received > 0) request.resume_numerics_id = OneIn(4) ? "n2" : "n1";
-    request.seed = client->seed;
-    request.index = client->index;
-    request.max_new_tokens = client->max_new;
-    request.eos_ids = client->eos;
-    request.stop_ids = client->stop_ids;
-    request.text = std::make_unique<FakeText>(client->stop_pair);
-    request.deadline = client->deadline;
+  }
+
+  void Submit(std::unique_ptr<Client> client, SequenceRequest request) {
+    Asked asked;
+    asked.prompt_tokens = request.prompt_ids.size() + request.received_ids.size();
+    asked.least_new_tokens = request.least_new_tokens;
+    asked.deadline = request.deadline;
+    const absl::Status load = CheckLoad(options_, core_->load(clock_.now()), asked, clock_.now());
+    if (!load.ok()) {
+      ASSERT_NE(RefusalReason(load), "");
+      ++refusals_;
+      return;
+    }
+    client->id = ++last_id_;
     Client* raw = client.get();
-    client->mailbox = std::make_shared<Mailbox>([] {});
-    request.mailbox = client->mailbox;
     clients_.push_back(std::move(client));
     core_->Submit(raw->id, std::move(request), clock_.now());
+    if (raw->slow && !raw->never) Read(raw);
     if (OneIn(6)) {
       clock_.At(clock_.now() + Draw(0, 40'000), [this, raw] {
         raw->cancelled = true;
         core_->Cancel(raw->id, absl::CancelledError("by the client"), clock_.now());
       });
     }
+  }
+
+  // A slow reader takes, and comes again later.
+  void Read(Client* client) {
+    clock_.At(clock_.now() + Draw(1, OneIn(4) ? 60'000 : 8000), [this, client] {
+      if (client->ended) return;
+      Collect(*client);
+      if (!client->ended) Read(client);
+    });
   }
 
   void Loop() {
@@ -351,69 +349,68 @@ class Simulation {
   }
 
   void CheckInvariants() {
-    size_t live_clients = 0;
+    size_t at_most = 0;
+    size_t at_least = 0;
     for (const auto& client : clients_) {
-      if (!client->ended) Collect(*client);
-      live_clients += client->ended ? 0 : 1;
+      if (client->ended) continue;
+      if (!client->slow) Collect(*client);
+      at_most += client->ended ? 0 : 1;
+      at_least += client->ended || client->slow ? 0 : 1;
     }
-    ASSERT_EQ(core_->sequence_count(), live_clients);
+    ASSERT_LE(core_->sequence_count(), at_most);
+    ASSERT_GE(core_->sequence_count(), at_least);
     ASSERT_LE(core_->queued(), kMaxQueued + group_count_ * hello_.slot_count());
     for (const auto& [name, live] : live_) CheckLink(*live);
     for (const auto& [name, group] : core_->groups()) {
-      if (!group->ready()) continue;
-      const Scheduler& scheduler = *group->scheduler;
-      ASSERT_LE(scheduler.in_flight(), scheduler.depth());
-      size_t blocks = 0;
-      bool suspect = false;
-      for (const Sequence* sequence : scheduler.running()) {
-        blocks += sequence->blocks.size();
-        suspect = suspect || sequence->suspect;
-        ASSERT_LE(sequence->computed, sequence->planned);
-        ASSERT_LE(sequence->known.size() + sequence->pending, sequence->max_known);
-      }
-      ASSERT_EQ(blocks, scheduler.blocks().used_count());
-      ASSERT_EQ(scheduler.running().size() + scheduler.free_slots(), scheduler.limits().slot_count);
-      ASSERT_TRUE(!suspect || scheduler.running().size() == 1) << "a suspect has company";
+      if (group->ready()) CheckScheduler(*group->scheduler);
     }
   }
 
-  void Collect(Client& client) {
-    Mailbox::Delivery delivery = client.mailbox->Take();
-    const bool first = client.ids.empty() && client.text.empty() && !client.info;
-    if (delivery.info) {
-      ASSERT_FALSE(client.info) << "info twice";
-      client.info = true;
-      ASSERT_EQ(delivery.info->prompt_token_count(), client.prompt.size());
-    } else if (first && (!delivery.ids.empty() || !delivery.text.empty())) {
-      ADD_FAILURE() << "the first delivery of sequence " << client.id << " has no info";
+  // I1 and I2: slots, counters, and every block free, cached or referenced exactly as counted.
+  static void CheckScheduler(const Scheduler& scheduler) {
+    ASSERT_LE(scheduler.in_flight(), scheduler.depth());
+    const BlockPool& pool = scheduler.blocks();
+    std::vector<uint32_t> references(pool.total(), 0);
+    bool suspect = false;
+    for (const Sequence* sequence : scheduler.running()) {
+      for (const uint32_t block : sequence->blocks) ++references[block];
+      suspect = suspect || sequence->suspect;
+      ASSERT_LE(sequence->computed, sequence->planned);
+      ASSERT_LE(sequence->planned, sequence->blocks.size() * scheduler.limits().block_tokens);
+      ASSERT_LE(sequence->known.size() + sequence->pending, sequence->max_known);
     }
-    client.ids.insert(client.ids.end(), delivery.ids.begin(), delivery.ids.end());
-    client.text += delivery.text;
-    if (!delivery.ended) return;
-    client.ended = true;
-    client.status = delivery.status;
-    if (delivery.finish) client.finish = *delivery.finish;
-    CheckEnd(client);
+    uint32_t used = 0;
+    uint32_t cached = 0;
+    for (uint32_t block = 0; block < pool.total(); ++block) {
+      ASSERT_EQ(pool.references(block), references[block]) << "block " << block;
+      used += references[block] > 0 ? 1 : 0;
+      cached += references[block] == 0 && pool.index().Contains(block) ? 1 : 0;
+    }
+    ASSERT_EQ(used, pool.used_count());
+    ASSERT_EQ(cached, pool.cached_count());
+    for (const Sequence* sequence : scheduler.running()) {
+      // What is still to be written is written where nobody else reads.
+      size_t next = sequence->planned / scheduler.limits().block_tokens;
+      for (; next < sequence->blocks.size(); ++next) {
+        ASSERT_EQ(references[sequence->blocks[next]], 1U) << "a shared block would be written";
+      }
+    }
+    ASSERT_EQ(scheduler.running().size() + scheduler.free_slots(), scheduler.limits().slot_count);
+    ASSERT_TRUE(!suspect || scheduler.running().size() == 1) << "a suspect has company";
+  }
+
+  void Collect(Client& client) {
+    client.Take(hello_.layout().pipeline_parallel() + 1);
+    if (client.ended) CheckEnd(client);
   }
 
   void CheckEnd(const Client& client) {
     SCOPED_TRACE(absl::StrCat("sequence ", client.id, ": ", std::string(client.status.message())));
-    const ExpectedStream& expected = client.expected;
-    const std::vector<int32_t> rest(expected.ids.begin() + client.received, expected.ids.end());
-    ASSERT_LE(client.ids.size(), rest.size());
-    ASSERT_TRUE(std::equal(client.ids.begin(), client.ids.end(), rest.begin())) << "other ids";
-    const std::string text =
-        expected.ids.empty() ? "" : expected.text_after.back().substr(client.received_bytes);
-    ASSERT_EQ(client.text, text.substr(0, client.text.size()));
+    client.CheckContent();
     const uint32_t total = static_cast<uint32_t>(client.prompt.size()) + client.max_new;
     switch (client.status.code()) {
       case absl::StatusCode::kOk:
-        ASSERT_EQ(client.ids, rest);
-        ASSERT_EQ(client.text, text);
-        ASSERT_FALSE(expected.nan);
-        ASSERT_EQ(client.finish.reason(), expected.reason);
-        ASSERT_EQ(client.finish.usage().completion_tokens(), expected.ids.size());
-        ASSERT_TRUE(client.info);
+        client.CheckComplete();
         ++finished_;
         break;
       case absl::StatusCode::kCancelled:
@@ -426,8 +423,14 @@ class Simulation {
         ASSERT_GT(total, smallest_kv_);
         break;
       case absl::StatusCode::kInternal:
-        if (expected.nan && client.ids == rest) break;
+        if (client.expected.nan &&
+            client.ids.size() + client.received == client.expected.ids.size()) {
+          break;
+        }
         ASSERT_GE(losses_, client.losses_before + 3) << "INTERNAL without three dying steps";
+        break;
+      case absl::StatusCode::kResourceExhausted:
+        ASSERT_TRUE(client.slow) << "a reader that takes everything is no slow one";
         break;
       default:
         FAIL() << "unexpected status " << client.status.ToString();
@@ -436,7 +439,10 @@ class Simulation {
 
   void Finish() {
     if (testing::Test::HasFailure()) return;
-    for (const auto& client : clients_) ASSERT_TRUE(client->ended);
+    for (const auto& client : clients_) {
+      if (!client->ended) Collect(*client);
+      ASSERT_TRUE(client->ended);
+    }
     ASSERT_EQ(core_->sequence_count(), 0U);
     ASSERT_EQ(core_->queued(), 0U);
     ASSERT_EQ(core_->queued_bytes(), 0);
@@ -453,6 +459,7 @@ class Simulation {
 
  public:
   uint32_t finished() const { return finished_; }
+  uint32_t refusals() const { return refusals_; }
   v1::StatusResponse status() const { return core_->Status(clock_.now()); }
 
  private:
@@ -471,6 +478,11 @@ class Simulation {
   uint64_t connections_ = 0;
   uint32_t losses_ = 0;
   uint32_t finished_ = 0;
+  uint32_t refusals_ = 0;
+  SequenceId last_id_ = 0;
+  EngineOptions options_;
+  bool slow_readers_ = false;
+  std::vector<int32_t> beginnings_[3];  // of prompts
   std::unique_ptr<EngineCore> core_;
 };
 

@@ -20,6 +20,11 @@ TEST_P(SimulationTest, EveryStreamIsExactThroughLossShortageAndCancellation) {
   uint64_t replays = 0;
   uint64_t preemptions = 0;
   uint64_t overrun = 0;
+  uint64_t hits = 0;
+  uint64_t forks = 0;
+  uint64_t pauses = 0;
+  uint64_t slow_ends = 0;
+  uint64_t refusals = 0;
   for (uint64_t seed = GetParam() * 100; seed < GetParam() * 100 + 100; ++seed) {
     Simulation simulation(seed);
     simulation.Run();
@@ -32,17 +37,31 @@ TEST_P(SimulationTest, EveryStreamIsExactThroughLossShortageAndCancellation) {
     replays += status.replays();
     preemptions += status.preemptions();
     overrun += status.overrun_tokens();
+    hits += status.prefix_hit_tokens();
+    forks += status.forks();
+    pauses += status.pauses();
+    slow_ends += status.slow_readers_ended();
+    refusals += simulation.refusals();
   }
   spdlog::set_level(spdlog::level::info);
-  std::printf("finished %llu, replays %llu, preemptions %llu, overrun tokens %llu\n",
-              static_cast<unsigned long long>(finished), static_cast<unsigned long long>(replays),
-              static_cast<unsigned long long>(preemptions),
-              static_cast<unsigned long long>(overrun));
+  std::printf(
+      "finished %llu, replays %llu, preemptions %llu, overrun tokens %llu, prefix hit tokens %llu, "
+      "forks %llu, pauses %llu, slow readers ended %llu, refusals %llu\n",
+      static_cast<unsigned long long>(finished), static_cast<unsigned long long>(replays),
+      static_cast<unsigned long long>(preemptions), static_cast<unsigned long long>(overrun),
+      static_cast<unsigned long long>(hits), static_cast<unsigned long long>(forks),
+      static_cast<unsigned long long>(pauses), static_cast<unsigned long long>(slow_ends),
+      static_cast<unsigned long long>(refusals));
   // A simulation in which nothing happens proves nothing.
   EXPECT_GT(finished, 500U);
   EXPECT_GT(replays, 50U);
   EXPECT_GT(preemptions, 50U);
   EXPECT_GT(overrun, 50U);
+  EXPECT_GT(hits, 500U);
+  EXPECT_GT(forks, 50U);
+  EXPECT_GT(pauses, 50U);
+  EXPECT_GT(slow_ends, 5U);
+  EXPECT_GT(refusals, 50U);
 }
 
 // For a seed that failed: PERGOLA_SIM_SEED=n sim_tests --gtest_also_run_disabled_tests
@@ -55,7 +74,7 @@ TEST(SimulationSeedTest, DISABLED_OneSeed) {
   simulation.Run();
 }
 
-INSTANTIATE_TEST_SUITE_P(Seeds, SimulationTest, testing::Range<uint64_t>(0, 5));
+INSTANTIATE_TEST_SUITE_P(Seeds, SimulationTest, testing::Range<uint64_t>(0, 20));
 
 }  // namespace
 }  // namespace pergola::sim
