@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "base/limits.h"
 #include "base/status.h"
 #include "coordinator/doors/wire.h"
 
@@ -30,42 +31,30 @@ google::rpc::Status TextPoolFull() {
       "TEXT_POOL_FULL");
 }
 
-void Admitted::Complete(v1::StreamInfo* info) const {
-  info->set_request_id(request_id_);
-  info->set_model(model_);
-  info->set_prompt_token_count(prompt_token_count_);
-  if (!prompt_.ids().empty()) *info->mutable_prompt() = prompt_;
-}
-
 google::rpc::Status Admit(const DoorContext& context, std::string_view bytes,
-                          const std::string& field_prefix, TimeUs deadline,
-                          std::shared_ptr<Mailbox> mailbox, Admitted* admitted) {
+                          const std::string& field_prefix, const CallFacts& call,
+                          std::function<void()> notify, RunningRequest* running) {
   v1::GenerateRequest request;
   Violations violations(field_prefix);
   if (!ParseMessage(bytes, &request, &violations)) return violations.ToStatus();
+  if (call.tenant.size() > kMaxTenantBytes) {
+    violations.Add("", absl::StrCat("metadata ", kTenantKey, " has ", call.tenant.size(),
+                                    " bytes, the limit is ", kMaxTenantBytes));
+    return violations.ToStatus();
+  }
 
   BuildInputs inputs;
   inputs.served = context.served;
   inputs.limits = LimitsFor(*context.served.parts, context.engine->limits());
   inputs.field_prefix = field_prefix;
   inputs.request_id = absl::StrFormat("%016x", DrawSeed());
-  inputs.deadline = deadline;
+  inputs.deadline = call.deadline;
+  inputs.tenant = call.tenant;
   inputs.draw_seed = DrawSeed;
-  SequenceRequest sequence;
-  google::rpc::Status built = BuildRequest(request, inputs, &sequence);
-  if (built.code() != 0) return built;
-
-  admitted->request_id_ = sequence.request_id;
-  admitted->model_ = context.served.parts->model_name;
-  admitted->prompt_token_count_ = static_cast<uint32_t>(sequence.prompt_ids.size());
-  if (request.resumable()) {
-    admitted->prompt_.mutable_ids()->Add(sequence.prompt_ids.begin(), sequence.prompt_ids.end());
-  }
-  sequence.mailbox = std::move(mailbox);
-  absl::StatusOr<SequenceId> id = context.engine->Submit(std::move(sequence));
-  if (!id.ok()) return ToRpcStatus(id.status());
-  admitted->id = *id;
-  return {};
+  BuiltRequest built;
+  google::rpc::Status status = BuildRequest(request, inputs, &built);
+  if (status.code() != 0) return status;
+  return ToRpcStatus(running->Submit(context.engine, std::move(built), std::move(notify)));
 }
 
 }  // namespace pergola

@@ -3,14 +3,15 @@
 #pragma once
 
 #include <atomic>
+#include <functional>
 #include <memory>
 #include <string>
 #include <string_view>
 
 #include "coordinator/doors/request_builder.h"
+#include "coordinator/doors/running_request.h"
 #include "coordinator/doors/work_pool.h"
 #include "coordinator/engine/engine.h"
-#include "coordinator/engine/mailbox.h"
 #include "google/rpc/status.pb.h"
 #include "pergola/v1/generation.pb.h"
 
@@ -25,6 +26,8 @@ struct DoorContext {
       nullptr;  // from mailboxes to writes; one thread, at most one job per call
   std::atomic<int64_t>* calls = nullptr;  // calls that generate, in progress
   int64_t max_calls = 0;
+  int64_t slow_reader_timeout_ms = 30'000;  // a write the client does not take for so long ends
+                                            // its call
 };
 
 // A place among max_calls for as long as it lives.
@@ -47,27 +50,16 @@ class CallPlace {
 // RESOURCE_EXHAUSTED for a full text pool.
 google::rpc::Status TextPoolFull();
 
-// What the door itself adds to the first message of an admitted sequence.
-class Admitted {
- public:
-  SequenceId id = 0;
-
-  // Completes the engine's StreamInfo.
-  void Complete(v1::StreamInfo* info) const;
-
- private:
-  friend google::rpc::Status Admit(const DoorContext&, std::string_view, const std::string&, TimeUs,
-                                   std::shared_ptr<Mailbox>, Admitted*);
-  std::string request_id_;
-  std::string model_;
-  uint32_t prompt_token_count_ = 0;
-  v1::TokenIds prompt_;  // only if the request is resumable
+// What a call says beside its message.
+struct CallFacts {
+  TimeUs deadline = kNever;
+  std::string tenant;  // metadata key kTenantKey; empty: the tenant of all who name none
 };
 
-// Parses a serialised GenerateRequest and submits it. OK: `mailbox` gets exactly one end. Else: why
-// not.
+// Parses a serialised GenerateRequest and submits its sequences. OK: each gets exactly one end.
+// Else: why not.
 google::rpc::Status Admit(const DoorContext& context, std::string_view bytes,
-                          const std::string& field_prefix, TimeUs deadline,
-                          std::shared_ptr<Mailbox> mailbox, Admitted* admitted);
+                          const std::string& field_prefix, const CallFacts& call,
+                          std::function<void()> notify, RunningRequest* running);
 
 }  // namespace pergola

@@ -15,21 +15,29 @@ constexpr char kClientGone[] = "the client cancelled the call";
 
 BatchCall* BatchCall::Start(const DoorContext& door, grpc::CallbackServerContext* context,
                             const grpc::ByteBuffer* bytes, grpc::ByteBuffer* response) {
-  auto call = std::make_shared<BatchCall>(door);
+  auto call = std::make_shared<BatchCall>(door, context);
   call->self_ = call;
+  // Every item has ended by then, so there is nothing but the call to end.
+  call->watch_ = std::make_shared<WriteWatch>(
+      door.slow_reader_timeout_ms,
+      [weak = std::weak_ptr<BatchCall>(call)](const absl::Status& why) {
+        if (const auto strong = weak.lock()) strong->call_.Cancel(why);
+      });
   call->response_ = response;
   if (!call->place_.taken()) {
     call->Finish(ToGrpc(call->place_.Refusal()));
     return call.get();
   }
-  const TimeUs deadline = DeadlineUs(*context);
   const bool queued = door.text_pool->TryRun(
-      bytes->Length(), [call, bytes, deadline] { call->Admission(Flatten(*bytes), deadline); });
+      bytes->Length(),
+      [call, bytes, facts = CallFacts{DeadlineUs(*context), MetadataValue(*context, kTenantKey)}] {
+        call->Admission(Flatten(*bytes), facts);
+      });
   if (!queued) call->Finish(ToGrpc(TextPoolFull()));
   return call.get();
 }
 
-void BatchCall::Admission(const std::string& bytes, TimeUs deadline) {
+void BatchCall::Admission(const std::string& bytes, const CallFacts& facts) {
   std::vector<std::string_view> requests;
   Violations violations;
   if (SplitBatch(bytes, kMaxBatchRequests, &requests, &violations) &&
@@ -46,7 +54,7 @@ void BatchCall::Admission(const std::string& bytes, TimeUs deadline) {
     MutexLock lock(mutex_);
     items_.resize(requests.size());
   }
-  for (size_t i = 0; i < requests.size(); ++i) AdmitItem(requests[i], i, deadline);
+  for (size_t i = 0; i < requests.size(); ++i) AdmitItem(requests[i], i, facts);
   {
     MutexLock lock(mutex_);
     all_admitted_ = true;
@@ -54,53 +62,40 @@ void BatchCall::Admission(const std::string& bytes, TimeUs deadline) {
   Collect();
 }
 
-void BatchCall::AdmitItem(std::string_view bytes, size_t index, TimeUs deadline) {
-  auto mailbox = std::make_shared<Mailbox>([weak = weak_from_this()] {
-    if (const auto strong = weak.lock()) strong->OnMail();
-  });
-  bool cancelled = false;
-  {
-    MutexLock lock(mutex_);
-    items_[index].mailbox = mailbox;
-    cancelled = cancelled_;
-  }
-  Admitted admitted;
-  google::rpc::Status status;
-  if (cancelled) {
-    status = ToRpcStatus(absl::CancelledError(kClientGone));
-  } else {
-    status =
-        Admit(door_, bytes, absl::StrCat("requests[", index, "]."), deadline, mailbox, &admitted);
-  }
-  const SequenceId id = admitted.id;
-  bool cancel = false;
+void BatchCall::AdmitItem(std::string_view bytes, size_t index, const CallFacts& facts) {
   {
     MutexLock lock(mutex_);
     Item& item = items_[index];
-    item.submitted = status.code() == 0;
-    item.ended = !item.submitted;
-    item.admitted = std::move(admitted);
-    *item.result.mutable_status() = std::move(status);
-    cancel = item.submitted && cancelled_;
+    if (cancelled_) {
+      item.ended = true;
+      *item.result.mutable_status() = ToRpcStatus(absl::CancelledError(kClientGone));
+      return;
+    }
   }
-  if (cancel) door_.engine->Cancel(id, absl::CancelledError(kClientGone));
+  RunningRequest running;
+  google::rpc::Status status = Admit(door_, bytes, absl::StrCat("requests[", index, "]."), facts,
+                                     [weak = weak_from_this()] {
+                                       if (const auto strong = weak.lock()) strong->OnMail();
+                                     },
+                                     &running);
+  MutexLock lock(mutex_);
+  Item& item = items_[index];
+  item.running = std::move(running);
+  item.ended = status.code() != 0;
+  *item.result.mutable_status() = std::move(status);
+  if (cancelled_) item.running.Cancel(absl::CancelledError(kClientGone));
 }
 
 void BatchCall::OnCancel() {
-  std::vector<SequenceId> ids;
-  {
-    MutexLock lock(mutex_);
-    cancelled_ = true;
-    for (const Item& item : items_) {
-      if (item.submitted && !item.ended) ids.push_back(item.admitted.id);
-    }
-  }
-  for (const SequenceId id : ids) {
-    door_.engine->Cancel(id, absl::CancelledError(kClientGone));
+  MutexLock lock(mutex_);
+  cancelled_ = true;
+  for (const Item& item : items_) {
+    if (!item.ended) item.running.Cancel(absl::CancelledError(kClientGone));
   }
 }
 
 void BatchCall::OnDone() {
+  watch_->End();
   self_.reset();
 }
 
@@ -114,19 +109,27 @@ void BatchCall::OnMail() {
   if (!queued) mail_posted_.store(false);
 }
 
-void BatchCall::Take(Item* item) {
-  Mailbox::Delivery delivery = item->mailbox->Take();
+void BatchCall::TakeFrom(Item* item) {
   v1::GenerateBatchResult& result = item->result;
-  result.mutable_ids()->Add(delivery.ids.begin(), delivery.ids.end());
-  result.mutable_text()->append(delivery.text);
-  if (delivery.info) {
-    *result.mutable_info() = *std::move(delivery.info);
-    item->admitted.Complete(result.mutable_info());
+  std::vector<v1::GenerateResponse> messages;
+  const std::optional<absl::Status> end = item->running.Take(&messages);
+  for (v1::GenerateResponse& message : messages) {
+    while (static_cast<uint32_t>(result.completions_size()) <= message.index()) {
+      result.add_completions();
+    }
+    v1::Completion& completion = *result.mutable_completions(static_cast<int>(message.index()));
+    completion.mutable_ids()->MergeFrom(message.ids());
+    completion.mutable_text()->append(message.text());
+    completion.mutable_logprobs()->MergeFrom(message.logprobs());
+    result.mutable_prompt_logprobs()->MergeFrom(message.prompt_logprobs());
+    if (message.has_info()) result.mutable_info()->Swap(message.mutable_info());
+    if (message.has_finish()) completion.mutable_finish()->Swap(message.mutable_finish());
   }
-  if (!delivery.ended) return;
+  if (!end) return;
   item->ended = true;
-  *result.mutable_status() = ToRpcStatus(delivery.status);
-  if (delivery.finish) *result.mutable_finish() = *std::move(delivery.finish);
+  item->expired = absl::IsDeadlineExceeded(*end);
+  if (!end->ok()) item->running.Cancel(*end);
+  *result.mutable_status() = ToRpcStatus(*end);
 }
 
 void BatchCall::Collect() {
@@ -136,10 +139,9 @@ void BatchCall::Collect() {
     bool all_ended = all_admitted_;
     bool expired = false;
     for (Item& item : items_) {
-      if (item.submitted && !item.ended) Take(&item);
+      if (!item.ended && item.running.submitted()) TakeFrom(&item);
       all_ended = all_ended && item.ended;
-      expired |=
-          item.result.status().code() == static_cast<int>(absl::StatusCode::kDeadlineExceeded);
+      expired |= item.expired;
     }
     if (!all_ended || finished_) return;
     finished_ = true;
@@ -155,6 +157,7 @@ void BatchCall::Collect() {
       *response_ = ToByteBuffer(response);
     }
   }
+  watch_->Begin();
   Finish(status);
 }
 

@@ -4,6 +4,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/status.h"
+#include "coordinator/engine/overload.h"
 #include "google/rpc/error_details.pb.h"
 
 namespace pergola {
@@ -13,7 +14,7 @@ constexpr char kDomain[] = "pergola";
 // Far more than a person reads; a request with 80 wrong stops costs no more memory than this.
 constexpr size_t kMaxItems = 64;
 constexpr size_t kMaxDescriptionBytes = 256;
-constexpr int64_t kRetrySeconds = 1;
+constexpr int64_t kRetryUs = 1'000'000;  // where nothing better is known
 
 }  // namespace
 
@@ -64,14 +65,18 @@ google::rpc::Status ToRpcStatus(const absl::Status& status, std::string_view rea
   if (status.ok()) return result;
   result.set_message(CutText(std::string(ToStd(status.message())), kMaxStatusMessageBytes));
   const bool retry = absl::IsResourceExhausted(status) || absl::IsUnavailable(status);
-  if (!retry && reason.empty()) return result;
+  std::string why = reason.empty() ? RefusalReason(status) : std::string(reason);
+  if (!retry && why.empty()) return result;
   if (retry) {
+    const int64_t stated_us = RetryDelayUs(status);
+    const int64_t delay_us = stated_us < 0 ? kRetryUs : stated_us;
     google::rpc::RetryInfo info;
-    info.mutable_retry_delay()->set_seconds(kRetrySeconds);
+    info.mutable_retry_delay()->set_seconds(delay_us / 1'000'000);
+    info.mutable_retry_delay()->set_nanos(static_cast<int32_t>(delay_us % 1'000'000 * 1000));
     result.add_details()->PackFrom(info);
   }
   google::rpc::ErrorInfo info;
-  info.set_reason(reason.empty() ? absl::StatusCodeToString(status.code()) : std::string(reason));
+  info.set_reason(why.empty() ? absl::StatusCodeToString(status.code()) : std::move(why));
   info.set_domain(kDomain);
   result.add_details()->PackFrom(info);
   return result;

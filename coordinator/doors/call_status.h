@@ -43,8 +43,9 @@ class Violations {
   size_t dropped_ = 0;
 };
 
-// The same code and message; RESOURCE_EXHAUSTED and UNAVAILABLE get RetryInfo, and ErrorInfo with
-// `reason` (UPPER_SNAKE_CASE; empty: the code's name). OK stays OK.
+// The same code and message; RESOURCE_EXHAUSTED and UNAVAILABLE get RetryInfo (with the delay that
+// the engine's refusal states, else a second), and ErrorInfo with `reason` (UPPER_SNAKE_CASE;
+// empty: the refusal's, else the code's name). OK stays OK.
 google::rpc::Status ToRpcStatus(const absl::Status& status, std::string_view reason = "");
 
 // The longest beginning of `text` that has at most `max_bytes` and splits no UTF-8 character.

@@ -1,6 +1,10 @@
 #include "coordinator/doors/generate_call.h"
 
+#include <iterator>
 #include <utility>
+#include <vector>
+
+#include "base/limits.h"
 
 namespace pergola {
 namespace {
@@ -11,42 +15,47 @@ constexpr char kClientGone[] = "the client cancelled the call";
 
 GenerateCall* GenerateCall::Start(const DoorContext& door, grpc::CallbackServerContext* context,
                                   const grpc::ByteBuffer* bytes) {
-  auto call = std::make_shared<GenerateCall>(door);
+  auto call = std::make_shared<GenerateCall>(door, context);
   call->self_ = call;
-  call->mailbox_ = std::make_shared<Mailbox>([weak = std::weak_ptr<GenerateCall>(call)] {
-    if (const auto strong = weak.lock()) strong->OnMail();
-  });
+  call->watch_ = std::make_shared<WriteWatch>(
+      door.slow_reader_timeout_ms,
+      [weak = std::weak_ptr<GenerateCall>(call)](const absl::Status& why) {
+        if (const auto strong = weak.lock()) strong->OnOverdue(why);
+      });
   if (!call->place_.taken()) {
     call->Finish(ToGrpc(call->place_.Refusal()));
     return call.get();
   }
-  const TimeUs deadline = DeadlineUs(*context);
   const bool queued = door.text_pool->TryRun(
-      bytes->Length(), [call, bytes, deadline] { call->Admission(Flatten(*bytes), deadline); });
+      bytes->Length(),
+      [call, bytes, facts = CallFacts{DeadlineUs(*context), MetadataValue(*context, kTenantKey)}] {
+        call->Admission(Flatten(*bytes), facts);
+      });
   if (!queued) call->Finish(ToGrpc(TextPoolFull()));
   return call.get();
 }
 
-void GenerateCall::Admission(std::string_view bytes, TimeUs deadline) {
+void GenerateCall::Admission(std::string_view bytes, const CallFacts& facts) {
   if (Cancelled()) {
     Finish(grpc::Status::CANCELLED);
     return;
   }
-  Admitted admitted;
-  const google::rpc::Status status = Admit(door_, bytes, "", deadline, mailbox_, &admitted);
+  RunningRequest running;
+  const google::rpc::Status status = Admit(door_, bytes, "", facts,
+                                           [weak = weak_from_this()] {
+                                             if (const auto strong = weak.lock()) strong->OnMail();
+                                           },
+                                           &running);
   if (status.code() != 0) {
     Finish(ToGrpc(status));
     return;
   }
-  const SequenceId id = admitted.id;
-  bool cancelled = false;
   {
     MutexLock lock(mutex_);
-    admitted_ = std::move(admitted);
-    submitted_ = true;
-    cancelled = cancelled_;
+    running_ = std::move(running);
+    if (cancelled_) running_.Cancel(absl::CancelledError(kClientGone));
   }
-  if (cancelled) door_.engine->Cancel(id, absl::CancelledError(kClientGone));
+  watch_->Begin();
   StartSendInitialMetadata();
 }
 
@@ -56,17 +65,22 @@ bool GenerateCall::Cancelled() {
 }
 
 void GenerateCall::OnCancel() {
-  SequenceId id = 0;
+  MutexLock lock(mutex_);
+  cancelled_ = true;
+  running_.Cancel(absl::CancelledError(kClientGone));
+}
+
+void GenerateCall::OnOverdue(const absl::Status& why) {
   {
     MutexLock lock(mutex_);
-    cancelled_ = true;
-    if (!submitted_) return;
-    id = admitted_.id;
+    // First the sequences: their slots and blocks are free whatever becomes of the call.
+    running_.Cancel(why);
   }
-  door_.engine->Cancel(id, absl::CancelledError(kClientGone));
+  call_.Cancel(why);
 }
 
 void GenerateCall::OnDone() {
+  watch_->End();
   self_.reset();
 }
 
@@ -81,6 +95,7 @@ void GenerateCall::OnMail() {
 }
 
 void GenerateCall::Continue(bool ok) {
+  watch_->End();
   {
     MutexLock lock(mutex_);
     busy_ = false;
@@ -90,50 +105,50 @@ void GenerateCall::Continue(bool ok) {
   Deliver();
 }
 
-void GenerateCall::Deliver() {
-  Mailbox::Delivery delivery;
-  std::optional<google::rpc::Status> end;
-  {
-    MutexLock lock(mutex_);
-    if (busy_) return;
-    if (end_) {
-      end = end_;
-    } else {
-      delivery = mailbox_->Take();
-      if (delivery.empty() || (broken_ && !delivery.ended)) return;
-      if (broken_) end = ToRpcStatus(absl::CancelledError(kClientGone));
-    }
-    busy_ = true;
+std::optional<GenerateCall::Next> GenerateCall::TakeNext() {
+  if (busy_) return std::nullopt;
+  if (messages_.empty() && !end_) {
+    std::vector<v1::GenerateResponse> messages;
+    end_ = running_.Take(&messages);
+    messages_.assign(std::make_move_iterator(messages.begin()),
+                     std::make_move_iterator(messages.end()));
+    // One sequence has failed: the request has.
+    if (end_ && !end_->ok()) running_.Cancel(*end_);
   }
-  if (end) {
-    Finish(ToGrpc(*end));
+  if (broken_) {
+    messages_.clear();
+    if (end_) end_ = absl::CancelledError(kClientGone);
+  }
+  Next next;
+  if (!messages_.empty()) {
+    next.message = std::move(messages_.front());
+    messages_.pop_front();
+    // The last message and a good end travel together; an error follows what was reached.
+    if (end_ && end_->ok() && messages_.empty()) next.end = grpc::Status::OK;
+  } else if (end_) {
+    next.end = ToGrpc(ToRpcStatus(*end_));
   } else {
-    Write(std::move(delivery));
+    return std::nullopt;
   }
+  busy_ = true;
+  return next;
 }
 
-void GenerateCall::Write(Mailbox::Delivery delivery) {
-  const bool failed = delivery.ended && !delivery.status.ok();
-  if (failed && delivery.ids.empty() && delivery.text.empty()) {
-    Finish(ToGrpc(delivery.status));
-    return;
-  }
-  v1::GenerateResponse response;
-  response.mutable_ids()->Add(delivery.ids.begin(), delivery.ids.end());
-  response.set_text(std::move(delivery.text));
-  response.set_continuity(delivery.continuity);
-  if (delivery.finish) *response.mutable_finish() = *std::move(delivery.finish);
+void GenerateCall::Deliver() {
+  std::optional<Next> next;
   {
     MutexLock lock(mutex_);
-    if (delivery.info) {
-      *response.mutable_info() = *std::move(delivery.info);
-      admitted_.Complete(response.mutable_info());
-    }
-    if (failed) end_ = ToRpcStatus(delivery.status);
+    next = TakeNext();
   }
-  out_ = ToByteBuffer(response);
-  if (delivery.ended && !failed) {
-    StartWriteAndFinish(&out_, grpc::WriteOptions(), grpc::Status::OK);
+  if (!next) return;
+  watch_->Begin();
+  if (!next->message) {
+    Finish(*next->end);
+    return;
+  }
+  out_ = ToByteBuffer(*next->message);
+  if (next->end) {
+    StartWriteAndFinish(&out_, grpc::WriteOptions(), *next->end);
   } else {
     StartWrite(&out_);
   }

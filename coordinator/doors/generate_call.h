@@ -1,14 +1,17 @@
 // One Generate call: text work on the pool, headers after admission, then one write in flight at a
-// time, each carrying all that gathered in the mailbox since the last. Not for what a request means
-// (request_builder.h).
+// time, each carrying all that gathered of one sequence since the last. Not for what a request means
+// (request_builder.h) nor for what its sequences say (running_request.h).
 #pragma once
 
+#include <deque>
 #include <memory>
 #include <optional>
 
 #include "base/mutex.h"
 #include "coordinator/doors/admission.h"
+#include "coordinator/doors/call_handle.h"
 #include "coordinator/doors/grpc_bytes.h"
+#include "coordinator/doors/write_watch.h"
 
 namespace pergola {
 
@@ -19,7 +22,8 @@ class GenerateCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
   // valid until then.
   static GenerateCall* Start(const DoorContext& door, grpc::CallbackServerContext* context,
                              const grpc::ByteBuffer* bytes);
-  explicit GenerateCall(const DoorContext& door) : door_(door), place_(door) {}
+  GenerateCall(const DoorContext& door, grpc::CallbackServerContext* context)
+      : door_(door), place_(door), call_(context) {}
 
   void OnSendInitialMetadataDone(bool ok) override { Continue(ok); }
   void OnWriteDone(bool ok) override { Continue(ok); }
@@ -28,30 +32,37 @@ class GenerateCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
 
  private:
   // On the text pool.
-  void Admission(std::string_view bytes, TimeUs deadline);
+  void Admission(std::string_view bytes, const CallFacts& facts);
   bool Cancelled();
+  // The client does not read.
+  void OnOverdue(const absl::Status& why);
   // On the engine thread: the mailbox has something.
   void OnMail();
   // After an operation of ours ended, or with mail.
   void Continue(bool ok);
   void Deliver();
-  void Write(Mailbox::Delivery delivery);
+  // The next message or the end; nullopt: nothing to do now.
+  struct Next {
+    std::optional<v1::GenerateResponse> message;
+    std::optional<grpc::Status> end;  // with a message: sent together
+  };
+  std::optional<Next> TakeNext() REQUIRES(mutex_);
 
   const DoorContext& door_;
   const CallPlace place_;
+  const CallHandle call_;
+  std::shared_ptr<WriteWatch> watch_;   // the second owner is its alarm, while that runs
   std::shared_ptr<GenerateCall> self_;  // the second owner is any job on a pool; released in OnDone
-  std::shared_ptr<Mailbox> mailbox_;
   std::atomic<bool> mail_posted_{false};
 
   Mutex mutex_;
-  Admitted admitted_ GUARDED_BY(mutex_);
+  RunningRequest running_ GUARDED_BY(mutex_);
+  std::deque<v1::GenerateResponse> messages_ GUARDED_BY(mutex_);  // at most one per sequence
   bool cancelled_ GUARDED_BY(mutex_) = false;
-  bool submitted_ GUARDED_BY(mutex_) = false;
   // An operation is in flight, or none may start any more: who sets it owns out_ and the stream.
   bool busy_ GUARDED_BY(mutex_) = true;
   bool broken_ GUARDED_BY(mutex_) = false;  // a write failed: what comes is dropped until the end
-  std::optional<google::rpc::Status> end_
-      GUARDED_BY(mutex_);  // to be sent when the write in flight is done
+  std::optional<absl::Status> end_ GUARDED_BY(mutex_);  // to be sent after messages_
   grpc::ByteBuffer out_;
 };
 

@@ -51,4 +51,10 @@ TimeUs DeadlineUs(const grpc::CallbackServerContext& context) {
   return NowUs() + left.count();
 }
 
+std::string MetadataValue(const grpc::CallbackServerContext& context, const char* key) {
+  const auto& metadata = context.client_metadata();
+  const auto it = metadata.find(key);
+  return it == metadata.end() ? std::string() : std::string(it->second.data(), it->second.size());
+}
+
 }  // namespace pergola

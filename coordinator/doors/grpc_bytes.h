@@ -27,5 +27,7 @@ grpc::Status ToGrpc(const absl::Status& status);
 TimeUs NowUs();
 // The call's deadline on the engine's clock; kNever if it has none.
 TimeUs DeadlineUs(const grpc::CallbackServerContext& context);
+// The first value of a metadata key; empty if the call has none.
+std::string MetadataValue(const grpc::CallbackServerContext& context, const char* key);
 
 }  // namespace pergola

@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/limits.h"
 #include "base/status.h"
+#include "coordinator/doors/sampling_builder.h"
 
 namespace pergola {
 namespace {
@@ -20,77 +21,59 @@ absl::Span<const int32_t> Ids(const v1::TokenIds& tokens) {
   return {tokens.ids().data(), static_cast<size_t>(tokens.ids_size())};
 }
 
+// What an interrupted client has of one sequence.
+struct ReceivedPart {
+  std::vector<int32_t> ids;
+  uint64_t text_bytes = 0;
+  bool finished = false;
+};
+
 class Builder {
  public:
-  Builder(const v1::GenerateRequest& request, const BuildInputs& inputs, SequenceRequest* sequence)
-      : request_(request),
-        inputs_(inputs),
-        sequence_(*sequence),
-        violations_(inputs.field_prefix) {}
+  Builder(const v1::GenerateRequest& request, const BuildInputs& inputs, BuiltRequest* built)
+      : request_(request), inputs_(inputs), built_(*built), violations_(inputs.field_prefix) {}
 
   google::rpc::Status Build() {
     google::rpc::Status named = CheckModelName(request_.model(), *inputs_.served.parts);
     if (named.code() != 0) return named;
-    RequestId();
+    Identity();
     Sampling();
     Stops();
     const bool prompt_known = Prompt();
     Length(prompt_known);
-    if (request_.has_resume() && violations_.empty()) ReceivedText();
+    Scoring();
+    if (prompt_known) Received();
     if (!violations_.empty()) return violations_.ToStatus();
-    sequence_.text = MakeTextStream(*inputs_.served.tokenizer, StopStrings());
-    sequence_.deadline = inputs_.deadline;
+    Facts();
+    MakeSequences();
     return {};
   }
 
  private:
-  void RequestId() {
+  void Identity() {
     const std::string& id = request_.request_id();
     if (id.size() > kMaxRequestIdBytes) {
       violations_.Add("request_id", absl::StrCat(id.size(), " bytes exceed the limit of ",
                                                  kMaxRequestIdBytes, " bytes"));
     }
     sequence_.request_id = id.empty() ? inputs_.request_id : id;
+    sequence_.priority = request_.priority();
+    if (sequence_.priority < kMinPriority || sequence_.priority > kMaxPriority) {
+      violations_.Add("priority", absl::StrCat(sequence_.priority, " is not in ", kMinPriority,
+                                               " to ", kMaxPriority));
+    }
+    sequence_.tenant = inputs_.tenant;
+    sequence_.deadline = inputs_.deadline;
   }
 
-  // Hugging Face's meaning: the model's own parameters count only where it says do_sample; sampling
-  // without a stated temperature is at 1.
   void Sampling() {
     const v1::SamplingParameters& asked = request_.sampling();
-    const GenerationDefaults none;
-    const GenerationDefaults& stated = inputs_.served.parts->defaults;
-    const bool samples = stated.do_sample.value_or(false);
-    const GenerationDefaults& defaults = samples ? stated : none;
-    const uint64_t vocabulary = inputs_.limits.vocabulary_size;
-
-    float temperature = defaults.temperature.value_or(samples ? 1.0F : 0.0F);
-    if (asked.has_temperature()) {
-      temperature = asked.temperature();
-      if (!(temperature >= 0 && temperature <= kMaxTemperature)) {
-        violations_.Add("sampling.temperature",
-                        absl::StrCat(temperature, " is not in [0, ", kMaxTemperature, "]"));
-      }
-    }
-    uint64_t top_k = std::min<uint64_t>(defaults.top_k.value_or(0), vocabulary);
-    if (asked.has_top_k()) {
-      top_k = asked.top_k();
-      if (top_k > vocabulary) {
-        violations_.Add("sampling.top_k",
-                        absl::StrCat(top_k, " exceeds the vocabulary size of ", vocabulary));
-      }
-    }
-    float top_p = defaults.top_p.value_or(1.0F);
-    if (asked.has_top_p()) {
-      top_p = asked.top_p();
-      if (!(top_p > 0 && top_p <= 1)) {
-        violations_.Add("sampling.top_p", absl::StrCat(top_p, " is not in (0, 1]"));
-      }
-    }
-    v1::Sampling& sampling = sequence_.sampling;
-    sampling.set_temperature(temperature > 0 ? temperature : 0.0F);  // -0 becomes 0
-    sampling.set_top_k(static_cast<uint32_t>(top_k));
-    sampling.set_top_p(top_p);
-    Seed(asked, temperature > 0);
+    sequence_.sampling = ResolveSampling(
+        asked, inputs_.served.parts->defaults,
+        {inputs_.limits.vocabulary_size, inputs_.limits.context_length}, &violations_);
+    const bool samples = sequence_.sampling.temperature() > 0;
+    count_ = ResolveCount(asked, /*greedy=*/!samples, &violations_);
+    Seed(asked, samples);
   }
 
   void Seed(const v1::SamplingParameters& asked, bool samples) {
@@ -126,6 +109,27 @@ class Builder {
       sequence_.stop_ids.assign(stop.ids().begin(), stop.ids().end());
     }
     if (!stop.ignore_eos()) sequence_.eos_ids = inputs_.served.parts->defaults.eos_ids;
+  }
+
+  // Before so many new ids nothing that ends the stream by its id is sampled.
+  void Minimum() {
+    const uint32_t least = request_.stop().min_new_tokens();
+    if (least > sequence_.max_new_tokens) {
+      violations_.Add("stop.min_new_tokens", absl::StrCat(least, " exceeds max_new_tokens, ",
+                                                          sequence_.max_new_tokens));
+      return;
+    }
+    const bool by_id = !sequence_.eos_ids.empty() || !sequence_.stop_ids.empty();
+    const bool by_text = request_.stop().strings_size() > 0;
+    sequence_.least_new_tokens =
+        by_id || by_text ? std::max(1U, by_text ? 1U : least) : sequence_.max_new_tokens;
+    if (least == 0 || !by_id) return;
+    std::vector<int32_t> suppressed = sequence_.eos_ids;
+    suppressed.insert(suppressed.end(), sequence_.stop_ids.begin(), sequence_.stop_ids.end());
+    std::sort(suppressed.begin(), suppressed.end());
+    suppressed.erase(std::unique(suppressed.begin(), suppressed.end()), suppressed.end());
+    sequence_.sampling.set_min_new_tokens(least);
+    sequence_.sampling.mutable_suppressed()->Add(suppressed.begin(), suppressed.end());
   }
 
   void StopString(const std::string& text, const std::string& field) {
@@ -195,11 +199,6 @@ class Builder {
     } else {
       sequence_.resume_numerics_id = resume.numerics_id();
     }
-    if (CheckIds(Ids(resume.received()), inputs_.limits.vocabulary_size, "resume.received.ids",
-                 &violations_)) {
-      const auto& ids = resume.received().ids();
-      sequence_.received_ids.assign(ids.begin(), ids.end());
-    }
     return PromptIds(resume.prompt(), "resume.prompt.ids");
   }
 
@@ -214,10 +213,11 @@ class Builder {
     const RequestLimits& limits = inputs_.limits;
     const v1::StopConditions& stop = request_.stop();
     const uint64_t asked = stop.max_new_tokens();
-    if (stop.has_max_new_tokens() && (asked == 0 || asked > limits.context_length)) {
-      violations_.Add(
-          "stop.max_new_tokens",
-          absl::StrCat(asked, " is not in 1 to the context length of ", limits.context_length));
+    const uint64_t least = request_.has_prompt_logprobs() ? 0 : 1;
+    if (stop.has_max_new_tokens() && (asked < least || asked > limits.context_length)) {
+      violations_.Add("stop.max_new_tokens",
+                      absl::StrCat(asked, " is not in ", least, " to the context length of ",
+                                   limits.context_length));
       return;
     }
     if (!prompt_known) return;
@@ -226,7 +226,7 @@ class Builder {
     const uint64_t room = kv_bound ? limits.kv_tokens : limits.context_length;
     const std::string limit =
         absl::StrCat(kv_bound ? "the KV cache of " : "the context length of ", room, " tokens");
-    if (prompt >= room) {
+    if (prompt > room || (prompt == room && !(stop.has_max_new_tokens() && asked == 0))) {
       violations_.Add(PromptField(), absl::StrCat("the prompt's ", prompt,
                                                   " tokens and 1 new token exceed ", limit));
       return;
@@ -239,39 +239,145 @@ class Builder {
     }
     const uint64_t fallback = std::min<uint64_t>(kDefaultMaxNewTokens, room - prompt);
     sequence_.max_new_tokens = static_cast<uint32_t>(stop.has_max_new_tokens() ? asked : fallback);
-    const auto received = static_cast<uint64_t>(request_.resume().received().ids_size());
-    if (received > sequence_.max_new_tokens) {
-      violations_.Add("resume.received.ids",
-                      absl::StrCat(received, " received tokens exceed max_new_tokens, ",
-                                   sequence_.max_new_tokens));
+    Minimum();
+  }
+
+  void Scoring() {
+    if (!request_.has_prompt_logprobs()) return;
+    if (request_.prompt_logprobs() > kMaxLogprobs) {
+      violations_.Add("prompt_logprobs", absl::StrCat(request_.prompt_logprobs(),
+                                                      " exceeds the limit of ", kMaxLogprobs));
+    }
+    if (request_.has_resume()) {
+      violations_.Add("prompt_logprobs", "set together with resume; the broken stream began with them");
     }
   }
 
-  // The received ids decide how much text can have been received. What is flushed at the end comes
-  // with `finish`, and who has that resumes nothing.
-  void ReceivedText() {
-    std::string text;
+  // What an interrupted client has of every index.
+  void Received() {
+    if (request_.echo()) {
+      echo_ = inputs_.served.tokenizer->Decode(sequence_.prompt_ids, /*skip_special_tokens=*/true);
+    }
+    received_.resize(count_.best_of);
+    if (!request_.has_resume()) return;
+    const v1::Resume& resume = request_.resume();
+    if (count_.best_of > count_.n) {
+      violations_.Add("resume", "set together with best_of above n, which sends nothing to resume");
+      return;
+    }
+    if (static_cast<uint32_t>(resume.others_size()) >= count_.n) {
+      violations_.Add("resume.others", absl::StrCat(resume.others_size(), " do not go with n ",
+                                                    count_.n, " sequences"));
+      return;
+    }
+    ReceivedOf(0, resume.received(), resume.text_bytes(), "resume");
+    received_[0].finished = resume.finished();
+    for (int i = 0; i < resume.others_size(); ++i) {
+      const v1::Received& other = resume.others(i);
+      ReceivedOf(i + 1, other.ids(), other.text_bytes(), absl::StrCat("resume.others[", i, "]"));
+      received_[i + 1].finished = other.finished();
+    }
+    if (std::all_of(received_.begin(), received_.end(),
+                    [](const ReceivedPart& part) { return part.finished; })) {
+      violations_.Add("resume", "says that every sequence has finished; there is nothing to resume");
+    }
+  }
+
+  void ReceivedOf(size_t index, const v1::TokenIds& tokens, uint64_t text_bytes,
+                  const std::string& field) {
+    const std::string ids_field = absl::StrCat(field, index == 0 ? ".received.ids" : ".ids.ids");
+    if (static_cast<uint64_t>(tokens.ids_size()) > sequence_.max_new_tokens) {
+      violations_.Add(ids_field,
+                      absl::StrCat(tokens.ids_size(), " received tokens exceed max_new_tokens, ",
+                                   sequence_.max_new_tokens));
+      return;
+    }
+    if (!CheckIds(Ids(tokens), inputs_.limits.vocabulary_size, ids_field, &violations_)) return;
+    ReceivedPart& part = received_[index];
+    part.ids.assign(tokens.ids().begin(), tokens.ids().end());
+    part.text_bytes = text_bytes;
+    if (violations_.empty()) ReceivedText(part, absl::StrCat(field, ".text_bytes"));
+  }
+
+  // The prompt's echo and the received ids decide how much text can have been received. What is
+  // flushed at the end comes with `finish`, and who has that resumes nothing.
+  void ReceivedText(const ReceivedPart& part, const std::string& field) {
+    std::string text = echo_;
     const auto stream = MakeTextStream(*inputs_.served.tokenizer, StopStrings());
-    for (const int32_t id : sequence_.received_ids) {
+    for (const int32_t id : part.ids) {
       const TextStream::Delta delta = stream->Push(id);
       text += delta.text;
       if (delta.stopped) break;
     }
-    const uint64_t bytes = request_.resume().text_bytes();
-    if (bytes > text.size()) {
-      violations_.Add("resume.text_bytes",
-                      absl::StrCat(bytes, " exceed the ", text.size(),
-                                   " bytes of text that the received ids make"));
+    const uint64_t bytes = part.text_bytes;
+    if (bytes > text.size() && !part.finished) {
+      violations_.Add(field, absl::StrCat(bytes, " exceed the ", text.size(),
+                                          " bytes of text that the received ids make"));
     } else if (bytes < text.size() && (static_cast<unsigned char>(text[bytes]) & 0xC0) == 0x80) {
-      violations_.Add("resume.text_bytes", absl::StrCat(bytes, " splits a UTF-8 character"));
+      violations_.Add(field, absl::StrCat(bytes, " splits a UTF-8 character"));
     }
-    sequence_.received_text_bytes = bytes;
   }
+
+  void Facts() {
+    RequestFacts& facts = built_.facts;
+    facts.request_id = sequence_.request_id;
+    facts.model = inputs_.served.parts->model_name;
+    facts.prompt_token_count = static_cast<uint32_t>(sequence_.prompt_ids.size());
+    if (request_.resumable()) {
+      facts.prompt.mutable_ids()->Add(sequence_.prompt_ids.begin(), sequence_.prompt_ids.end());
+    }
+    facts.n = count_.n;
+    facts.best_of = count_.best_of;
+    facts.tell_logprobs = sequence_.sampling.has_logprobs();
+    // The choice among more sequences than are returned is by log-probability.
+    if (facts.best_of > facts.n && !facts.tell_logprobs) sequence_.sampling.set_logprobs(0);
+  }
+
+  void MakeSequences() {
+    const auto fork = count_.best_of > 1 ? std::make_shared<ForkGroup>() : nullptr;
+    for (uint32_t index = 0; index < count_.best_of; ++index) {
+      const ReceivedPart& received = received_[index];
+      if (received.finished) continue;
+      SequenceRequest sequence = Copy();
+      sequence.index = index;
+      sequence.fork_group = fork;
+      if (index == 0 && request_.has_prompt_logprobs()) {
+        sequence.prompt_logprobs = request_.prompt_logprobs();
+      }
+      sequence.received_ids = received.ids;
+      const size_t echoed = std::min<uint64_t>(received.text_bytes, echo_.size());
+      sequence.received_text_bytes = received.text_bytes - echoed;
+      sequence.text = MakeTextStream(*inputs_.served.tokenizer, StopStrings());
+      built_.sequences.push_back({std::move(sequence), echo_.substr(echoed)});
+    }
+  }
+
+  SequenceRequest Copy() const {
+    SequenceRequest copy;
+    copy.request_id = sequence_.request_id;
+    copy.prompt_ids = sequence_.prompt_ids;
+    copy.resume_numerics_id = sequence_.resume_numerics_id;
+    copy.sampling = sequence_.sampling;
+    copy.seed = sequence_.seed;
+    copy.max_new_tokens = sequence_.max_new_tokens;
+    copy.least_new_tokens = sequence_.least_new_tokens;
+    copy.eos_ids = sequence_.eos_ids;
+    copy.stop_ids = sequence_.stop_ids;
+    copy.deadline = sequence_.deadline;
+    copy.priority = sequence_.priority;
+    copy.tenant = sequence_.tenant;
+    return copy;
+  }
+
 
   const v1::GenerateRequest& request_;
   const BuildInputs& inputs_;
-  SequenceRequest& sequence_;
+  BuiltRequest& built_;
   Violations violations_;
+  SequenceRequest sequence_;  // what all sequences have in common
+  SequenceCount count_;
+  std::string echo_;
+  std::vector<ReceivedPart> received_;  // by index
 };
 
 }  // namespace
@@ -290,8 +396,8 @@ RequestLimits LimitsFor(const TextParts& parts, const ServingLimits& serving) {
 }
 
 google::rpc::Status BuildRequest(const v1::GenerateRequest& request, const BuildInputs& inputs,
-                                 SequenceRequest* sequence) {
-  return Builder(request, inputs, sequence).Build();
+                                 BuiltRequest* built) {
+  return Builder(request, inputs, built).Build();
 }
 
 google::rpc::Status CheckModelName(const std::string& name, const TextParts& parts) {

@@ -1,11 +1,12 @@
-// From a GenerateRequest to the SequenceRequest that the engine takes: every default resolved,
+// From a GenerateRequest to the SequenceRequests that the engine takes: every default resolved,
 // every limit checked, all violations told at once. Pure: what is served, time and randomness come
-// in. Not for admission (admission.h).
+// in. Not for single sampling parameters (sampling_builder.h) and not for admission (admission.h).
 #pragma once
 
 #include <cstdint>
 #include <functional>
 #include <string>
+#include <vector>
 
 #include "coordinator/doors/call_status.h"
 #include "coordinator/engine/engine.h"
@@ -37,13 +38,35 @@ struct BuildInputs {
   std::string field_prefix;  // of violations: "requests[3]."
   std::string request_id;    // used if the client names none
   TimeUs deadline = kNever;
+  std::string tenant;        // whom the request is charged to
   std::function<uint64_t()> draw_seed;  // called if the request samples and states no seed
 };
 
-// Fills all of `sequence` but the mailbox and returns OK (code 0); or INVALID_ARGUMENT with every
+// What a call must know of a request beside its sequences.
+struct RequestFacts {
+  std::string request_id;
+  std::string model;
+  uint32_t prompt_token_count = 0;
+  v1::TokenIds prompt;        // only if the request is resumable
+  uint32_t n = 1;             // sequences to return
+  uint32_t best_of = 1;       // sequences that run
+  bool tell_logprobs = false;  // else they are computed, if at all, for the choice only
+};
+
+struct BuiltSequence {
+  SequenceRequest request;
+  std::string echo;  // text of the prompt that goes before its own
+};
+
+struct BuiltRequest {
+  RequestFacts facts;
+  std::vector<BuiltSequence> sequences;  // by index, without those a resume says have ended
+};
+
+// Fills all of `built` but the mailboxes and returns OK (code 0); or INVALID_ARGUMENT with every
 // violation, or NOT_FOUND for another model's name.
 google::rpc::Status BuildRequest(const v1::GenerateRequest& request, const BuildInputs& inputs,
-                                 SequenceRequest* sequence);
+                                 BuiltRequest* built);
 
 // NOT_FOUND unless `name` is empty or the served model's; shared by all calls that name a model.
 google::rpc::Status CheckModelName(const std::string& name, const TextParts& parts);

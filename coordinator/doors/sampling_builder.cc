@@ -153,21 +153,22 @@ v1::Sampling ResolveSampling(const v1::SamplingParameters& asked, const Generati
 
 SequenceCount ResolveCount(const v1::SamplingParameters& asked, bool greedy,
                            Violations* violations) {
-  SequenceCount count;
-  if (asked.has_n()) count.n = asked.n();
-  count.best_of = asked.has_best_of() ? asked.best_of() : count.n;
-  if (count.n < 1 || count.n > kMaxSequences) {
-    violations->Add("sampling.n", absl::StrCat(count.n, " is not in 1 to ", kMaxSequences));
-  } else if (count.best_of < count.n || count.best_of > kMaxSequences) {
-    violations->Add("sampling.best_of", absl::StrCat(count.best_of, " is not in sampling.n, ",
-                                                     count.n, ", to ", kMaxSequences));
-  } else if (count.best_of > 1 && greedy) {
+  const uint32_t n = asked.has_n() ? asked.n() : 1;
+  const uint32_t best_of = asked.has_best_of() ? asked.best_of() : n;
+  if (n < 1 || n > kMaxSequences) {
+    violations->Add("sampling.n", absl::StrCat(n, " is not in 1 to ", kMaxSequences));
+  } else if (best_of < n || best_of > kMaxSequences) {
+    violations->Add("sampling.best_of", absl::StrCat(best_of, " is not in sampling.n, ", n, ", to ",
+                                                     kMaxSequences));
+  } else if (best_of > 1 && greedy) {
     violations->Add(asked.has_best_of() ? "sampling.best_of" : "sampling.n",
-                    absl::StrCat(count.best_of,
+                    absl::StrCat(best_of,
                                  " sequences contradict greedy decoding, by which all are equal; "
                                  "set sampling.temperature above 0"));
+  } else {
+    return {n, best_of};
   }
-  return count;
+  return {};
 }
 
 }  // namespace pergola

@@ -29,7 +29,8 @@ struct SequenceCount {
 v1::Sampling ResolveSampling(const v1::SamplingParameters& asked, const GenerationDefaults& stated,
                              const SamplingLimits& limits, Violations* violations);
 
-// n and best_of. Greedy sequences of one prompt are all equal, so more than one is a violation.
+// n and best_of; 1 and 1 after a violation. Greedy sequences of one prompt are all equal, so more
+// than one is a violation.
 SequenceCount ResolveCount(const v1::SamplingParameters& asked, bool greedy,
                            Violations* violations);
 
