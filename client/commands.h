@@ -13,5 +13,6 @@ void AddGenerate(CLI::App& app, const Context& context, int* exit_code);
 void AddStatus(CLI::App& app, const Context& context, int* exit_code);
 void AddDrain(CLI::App& app, const Context& context, int* exit_code);
 void AddBench(CLI::App& app, const Context& context, int* exit_code);
+void AddPlan(CLI::App& app, const Context& context, int* exit_code);
 
 }  // namespace pergola

@@ -47,6 +47,7 @@ int Main(int argc, char** argv) {
   AddStatus(app, context, &exit_code);
   AddDrain(app, context, &exit_code);
   AddBench(app, context, &exit_code);
+  AddPlan(app, context, &exit_code);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

@@ -300,6 +300,7 @@ HeldWeights HeldBy(const ShapeSpec& shape, const RankLayout& layout) {
     matrix.kind = weight.kind;
     matrix.layer = weight.layer;
     matrix.stack = weight.stack;
+    matrix.split = weight.split;
     matrix.dtype = weight.dtype;
     matrix.rows = cut.rows.size();
     matrix.columns = cut.columns.size();

@@ -74,6 +74,7 @@ struct HeldMatrix {
   WeightKind kind = WeightKind::kEmbedding;
   int64_t layer = -1;
   int stack = 0;
+  Split split = Split::kReplicated;
   DType dtype = DType::kF32;
   int64_t rows = 0;
   int64_t columns = 0;
