@@ -44,7 +44,7 @@ struct PlanReport {
   MemoryLimits limits;
   int64_t budget_bytes = 0;  // per rank on a GPU; on the CPU what this machine has for all ranks;
                              // 0: unknown
-  std::string shortened;  // see KvPlan
+  std::string shortened;     // see KvPlan
   std::vector<RankLayout> layouts;
   std::vector<MemoryPlan> ranks;  // by rank
   int64_t largest_batch = 0;      // sequences of the full context
