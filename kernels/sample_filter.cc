@@ -256,23 +256,9 @@ int64_t CollectTopK(CpuTarget target, const float* logits, int64_t vocabulary, i
 
 double TotalWeight(CpuTarget target, const float* logits, int64_t vocabulary, float largest,
                    double inverse_temperature, double* weighted) {
-  double weights[kPieceIds];
   double lanes[8] = {}, weighted_lanes[8] = {};
-  for (int64_t begin = 0; begin < vocabulary; begin += kPieceIds) {
-    const int64_t count = std::min(kPieceIds, vocabulary - begin);
-    SoftmaxWeights(target, logits + begin, count, largest, inverse_temperature, weights);
-    const auto add = [&](int64_t i, int64_t lane) {
-      lanes[lane] += weights[i];
-      if (weighted == nullptr) return;
-      const double x = Exponent(logits[begin + i], largest, inverse_temperature);
-      weighted_lanes[lane] += WeightedExponent(weights[i], x);
-    };
-    int64_t i = 0;
-    for (; i + 8 <= count; i += 8) {
-      for (int64_t lane = 0; lane < 8; ++lane) add(i + lane, lane);
-    }
-    for (; i < count; ++i) add(i, i % 8);
-  }
+  WeightLanes(target, logits, vocabulary, static_cast<double>(largest), inverse_temperature,
+              weighted != nullptr, lanes, weighted_lanes);
   if (weighted != nullptr) *weighted = FoldEight(weighted_lanes);
   return FoldEight(lanes);
 }

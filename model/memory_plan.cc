@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "base/limits.h"
 #include "base/status.h"
 
 namespace pergola {
@@ -59,10 +60,13 @@ DecoderBuffers PlanDecoderBuffers(const ShapeSpec& shape, const RankLayout& layo
   return buffers;
 }
 
-int64_t PlanTableBytes(const MemoryLimits& limits) {
-  const int64_t table =
-      limits.BlocksOf(limits.context_length) * static_cast<int64_t>(sizeof(int32_t));
-  return limits.slot_count * (kSlotStateBytes + table) + limits.step_tokens * kRowStateBytes;
+int64_t PlanTableBytes(const RankLayout& layout, const MemoryLimits& limits) {
+  const auto words = [](int64_t count) { return count * static_cast<int64_t>(sizeof(int32_t)); };
+  const int64_t table = words(limits.BlocksOf(limits.context_length));
+  const int64_t lists =
+      words(limits.context_length + 2 * int64_t{kMaxLogitBiases} + int64_t{kMaxSuppressedIds});
+  return limits.slot_count * (kSlotStateBytes + table + (layout.last_stage() ? lists : 0)) +
+         limits.step_tokens * kRowStateBytes;
 }
 
 int64_t PlanLogitBytes(const ShapeSpec& shape, const RankLayout& layout,
@@ -75,11 +79,11 @@ int64_t PlanLogitBytes(const ShapeSpec& shape, const RankLayout& layout,
   for (int tp_rank = 0; tp_rank < layout.tensor_parallel; ++tp_rank) {
     widest = std::max(widest, VocabularyPart(shape.spec, layout.tensor_parallel, tp_rank).size());
   }
-  const int64_t whole_row = ranks > 1 ? vocabulary : 0;
-  // Per row and rank: the best value and id, and the token drawn. Per row: the token, and the row.
-  const int64_t choices = ranks * rows * 12 + rows * 12;
-  return (ranks * rows * widest + whole_row) * static_cast<int64_t>(sizeof(float)) +
-         (vocabulary + 7) / 8 + choices;
+  const int64_t own_rows = (rows + ranks - 1) / ranks;
+  const int64_t whole_rows = ranks > 1 ? own_rows * vocabulary : 0;
+  return (ranks * rows * widest + whole_rows) * static_cast<int64_t>(sizeof(float)) +
+         rows * kTurnRowBytes + ranks * rows * kBestBytes + own_rows * kSampleTaskBytes +
+         ranks * own_rows * kSampleAnswerBytes + limits.step_tokens * kWantedRowBytes;
 }
 
 int64_t KvBlockBytes(const ModelSpec& spec, const RankLayout& layout, int64_t block_tokens,
@@ -117,7 +121,7 @@ MemoryPlan PlanRank(const ShapeSpec& shape, const RankLayout& layout, const Memo
   const int64_t residual = limits.step_tokens * shape.spec.hidden + layout.tensor_parallel;
   plan.decoder_bytes = PlanDecoderBuffers(shape, layout, limits).total();
   plan.residual_bytes = DTypeBytes(limits.activation_dtype, residual);
-  plan.table_bytes = PlanTableBytes(limits);
+  plan.table_bytes = PlanTableBytes(layout, limits);
   plan.logit_bytes = PlanLogitBytes(shape, layout, limits);
   plan.peer_bytes = limits.peer_bytes;
   return plan;

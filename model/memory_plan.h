@@ -2,8 +2,9 @@
 // shapes, the same for a worker that loads, for admission (the blocks and the context of Hello) and
 // for `pergola plan`. What is printed adds up to what is allocated (DESIGN I7).
 //
-// Not counted: code, stacks, the thread pool's scratch (2 MiB a thread), a sampled row's sorting
-// space, and on the CPU the stage's shared region (half a MiB per rank, twice).
+// Not counted: code, stacks, the thread pool's scratch (2 MiB a thread), on the last stage the
+// scratch of sampling (a thread's is SampleWorkspaceBytes of kernels/sample.h), and on the CPU the
+// stage's shared region (half a MiB per rank, twice).
 #pragma once
 
 #include <array>
@@ -20,9 +21,16 @@
 namespace pergola {
 
 // What SlotTable keeps of a slot beside its block table.
-inline constexpr int64_t kSlotStateBytes = 56;
+inline constexpr int64_t kSlotStateBytes = 112;
 // What a step's row has in the slot table: its position, its place in the KV and its table.
 inline constexpr int64_t kRowStateBytes = 16;
+// What the token sampler keeps: of each row of a step; of each row whose logits are held, and again
+// for each rank of the stage; of each row that falls to the rank itself; of each row's answer.
+inline constexpr int64_t kWantedRowBytes = 48;
+inline constexpr int64_t kTurnRowBytes = 16;
+inline constexpr int64_t kBestBytes = 8;
+inline constexpr int64_t kSampleTaskBytes = 520;
+inline constexpr int64_t kSampleAnswerBytes = 344;
 
 // Bounds that size everything but the weights.
 struct MemoryLimits {
@@ -55,11 +63,12 @@ struct DecoderBuffers {
 DecoderBuffers PlanDecoderBuffers(const ShapeSpec& shape, const RankLayout& layout,
                                   const MemoryLimits& limits);
 
-// Block tables and slot state.
-int64_t PlanTableBytes(const MemoryLimits& limits);
+// Block tables and slot state; in the last stage the slots' token histories, biases and suppressed
+// ids too.
+int64_t PlanTableBytes(const RankLayout& layout, const MemoryLimits& limits);
 
-// The sampler's buffers, of a rank of the last stage: the gathered logits, one whole row, a mask,
-// and the choices that are exchanged.
+// The sampler's buffers, of a rank of the last stage: the gathered logits, the rank's own rows put
+// together, and the choices and log-probabilities that are exchanged.
 int64_t PlanLogitBytes(const ShapeSpec& shape, const RankLayout& layout,
                        const MemoryLimits& limits);
 

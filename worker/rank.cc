@@ -147,7 +147,8 @@ absl::Status Rank::Load() {
   const bool pin = !oversubscribed_ && UsableCores() == sysconf(_SC_NPROCESSORS_ONLN);
   options.first_cpu = pin ? group_->rank_on_node() * threads_ : -1;
   if (layout_.last_stage()) {
-    options.workspace_bytes = SampleWorkspaceBytes(checkpoint_->spec().vocabulary);
+    const ModelSpec& spec = checkpoint_->spec();
+    options.workspace_bytes = threads_ * SampleWorkspaceBytes(spec.vocabulary, spec.context_length);
   }
   stream_ =
       options_.cpu_target_set ? Stream::Cpu(options, options_.cpu_target) : Stream::Cpu(options);

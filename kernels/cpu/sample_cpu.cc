@@ -63,32 +63,84 @@ int64_t NextAtLeastImpl(const float* logits, int64_t begin, int64_t values, floa
   return values;
 }
 
+#if HWY_TARGET == HWY_AVX2 || HWY_TARGET == HWY_AVX3
+using F64 = hn::CappedTag<double, 8>;
+using VF64 = hn::Vec<F64>;
+constexpr int64_t kWideLanes = static_cast<int64_t>(hn::MaxLanes(F64()));
+
+// Exponent of sample_math.h.
+HWY_INLINE VF64 Exponents(const float* logits, double largest, double inverse) {
+  const F64 d;
+  const hn::Rebind<float, F64> df;
+  const VF64 logit = hn::PromoteTo(d, hn::LoadU(df, logits));
+  return hn::Mul(hn::Sub(logit, hn::Set(d, largest)), hn::Set(d, inverse));
+}
+
+// SoftmaxWeight of sample_math.h, operation by operation.
+HWY_INLINE VF64 Weights(VF64 x) {
+  const F64 d;
+  const hn::RebindToUnsigned<F64> du;
+  const VF64 magic = hn::Set(d, kRoundMagic);
+  const VF64 shifted = hn::Add(hn::Mul(x, hn::Set(d, kLog2E)), magic);
+  const VF64 n = hn::Sub(shifted, magic);
+  VF64 r = hn::Sub(x, hn::Mul(n, hn::Set(d, kLn2High)));
+  r = hn::Sub(r, hn::Mul(n, hn::Set(d, kLn2Low)));
+  VF64 p = hn::Set(d, kExpTaylor[0]);
+  for (int c = 1; c < 14; ++c) p = hn::Add(hn::Mul(p, r), hn::Set(d, kExpTaylor[c]));
+  const auto exponent = hn::ShiftLeft<52>(hn::BitCast(du, shifted));
+  p = hn::BitCast(d, hn::Add(hn::BitCast(du, p), exponent));
+  return hn::IfThenElse(hn::Ge(x, hn::Set(d, kSmallestExponent)), p, hn::Zero(d));
+}
+#endif
+
 void SoftmaxWeightsImpl(const float* logits, int64_t values, double largest, double inverse,
                         double* weights) {
   int64_t i = 0;
 #if HWY_TARGET == HWY_AVX2 || HWY_TARGET == HWY_AVX3
-  const hn::CappedTag<double, 8> d;
-  const hn::RebindToUnsigned<decltype(d)> du;
-  const hn::Rebind<float, decltype(d)> df;
-  constexpr int64_t kStep = static_cast<int64_t>(hn::MaxLanes(d));
-  const auto magic = hn::Set(d, kRoundMagic);
-  for (; i + kStep <= values; i += kStep) {
-    const auto logit = hn::PromoteTo(d, hn::LoadU(df, logits + i));
-    const auto x = hn::Mul(hn::Sub(logit, hn::Set(d, largest)), hn::Set(d, inverse));
-    const auto shifted = hn::Add(hn::Mul(x, hn::Set(d, kLog2E)), magic);
-    const auto n = hn::Sub(shifted, magic);
-    auto r = hn::Sub(x, hn::Mul(n, hn::Set(d, kLn2High)));
-    r = hn::Sub(r, hn::Mul(n, hn::Set(d, kLn2Low)));
-    auto p = hn::Set(d, kExpTaylor[0]);
-    for (int c = 1; c < 14; ++c) p = hn::Add(hn::Mul(p, r), hn::Set(d, kExpTaylor[c]));
-    const auto exponent = hn::ShiftLeft<52>(hn::BitCast(du, shifted));
-    p = hn::BitCast(d, hn::Add(hn::BitCast(du, p), exponent));
-    p = hn::IfThenElse(hn::Ge(x, hn::Set(d, kSmallestExponent)), p, hn::Zero(d));
-    hn::StoreU(p, d, weights + i);
+  for (; i + kWideLanes <= values; i += kWideLanes) {
+    hn::StoreU(Weights(Exponents(logits + i, largest, inverse)), F64(), weights + i);
   }
 #endif
   for (; i < values; ++i) {
     weights[i] = SoftmaxWeight((static_cast<double>(logits[i]) - largest) * inverse);
+  }
+}
+
+void WeightLanesImpl(const float* logits, int64_t values, double largest, double inverse,
+                     bool weighted, double* lanes, double* weighted_lanes) {
+  int64_t i = 0;
+#if HWY_TARGET == HWY_AVX2 || HWY_TARGET == HWY_AVX3
+  const F64 d;
+  // The eight lanes are one vector, or two: first and last.
+  constexpr int64_t kLast = 8 - kWideLanes;
+  const auto weigh = [&](int64_t at, VF64* sum, VF64* weighted_sum) {
+    const VF64 x = Exponents(logits + at, largest, inverse);
+    const VF64 weight = Weights(x);
+    *sum = hn::Add(*sum, weight);
+    if (!weighted) return;
+    const VF64 product = hn::Mul(weight, x);
+    *weighted_sum =
+        hn::Add(*weighted_sum, hn::IfThenElseZero(hn::Ne(weight, hn::Zero(d)), product));
+  };
+  VF64 first = hn::LoadU(d, lanes), last = hn::LoadU(d, lanes + kLast);
+  VF64 weighted_first = hn::LoadU(d, weighted_lanes);
+  VF64 weighted_last = hn::LoadU(d, weighted_lanes + kLast);
+  for (; i + 8 <= values; i += 8) {
+    weigh(i, &first, &weighted_first);
+    if (kLast > 0) weigh(i + kLast, &last, &weighted_last);
+  }
+  hn::StoreU(first, d, lanes);
+  hn::StoreU(weighted_first, d, weighted_lanes);
+  if (kLast > 0) {
+    hn::StoreU(last, d, lanes + kLast);
+    hn::StoreU(weighted_last, d, weighted_lanes + kLast);
+  }
+#endif
+  for (; i < values; ++i) {
+    const double x = (static_cast<double>(logits[i]) - largest) * inverse;
+    const double weight = SoftmaxWeight(x);
+    lanes[i % 8] += weight;
+    if (weighted) weighted_lanes[i % 8] += WeightedExponent(weight, x);
   }
 }
 
@@ -191,6 +243,12 @@ void UniformDraws(CpuTarget target, uint64_t seed, uint32_t index, uint32_t posi
 void SoftmaxWeights(CpuTarget target, const float* logits, int64_t values, double largest,
                     double inverse, double* weights) {
   PERGOLA_CHOOSE(target, SoftmaxWeightsImpl)(logits, values, largest, inverse, weights);
+}
+
+void WeightLanes(CpuTarget target, const float* logits, int64_t values, double largest,
+                 double inverse, bool weighted, double* lanes, double* weighted_lanes) {
+  PERGOLA_CHOOSE(target, WeightLanesImpl)
+  (logits, values, largest, inverse, weighted, lanes, weighted_lanes);
 }
 
 }  // namespace pergola

@@ -35,4 +35,9 @@ void UniformDraws(CpuTarget target, uint64_t seed, uint32_t index, uint32_t posi
 void SoftmaxWeights(CpuTarget target, const float* logits, int64_t values, double largest,
                     double inverse, double* weights);
 
+// Adds those weights, ids ascending, to lanes[id % 8], and if `weighted` weight * exponent to
+// weighted_lanes[id % 8].
+void WeightLanes(CpuTarget target, const float* logits, int64_t values, double largest,
+                 double inverse, bool weighted, double* lanes, double* weighted_lanes);
+
 }  // namespace pergola

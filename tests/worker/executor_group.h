@@ -131,9 +131,10 @@ class ExecutorGroup {
           StageExecutor& rank = executor(stage, r);
           const absl::Status valid = rank.Validate(plan);
           EXPECT_TRUE(valid.ok()) << valid;
-          const absl::Status status = rank.Execute(
-              plan, stage == 0 ? absl::MakeConstSpan(ids) : absl::Span<const int32_t>(),
-              hidden[r].data(), &results[r]);
+          const bool has_ids = stage == 0 || stage == pp_ - 1;
+          const absl::Status status =
+              rank.Execute(plan, has_ids ? absl::MakeConstSpan(ids) : absl::Span<const int32_t>(),
+                           hidden[r].data(), &results[r]);
           EXPECT_TRUE(status.ok()) << status;
         });
       }

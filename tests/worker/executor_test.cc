@@ -205,7 +205,7 @@ TEST(ExecutorTest, NanLeftInABlockDoesNotReachItsNextOwner) {
       BuiltPlan built;
       built.Start(0);
       built.Add(0, RandomIds(32), 0, {3, 4});
-      EXPECT_TRUE((*executor)->Execute(built.plan, {}, hidden.data(), &results).ok());
+      EXPECT_TRUE((*executor)->Execute(built.plan, built.ids, hidden.data(), &results).ok());
       EXPECT_EQ(results[0].status(), v1::ENTRY_STATUS_NAN);
       (*executor)->ForgetSlots();
     }
@@ -215,7 +215,7 @@ TEST(ExecutorTest, NanLeftInABlockDoesNotReachItsNextOwner) {
     built.Start(1);
     built.Add(1, RandomIds(5), 0, {4, 3});
     (*executor)->KeepLogits(true);
-    EXPECT_TRUE((*executor)->Execute(built.plan, {}, hidden.data(), &results).ok());
+    EXPECT_TRUE((*executor)->Execute(built.plan, built.ids, hidden.data(), &results).ok());
     EXPECT_EQ(results[0].status(), v1::ENTRY_STATUS_OK);
     return Copy((*executor)->Logits(0));
   };

@@ -22,6 +22,7 @@ SlotLimits Limits() {
   limits.step_tokens = 40;
   limits.context_length = 70;
   limits.vocabulary = 100;
+  limits.samples = true;
   return limits;
 }
 
@@ -33,7 +34,7 @@ SlotTable Running() {
   built.Start(2);
   built.Add(1, std::vector<int32_t>(20, 5), 0, {4, 7});
   EXPECT_TRUE(slots.Validate(built.plan).ok());
-  slots.Apply(built.plan);
+  slots.Apply(built.plan, built.ids);
   return slots;
 }
 
@@ -70,7 +71,7 @@ std::vector<BadPlan> BadStarts() {
        [](BuiltPlan* b) { b->Start(0, 1)->mutable_sampling()->set_top_p(1.5F); }},
       {"TopPNan", "starts[0] (slot 0): sampling.top_p is nan; it must be above 0 and at most 1",
        [](BuiltPlan* b) { b->Start(0, 1)->mutable_sampling()->set_top_p(kNan); }},
-      {"History", "starts[0].history[1] is 100; the vocabulary has 100 ids",
+      {"History", "starts[0] (slot 0): history[1] is 100; the vocabulary has 100 ids",
        [](BuiltPlan* b) {
          v1::SlotStart* start = b->Start(0);
          start->add_history(99);
@@ -87,6 +88,105 @@ std::vector<BadPlan> BadStarts() {
        [](BuiltPlan* b) {
          b->plan.add_copies()->set_to_block(3);
          b->plan.mutable_copies(0)->set_from_block(3);
+       }},
+  };
+}
+
+v1::Sampling* Sampling(BuiltPlan* built, float temperature = 0) {
+  v1::SlotStart* start = built->Start(0, temperature);
+  start->set_prompt_tokens(5);
+  return start->mutable_sampling();
+}
+
+std::vector<BadPlan> BadParameters() {
+  const std::string at = "starts[0] (slot 0): ";
+  return {
+      {"TopK", at + "sampling.top_k is 101; the vocabulary has 100 ids",
+       [](BuiltPlan* b) { Sampling(b, 1)->set_top_k(101); }},
+      {"MinPNegative", at + "sampling.min_p is -0.5; it must be 0 to 1",
+       [](BuiltPlan* b) { Sampling(b, 1)->set_min_p(-0.5F); }},
+      {"MinPNan", at + "sampling.min_p is nan; it must be 0 to 1",
+       [](BuiltPlan* b) { Sampling(b, 1)->set_min_p(kNan); }},
+      {"TypicalLarge", at + "sampling.typical_p is 1.5; it must be 0 to 1",
+       [](BuiltPlan* b) { Sampling(b, 1)->set_typical_p(1.5F); }},
+      {"TypicalNan", at + "sampling.typical_p is nan; it must be 0 to 1",
+       [](BuiltPlan* b) { Sampling(b, 1)->set_typical_p(kNan); }},
+      {"RepetitionNegative", at + "sampling.repetition_penalty is -1; it must be 0 to 100",
+       [](BuiltPlan* b) { Sampling(b)->set_repetition_penalty(-1); }},
+      {"RepetitionNan", at + "sampling.repetition_penalty is nan; it must be 0 to 100",
+       [](BuiltPlan* b) { Sampling(b)->set_repetition_penalty(kNan); }},
+      {"PresenceLarge", at + "sampling.presence_penalty is 101; it must be -100 to 100",
+       [](BuiltPlan* b) { Sampling(b)->set_presence_penalty(101); }},
+      {"PresenceNan", at + "sampling.presence_penalty is nan; it must be -100 to 100",
+       [](BuiltPlan* b) { Sampling(b)->set_presence_penalty(kNan); }},
+      {"FrequencyInf", at + "sampling.frequency_penalty is -inf; it must be -100 to 100",
+       [](BuiltPlan* b) { Sampling(b)->set_frequency_penalty(-kInfinity); }},
+      {"FrequencyNan", at + "sampling.frequency_penalty is nan; it must be -100 to 100",
+       [](BuiltPlan* b) { Sampling(b)->set_frequency_penalty(kNan); }},
+      {"Ngram", at + "sampling.no_repeat_ngram_size is 71; the context has 70 positions",
+       [](BuiltPlan* b) { Sampling(b)->set_no_repeat_ngram_size(71); }},
+      {"BiasId", at + "sampling.logit_bias[0].id is 100; the vocabulary has 100 ids",
+       [](BuiltPlan* b) { Sampling(b)->add_logit_bias()->set_id(100); }},
+      {"BiasOrder", at + "sampling.logit_bias[1].id is 4 after 4; ids must ascend",
+       [](BuiltPlan* b) {
+         v1::Sampling* sampling = Sampling(b);
+         sampling->add_logit_bias()->set_id(4);
+         sampling->add_logit_bias()->set_id(4);
+       }},
+      {"BiasNan", at + "sampling.logit_bias[0].bias is nan; it must be finite or minus infinity",
+       [](BuiltPlan* b) { Sampling(b)->add_logit_bias()->set_bias(kNan); }},
+      {"BiasInf", at + "sampling.logit_bias[0].bias is inf; it must be finite or minus infinity",
+       [](BuiltPlan* b) { Sampling(b)->add_logit_bias()->set_bias(kInfinity); }},
+      {"Biases", at + "sampling.logit_bias has 1025 ids; a slot takes 1024",
+       [](BuiltPlan* b) {
+         v1::Sampling* sampling = Sampling(b);
+         for (int i = 0; i < 1025; ++i) sampling->add_logit_bias();
+       }},
+      {"MinNewTokens", at + "sampling.min_new_tokens is 71; the context has 70 positions",
+       [](BuiltPlan* b) { Sampling(b)->set_min_new_tokens(71); }},
+      {"Suppressed", at + "sampling.suppressed[1] is -1; the vocabulary has 100 ids",
+       [](BuiltPlan* b) {
+         v1::Sampling* sampling = Sampling(b);
+         sampling->add_suppressed(99);
+         sampling->add_suppressed(-1);
+       }},
+      {"SuppressedMany", at + "sampling.suppressed has 257 ids; a slot takes 256",
+       [](BuiltPlan* b) { Sampling(b)->mutable_suppressed()->Resize(257, 0); }},
+      {"Logprobs", at + "sampling.logprobs is 21; it must be 0 to 20",
+       [](BuiltPlan* b) { Sampling(b)->set_logprobs(21); }},
+      {"HistoryShort",
+       at + "history has 2 ids; computed is 3, and the parameters look back at all of them",
+       [](BuiltPlan* b) {
+         Sampling(b)->set_repetition_penalty(2);
+         b->plan.mutable_starts(0)->set_computed(3);
+         b->plan.mutable_starts(0)->mutable_history()->Resize(2, 1);
+       }},
+      {"HistoryUnneeded", at + "history has 2 ids; computed is 3",
+       [](BuiltPlan* b) {
+         Sampling(b);
+         b->plan.mutable_starts(0)->set_computed(3);
+         b->plan.mutable_starts(0)->mutable_history()->Resize(2, 1);
+       }},
+      {"ComputedAll",
+       at + "computed is 70; the context has 70 positions, of which one must be left to compute",
+       [](BuiltPlan* b) { b->Start(0)->set_computed(70); }},
+      {"PromptTokens", at + "prompt_tokens is 71; the context has 70 positions",
+       [](BuiltPlan* b) { b->Start(0)->set_prompt_tokens(71); }},
+      {"PromptTokensMissing",
+       at + "prompt_tokens is 0; parameters that count new ids need it, 1 to 70",
+       [](BuiltPlan* b) { b->Start(0)->mutable_sampling()->set_frequency_penalty(1); }},
+      {"FirstPositionBeforeShared",
+       "entries[0] (slot 0): first_position is 0; the slot has computed 16 positions",
+       [](BuiltPlan* b) {
+         b->Start(0)->set_computed(16);
+         b->Add(0, {1}, 0, {1});
+       }},
+      {"SharedBlocksMissing",
+       "entries[0] (slot 0): block_ids leave the table at 1 blocks of 16 tokens, which do not hold "
+       "position 16",
+       [](BuiltPlan* b) {
+         b->Start(0)->set_computed(16);
+         b->Add(0, {1}, 16, {1});
        }},
   };
 }
@@ -180,6 +280,12 @@ std::vector<BadPlan> BadTablesAndWants() {
        [](BuiltPlan* b) { b->Add(1, {1}, 20)->add_draft_ids(4); }},
       {"Candidates", at + "candidates is 5; this executor returns none",
        [](BuiltPlan* b) { b->Add(1, {1}, 20)->set_candidates(5); }},
+      {"Targets", at + "targets has 2 ids; the entry has 1 tokens",
+       [](BuiltPlan* b) { b->Add(1, {1}, 20)->mutable_targets()->Resize(2, 1); }},
+      {"TargetId", at + "targets[0] is 100; the vocabulary has 100 ids",
+       [](BuiltPlan* b) { b->Add(1, {1}, 20)->add_targets(100); }},
+      {"TargetLogprobs", at + "target_logprobs is 21; it must be 0 to 20",
+       [](BuiltPlan* b) { b->Add(1, {1}, 20)->set_target_logprobs(21); }},
       {"MaskEmpty", at + "mask.ids is empty and so is mask.bitmap; a mask allows at least one id",
        [](BuiltPlan* b) { b->Add(1, {1}, 20)->mutable_mask(); }},
       {"MaskTwice", at + "mask.bitmap and mask.ids are both set; give one",
@@ -220,6 +326,7 @@ std::string BadPlanName(const testing::TestParamInfo<BadPlan>& info) {
   return info.param.name;
 }
 INSTANTIATE_TEST_SUITE_P(Starts, BadPlanTest, testing::ValuesIn(BadStarts()), BadPlanName);
+INSTANTIATE_TEST_SUITE_P(Parameters, BadPlanTest, testing::ValuesIn(BadParameters()), BadPlanName);
 INSTANTIATE_TEST_SUITE_P(Tokens, BadPlanTest, testing::ValuesIn(BadTokens()), BadPlanName);
 INSTANTIATE_TEST_SUITE_P(Rest, BadPlanTest, testing::ValuesIn(BadTablesAndWants()), BadPlanName);
 
@@ -241,7 +348,7 @@ TEST(SlotTableTest, LastPositionOfTheContextMayBeComputed) {
   BuiltPlan second(2);
   second.Add(1, std::vector<int32_t>(40, 1), 20, {1, 2})->set_block_table_from(2);
   ASSERT_TRUE(slots.Validate(second.plan).ok()) << slots.Validate(second.plan);
-  slots.Apply(second.plan);
+  slots.Apply(second.plan, second.ids);
   BuiltPlan third(3);
   third.Add(1, std::vector<int32_t>(10, 1), 60, {3})->set_block_table_from(4);
   EXPECT_TRUE(slots.Validate(third.plan).ok()) << slots.Validate(third.plan);
@@ -252,7 +359,7 @@ TEST(SlotTableTest, RowsPointAtTheirBlocksAndPositions) {
   BuiltPlan built(2);
   built.Add(1, {1, 2}, 20);
   built.Add(2, {3}, 0, {9});
-  const StepRows rows = slots.Apply(built.plan);
+  const StepRows rows = slots.Apply(built.plan, built.ids);
   ASSERT_EQ(rows.count, 3);
   EXPECT_THAT(std::vector<int32_t>(rows.positions, rows.positions + 3), ElementsAre(20, 21, 0));
   EXPECT_THAT(std::vector<int64_t>(rows.slot_of_row, rows.slot_of_row + 3),
@@ -273,8 +380,9 @@ TEST(SlotTableTest, ReferenceToATokenIsOneRow) {
   entry->set_first_position(20);
   entry->add_logits_at(0);
   entry->mutable_from()->set_plan_id(1);
+  built.ids = {77};
   ASSERT_TRUE(slots.Validate(built.plan).ok()) << slots.Validate(built.plan);
-  EXPECT_EQ(slots.Apply(built.plan).count, 1);
+  EXPECT_EQ(slots.Apply(built.plan, built.ids).count, 1);
   EXPECT_EQ(slots.computed(1), 21);
 }
 
@@ -284,11 +392,111 @@ TEST(SlotTableTest, SlotIsReusedByStartingItAgain) {
   built.Start(1, 0.5F, 77)->set_index(3);
   built.Add(1, {1}, 0, {2});
   ASSERT_TRUE(slots.Validate(built.plan).ok()) << slots.Validate(built.plan);
-  slots.Apply(built.plan);
+  slots.Apply(built.plan, built.ids);
   EXPECT_EQ(slots.computed(1), 1);
   EXPECT_EQ(slots.sampling(1).temperature, 0.5F);
   EXPECT_EQ(slots.sampling(1).seed, 77U);
   EXPECT_EQ(slots.sampling(1).index, 3U);
+}
+
+std::vector<int32_t> HistoryOf(const SampleRow& row) {
+  return {row.history, row.history + row.history_count};
+}
+
+TEST(SlotTableTest, HistoryGrowsByEntriesAndEachRowSeesWhatIsBeforeIt) {
+  SlotTable slots(Limits());
+  BuiltPlan first;
+  v1::SlotStart* start = first.Start(0);
+  start->mutable_sampling()->set_no_repeat_ngram_size(3);
+  start->set_computed(2);
+  start->add_history(50);
+  start->add_history(51);
+  first.Start(1);
+  first.Add(0, {7, 8, 9}, 2, {1});
+  first.Add(1, {20}, 0, {2});
+  ASSERT_TRUE(slots.Validate(first.plan).ok()) << slots.Validate(first.plan);
+  slots.Apply(first.plan, first.ids);
+  EXPECT_THAT(HistoryOf(slots.Row(0, 3)), ElementsAre(50, 51, 7));
+  EXPECT_THAT(HistoryOf(slots.Row(0, 5)), ElementsAre(50, 51, 7, 8, 9));
+  EXPECT_EQ(slots.Row(1, 1).history_count, 0) << "its parameters do not look back";
+  BuiltPlan second(2);
+  v1::Entry* entry = second.Add(0, {}, 5);
+  entry->clear_logits_at();
+  entry->mutable_from()->set_plan_id(1);
+  ASSERT_TRUE(slots.Validate(second.plan).ok()) << slots.Validate(second.plan);
+  const std::vector<int32_t> resolved = {33};
+  slots.Apply(second.plan, resolved);
+  EXPECT_THAT(HistoryOf(slots.Row(0, 6)), ElementsAre(50, 51, 7, 8, 9, 33));
+}
+
+TEST(SlotTableTest, RowCarriesEveryParameter) {
+  SlotTable slots(Limits());
+  BuiltPlan built;
+  v1::SlotStart* start = built.Start(2, 0.5F, 11);
+  start->set_index(3);
+  start->set_prompt_tokens(1);
+  v1::Sampling* sampling = start->mutable_sampling();
+  sampling->set_top_k(100);
+  sampling->set_top_p(0.9F);
+  sampling->set_min_p(1);
+  sampling->set_typical_p(0.8F);
+  sampling->set_repetition_penalty(100);
+  sampling->set_presence_penalty(-100);
+  sampling->set_frequency_penalty(100);
+  sampling->set_no_repeat_ngram_size(70);
+  sampling->set_min_new_tokens(70);
+  sampling->mutable_suppressed()->Resize(256, 99);
+  for (int i = 0; i < 2; ++i) {
+    v1::LogitBias* bias = sampling->add_logit_bias();
+    bias->set_id(98 + i);
+    bias->set_bias(i == 0 ? -kInfinity : 100);
+  }
+  sampling->set_logprobs(20);
+  built.Add(2, {1, 2}, 0, {1});
+  ASSERT_TRUE(slots.Validate(built.plan).ok()) << slots.Validate(built.plan);
+  slots.Apply(built.plan, built.ids);
+  const SampleRow row = slots.Row(2, 2);
+  EXPECT_EQ(row.temperature, 0.5F);
+  EXPECT_EQ(row.top_k, 100U);
+  EXPECT_EQ(row.top_p, 0.9F);
+  EXPECT_EQ(row.min_p, 1);
+  EXPECT_EQ(row.typical_p, 0.8F);
+  EXPECT_EQ(row.repetition_penalty, 100);
+  EXPECT_EQ(row.presence_penalty, -100);
+  EXPECT_EQ(row.frequency_penalty, 100);
+  EXPECT_EQ(row.no_repeat_ngram_size, 70U);
+  EXPECT_EQ(row.min_new_tokens, 70U);
+  EXPECT_EQ(row.suppressed_count, 256);
+  EXPECT_EQ(row.suppressed[255], 99);
+  ASSERT_EQ(row.bias_count, 2);
+  EXPECT_EQ(row.bias_ids[1], 99);
+  EXPECT_EQ(row.biases[0], -kInfinity);
+  EXPECT_EQ(row.seed, 11U);
+  EXPECT_EQ(row.index, 3U);
+  EXPECT_EQ(row.position, 2U);
+  EXPECT_EQ(row.prompt_tokens, 1);
+  EXPECT_EQ(slots.sampling(2).logprobs, 20);
+}
+
+TEST(SlotTableTest, ARankThatDoesNotSampleKeepsNoHistoryAndSaysTheSame) {
+  SlotLimits limits = Limits();
+  SlotTable sampling(limits);
+  limits.samples = false;
+  SlotTable other(limits);
+  // 3 slots of 70 ids, 1024 biases with their ids and 256 suppressed ids.
+  EXPECT_EQ(sampling.bytes() - other.bytes(), 3 * 4 * (70 + 2 * 1024 + 256));
+  for (uint32_t history : {2U, 3U}) {
+    BuiltPlan built;
+    v1::SlotStart* start = built.Start(0);
+    start->mutable_sampling()->set_repetition_penalty(2);
+    start->set_computed(3);
+    start->mutable_history()->Resize(static_cast<int>(history), 1);
+    built.Add(0, {1}, 3, {1});
+    EXPECT_EQ(other.Validate(built.plan), sampling.Validate(built.plan));
+    if (history == 3) {
+      EXPECT_EQ(other.Apply(built.plan, {}).count, 1);
+    }
+  }
 }
 
 TEST(SlotTableTest, ClearForgetsEverySlot) {

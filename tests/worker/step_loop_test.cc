@@ -55,6 +55,7 @@ class FakeExecutor : public StageExecutor {
     RETURN_IF_ERROR(communicator_->AllReduce(hidden, rows * kHidden));
     if (hang_ != nullptr) hang_->get();
     executed.push_back(plan.plan_id());
+    seen_ids.emplace_back(ids.begin(), ids.end());
     if (!layout_.last_stage()) return absl::OkStatus();
     int64_t row = 0;
     for (const v1::Entry& entry : plan.entries()) {
@@ -78,6 +79,7 @@ class FakeExecutor : public StageExecutor {
   void HangOn(std::shared_future<void>* hang) { hang_ = hang; }
 
   std::vector<uint64_t> executed;
+  std::vector<std::vector<int32_t>> seen_ids;  // by plan
   int forgotten = 0;
 
  private:
@@ -261,6 +263,21 @@ TEST_P(StepLoopTest, ReferencesTakeTheTokenOfTheNamedEntry) {
   EXPECT_THAT(group.sink.results[1].entries(0).ids(), ElementsAre(21 + 2 * added));
   EXPECT_THAT(group.sink.results[1].entries(1).ids(), ElementsAre(10 + 2 * added));
   EXPECT_THAT(group.sink.results[2].entries(1).ids(), ElementsAre(21 + 3 * added));
+}
+
+TEST_P(StepLoopTest, ReferencesAreResolvedInTheFirstStageAndTheLast) {
+  const Shape shape = GetParam();
+  TestGroup group(shape.tp, shape.pp);
+  v1::StepPlan second = Plan(2, 3, {{7}});
+  AddReference(&second, 1, 1);
+  group.Run({Plan(1, 3, {{10}, {20, 21}}), second});
+  for (int rank = 0; rank < shape.tp * shape.pp; ++rank) {
+    const int stage = rank / shape.tp;
+    if (stage != 0 && stage != shape.pp - 1) continue;
+    ASSERT_EQ(group.executors[rank]->seen_ids.size(), 2U) << "rank " << rank;
+    EXPECT_THAT(group.executors[rank]->seen_ids[1], ElementsAre(7, 21 + Added(shape.pp)))
+        << "rank " << rank;
+  }
 }
 
 TEST_P(StepLoopTest, ANewEpochForgetsSlotsAndDropsPlansOfTheOld) {

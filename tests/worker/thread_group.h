@@ -114,7 +114,7 @@ class ThreadGroup {
     ThreadStage& stage = *stages_[layout->stage];
     Rank rank;
     StreamOptions stream;
-    stream.workspace_bytes = SampleWorkspaceBytes(spec().vocabulary);
+    stream.workspace_bytes = SampleWorkspaceBytes(spec().vocabulary, spec().context_length);
     rank.stream = Stream::Cpu(stream);
     rank.transport =
         std::make_unique<ThreadTransport>(mailboxes, world_rank, &stage.board(layout->tp_rank));

@@ -1,7 +1,7 @@
 #include "worker/step/slot_table.h"
 
 #include <algorithm>
-#include <cmath>
+#include <limits>
 #include <string>
 
 #include "absl/strings/str_cat.h"
@@ -19,15 +19,89 @@ absl::Status Refused(const Parts&... parts) {
   return absl::InvalidArgumentError(absl::StrCat(parts...));
 }
 
-absl::Status ValidateSampling(const v1::Sampling& sampling) {
-  const float temperature = sampling.temperature();
-  if (!std::isfinite(temperature) || temperature < 0 || temperature > kMaxTemperature) {
-    return Refused("sampling.temperature is ", temperature, "; it must be 0 to ", kMaxTemperature);
+absl::Status InRange(absl::string_view field, float value, float least, float most) {
+  if (value >= least && value <= most) return absl::OkStatus();  // false for NaN
+  return Refused("sampling.", field, " is ", value, "; it must be ", least, " to ", most);
+}
+
+bool LooksBack(const v1::Sampling& sampling) {
+  return (sampling.repetition_penalty() != 0 && sampling.repetition_penalty() != 1) ||
+         sampling.presence_penalty() != 0 || sampling.frequency_penalty() != 0 ||
+         sampling.no_repeat_ngram_size() > 0;
+}
+
+// The fields that limit a draw; greedy uses none of them.
+absl::Status ValidateFilters(const v1::Sampling& sampling, int64_t vocabulary) {
+  if (sampling.temperature() == 0) return absl::OkStatus();
+  if (sampling.top_k() > vocabulary) {
+    return Refused("sampling.top_k is ", sampling.top_k(), "; the vocabulary has ", vocabulary,
+                   " ids");
   }
-  // Greedy uses nothing else.
-  if (temperature == 0) return absl::OkStatus();
   if (!(sampling.top_p() > 0 && sampling.top_p() <= 1)) {
     return Refused("sampling.top_p is ", sampling.top_p(), "; it must be above 0 and at most 1");
+  }
+  RETURN_IF_ERROR(InRange("min_p", sampling.min_p(), 0, 1));
+  return InRange("typical_p", sampling.typical_p(), 0, 1);
+}
+
+absl::Status ValidateBiases(const v1::Sampling& sampling, int64_t vocabulary) {
+  if (sampling.logit_bias_size() > int64_t{kMaxLogitBiases}) {
+    return Refused("sampling.logit_bias has ", sampling.logit_bias_size(), " ids; a slot takes ",
+                   int64_t{kMaxLogitBiases});
+  }
+  for (int i = 0; i < sampling.logit_bias_size(); ++i) {
+    const v1::LogitBias& bias = sampling.logit_bias(i);
+    if (bias.id() < 0 || bias.id() >= vocabulary) {
+      return Refused("sampling.logit_bias[", i, "].id is ", bias.id(), "; the vocabulary has ",
+                     vocabulary, " ids");
+    }
+    if (i > 0 && bias.id() <= sampling.logit_bias(i - 1).id()) {
+      return Refused("sampling.logit_bias[", i, "].id is ", bias.id(), " after ",
+                     sampling.logit_bias(i - 1).id(), "; ids must ascend");
+    }
+    if (!(bias.bias() < std::numeric_limits<float>::infinity())) {
+      return Refused("sampling.logit_bias[", i, "].bias is ", bias.bias(),
+                     "; it must be finite or minus infinity");
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ValidateSuppressed(const v1::Sampling& sampling, int64_t vocabulary) {
+  if (sampling.suppressed_size() > int64_t{kMaxSuppressedIds}) {
+    return Refused("sampling.suppressed has ", sampling.suppressed_size(), " ids; a slot takes ",
+                   int64_t{kMaxSuppressedIds});
+  }
+  for (int i = 0; i < sampling.suppressed_size(); ++i) {
+    if (sampling.suppressed(i) < 0 || sampling.suppressed(i) >= vocabulary) {
+      return Refused("sampling.suppressed[", i, "] is ", sampling.suppressed(i),
+                     "; the vocabulary has ", vocabulary, " ids");
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ValidateSampling(const v1::Sampling& sampling, const SlotLimits& limits) {
+  RETURN_IF_ERROR(InRange("temperature", sampling.temperature(), 0, kMaxTemperature));
+  RETURN_IF_ERROR(ValidateFilters(sampling, limits.vocabulary));
+  RETURN_IF_ERROR(InRange("repetition_penalty", sampling.repetition_penalty(), 0, kMaxPenalty));
+  RETURN_IF_ERROR(
+      InRange("presence_penalty", sampling.presence_penalty(), -kMaxPenalty, kMaxPenalty));
+  RETURN_IF_ERROR(
+      InRange("frequency_penalty", sampling.frequency_penalty(), -kMaxPenalty, kMaxPenalty));
+  if (sampling.no_repeat_ngram_size() > limits.context_length) {
+    return Refused("sampling.no_repeat_ngram_size is ", sampling.no_repeat_ngram_size(),
+                   "; the context has ", limits.context_length, " positions");
+  }
+  RETURN_IF_ERROR(ValidateBiases(sampling, limits.vocabulary));
+  if (sampling.min_new_tokens() > limits.context_length) {
+    return Refused("sampling.min_new_tokens is ", sampling.min_new_tokens(), "; the context has ",
+                   limits.context_length, " positions");
+  }
+  RETURN_IF_ERROR(ValidateSuppressed(sampling, limits.vocabulary));
+  if (sampling.logprobs() > kMaxLogprobs) {
+    return Refused("sampling.logprobs is ", sampling.logprobs(), "; it must be 0 to ",
+                   kMaxLogprobs);
   }
   return absl::OkStatus();
 }
@@ -85,16 +159,22 @@ SlotTable::SlotTable(const SlotLimits& limits)
       tables_(limits.slot_count * table_stride_),
       positions_(limits.step_tokens),
       slot_of_row_(limits.step_tokens),
-      table_of_row_(limits.step_tokens) {}
+      table_of_row_(limits.step_tokens),
+      history_(limits.samples ? limits.slot_count * limits.context_length : 0),
+      bias_ids_(limits.samples ? limits.slot_count * int64_t{kMaxLogitBiases} : 0),
+      biases_(limits.samples ? limits.slot_count * int64_t{kMaxLogitBiases} : 0),
+      suppressed_(limits.samples ? limits.slot_count * int64_t{kMaxSuppressedIds} : 0) {}
 
 int64_t SlotTable::bytes() const {
   // The plan (model/memory_plan.h) knows these sizes by number.
   static_assert(sizeof(Slot) == kSlotStateBytes);
   static_assert(2 * sizeof(int32_t) + sizeof(int64_t) == kRowStateBytes);
-  return static_cast<int64_t>(slots_.size() * sizeof(Slot) + tables_.size() * sizeof(int32_t) +
-                              positions_.size() * sizeof(int32_t) +
-                              slot_of_row_.size() * sizeof(int64_t) +
-                              table_of_row_.size() * sizeof(int32_t));
+  return static_cast<int64_t>(
+      slots_.size() * sizeof(Slot) + tables_.size() * sizeof(int32_t) +
+      positions_.size() * sizeof(int32_t) + slot_of_row_.size() * sizeof(int64_t) +
+      table_of_row_.size() * sizeof(int32_t) + history_.size() * sizeof(int32_t) +
+      bias_ids_.size() * sizeof(int32_t) + biases_.size() * sizeof(float) +
+      suppressed_.size() * sizeof(int32_t));
 }
 
 void SlotTable::LimitBlocks(int64_t block_count) {
@@ -106,25 +186,56 @@ void SlotTable::Clear() {
   std::fill(slots_.begin(), slots_.end(), Slot());
 }
 
-absl::Status SlotTable::ValidateStarts(const v1::StepPlan& plan, std::vector<bool>* started) const {
+absl::Status SlotTable::ValidateHistory(const v1::SlotStart& start) const {
+  for (int j = 0; j < start.history_size(); ++j) {
+    if (start.history(j) < 0 || start.history(j) >= limits_.vocabulary) {
+      return Refused("history[", j, "] is ", start.history(j), "; the vocabulary has ",
+                     limits_.vocabulary, " ids");
+    }
+  }
+  if (start.computed() >= limits_.context_length) {
+    return Refused("computed is ", start.computed(), "; the context has ", limits_.context_length,
+                   " positions, of which one must be left to compute");
+  }
+  const auto computed = static_cast<int64_t>(start.computed());
+  const bool needed = LooksBack(start.sampling());
+  if (start.history_size() != computed && (needed || start.history_size() != 0)) {
+    return Refused("history has ", start.history_size(), " ids; computed is ", computed,
+                   needed ? ", and the parameters look back at all of them" : "");
+  }
+  return absl::OkStatus();
+}
+
+absl::Status SlotTable::ValidateStart(const v1::SlotStart& start) const {
+  const v1::Sampling& sampling = start.sampling();
+  RETURN_IF_ERROR(ValidateSampling(sampling, limits_));
+  RETURN_IF_ERROR(ValidateHistory(start));
+  if (start.prompt_tokens() > limits_.context_length) {
+    return Refused("prompt_tokens is ", start.prompt_tokens(), "; the context has ",
+                   limits_.context_length, " positions");
+  }
+  const bool counts_new = sampling.presence_penalty() != 0 || sampling.frequency_penalty() != 0 ||
+                          (sampling.min_new_tokens() > 0 && sampling.suppressed_size() > 0);
+  if (counts_new && start.prompt_tokens() == 0) {
+    return Refused("prompt_tokens is 0; parameters that count new ids need it, 1 to ",
+                   limits_.context_length);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status SlotTable::ValidateStarts(const v1::StepPlan& plan, Starts* starts) const {
   for (int i = 0; i < plan.starts_size(); ++i) {
     const v1::SlotStart& start = plan.starts(i);
     if (start.slot() >= limits_.slot_count) {
       return Refused("starts[", i, "].slot is ", start.slot(), "; there are ", limits_.slot_count,
                      " slots");
     }
-    if ((*started)[start.slot()]) {
+    if ((*starts)[start.slot()] != nullptr) {
       return Refused("starts[", i, "].slot is ", start.slot(), ", started twice in one plan");
     }
-    (*started)[start.slot()] = true;
-    RETURN_IF_ERROR(Prefixed(ValidateSampling(start.sampling()),
+    (*starts)[start.slot()] = &start;
+    RETURN_IF_ERROR(Prefixed(ValidateStart(start),
                              ToStd(absl::StrCat("starts[", i, "] (slot ", start.slot(), ")"))));
-    for (int j = 0; j < start.history_size(); ++j) {
-      if (start.history(j) < 0 || start.history(j) >= limits_.vocabulary) {
-        return Refused("starts[", i, "].history[", j, "] is ", start.history(j),
-                       "; the vocabulary has ", limits_.vocabulary, " ids");
-      }
-    }
   }
   return absl::OkStatus();
 }
@@ -200,7 +311,26 @@ absl::Status SlotTable::ValidateWants(const v1::Entry& entry) const {
   if (entry.candidates() != 0) {
     return Refused("candidates is ", entry.candidates(), "; this executor returns none");
   }
+  RETURN_IF_ERROR(ValidateTargets(entry));
   if (entry.has_mask()) return ValidateMask(entry.mask(), limits_.vocabulary);
+  return absl::OkStatus();
+}
+
+absl::Status SlotTable::ValidateTargets(const v1::Entry& entry) const {
+  if (entry.targets_size() > EntryRows(entry)) {
+    return Refused("targets has ", entry.targets_size(), " ids; the entry has ", EntryRows(entry),
+                   " tokens");
+  }
+  for (int i = 0; i < entry.targets_size(); ++i) {
+    if (entry.targets(i) < 0 || entry.targets(i) >= limits_.vocabulary) {
+      return Refused("targets[", i, "] is ", entry.targets(i), "; the vocabulary has ",
+                     limits_.vocabulary, " ids");
+    }
+  }
+  if (entry.target_logprobs() > kMaxLogprobs) {
+    return Refused("target_logprobs is ", entry.target_logprobs(), "; it must be 0 to ",
+                   kMaxLogprobs);
+  }
   return absl::OkStatus();
 }
 
@@ -223,8 +353,8 @@ absl::Status SlotTable::ValidateEntry(const v1::StepPlan& plan, const v1::Entry&
 
 absl::Status SlotTable::Validate(const v1::StepPlan& plan) const {
   RETURN_IF_ERROR(ValidateCopies(plan, limits_.block_count));
-  std::vector<bool> started(limits_.slot_count);
-  RETURN_IF_ERROR(ValidateStarts(plan, &started));
+  Starts starts(limits_.slot_count);
+  RETURN_IF_ERROR(ValidateStarts(plan, &starts));
   std::vector<bool> used(limits_.slot_count);
   int64_t rows = 0;
   for (int i = 0; i < plan.entries_size(); ++i) {
@@ -238,9 +368,10 @@ absl::Status SlotTable::Validate(const v1::StepPlan& plan) const {
     }
     used[entry.slot()] = true;
     Slot slot = slots_[entry.slot()];
-    if (started[entry.slot()]) {
+    if (starts[entry.slot()] != nullptr) {
       slot = Slot();
       slot.started = true;
+      slot.computed = starts[entry.slot()]->computed();
     }
     RETURN_IF_ERROR(Prefixed(ValidateEntry(plan, entry, slot),
                              ToStd(absl::StrCat("entries[", i, "] (slot ", entry.slot(), ")"))));
@@ -252,14 +383,76 @@ absl::Status SlotTable::Validate(const v1::StepPlan& plan) const {
   return absl::OkStatus();
 }
 
-StepRows SlotTable::Apply(const v1::StepPlan& plan) {
-  for (const v1::SlotStart& start : plan.starts()) {
-    Slot& slot = slots_[start.slot()];
-    slot = Slot();
-    slot.started = true;
-    slot.sampling = SlotSampling{start.sampling().temperature(), start.sampling().top_k(),
-                                 start.sampling().top_p(), start.seed(), start.index()};
+void SlotTable::Start(const v1::SlotStart& start) {
+  const v1::Sampling& from = start.sampling();
+  Slot& slot = slots_[start.slot()];
+  slot = Slot();
+  slot.started = true;
+  slot.computed = start.computed();
+  slot.looks_back = LooksBack(from);
+  SlotSampling& to = slot.sampling;
+  to.temperature = from.temperature();
+  to.top_k = from.top_k();
+  // Greedy does not use it, and a plan may then leave it 0.
+  to.top_p = from.temperature() == 0 ? 1 : from.top_p();
+  to.min_p = from.min_p();
+  to.typical_p = from.typical_p();
+  to.repetition_penalty = from.repetition_penalty();
+  to.presence_penalty = from.presence_penalty();
+  to.frequency_penalty = from.frequency_penalty();
+  to.no_repeat_ngram_size = from.no_repeat_ngram_size();
+  to.min_new_tokens = from.min_new_tokens();
+  to.prompt_tokens = start.prompt_tokens();
+  to.seed = start.seed();
+  to.index = start.index();
+  to.logprobs = from.has_logprobs() ? static_cast<int>(from.logprobs()) : -1;
+  if (!limits_.samples) return;
+  to.bias_count = from.logit_bias_size();
+  to.suppressed_count = from.suppressed_size();
+  for (int i = 0; i < from.logit_bias_size(); ++i) {
+    bias_ids_[start.slot() * int64_t{kMaxLogitBiases} + i] = from.logit_bias(i).id();
+    biases_[start.slot() * int64_t{kMaxLogitBiases} + i] = from.logit_bias(i).bias();
   }
+  std::copy(from.suppressed().begin(), from.suppressed().end(),
+            suppressed_.begin() + start.slot() * int64_t{kMaxSuppressedIds});
+  if (slot.looks_back) {
+    std::copy(start.history().begin(), start.history().end(),
+              history_.begin() + start.slot() * limits_.context_length);
+  }
+}
+
+SampleRow SlotTable::Row(int64_t slot, int64_t position) const {
+  PERGOLA_CHECK(limits_.samples && position <= slots_[slot].computed);
+  const SlotSampling& from = slots_[slot].sampling;
+  SampleRow row;
+  row.temperature = from.temperature;
+  row.top_k = from.top_k;
+  row.top_p = from.top_p;
+  row.min_p = from.min_p;
+  row.typical_p = from.typical_p;
+  row.seed = from.seed;
+  row.index = from.index;
+  row.position = static_cast<uint32_t>(position);
+  row.repetition_penalty = from.repetition_penalty;
+  row.presence_penalty = from.presence_penalty;
+  row.frequency_penalty = from.frequency_penalty;
+  row.no_repeat_ngram_size = from.no_repeat_ngram_size;
+  row.min_new_tokens = from.min_new_tokens;
+  row.prompt_tokens = from.prompt_tokens;
+  row.suppressed = &suppressed_[slot * int64_t{kMaxSuppressedIds}];
+  row.suppressed_count = from.suppressed_count;
+  row.bias_ids = &bias_ids_[slot * int64_t{kMaxLogitBiases}];
+  row.biases = &biases_[slot * int64_t{kMaxLogitBiases}];
+  row.bias_count = from.bias_count;
+  if (slots_[slot].looks_back) {
+    row.history = &history_[slot * limits_.context_length];
+    row.history_count = position;
+  }
+  return row;
+}
+
+StepRows SlotTable::Apply(const v1::StepPlan& plan, absl::Span<const int32_t> ids) {
+  for (const v1::SlotStart& start : plan.starts()) Start(start);
   int64_t row = 0;
   for (const v1::Entry& entry : plan.entries()) {
     Slot& slot = slots_[entry.slot()];
@@ -268,6 +461,11 @@ StepRows SlotTable::Apply(const v1::StepPlan& plan) {
       std::copy(entry.block_ids().begin(), entry.block_ids().end(),
                 table + entry.block_table_from());
       slot.table_length = entry.block_table_from() + entry.block_ids_size();
+    }
+    if (limits_.samples && slot.looks_back) {
+      PERGOLA_CHECK(row + EntryRows(entry) <= static_cast<int64_t>(ids.size()));
+      std::copy_n(ids.begin() + row, EntryRows(entry),
+                  history_.begin() + entry.slot() * limits_.context_length + slot.computed);
     }
     for (int64_t i = 0; i < EntryRows(entry); ++i, ++row, ++slot.computed) {
       positions_[row] = static_cast<int32_t>(slot.computed);

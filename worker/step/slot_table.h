@@ -6,6 +6,8 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/types/span.h"
+#include "kernels/sample.h"
 #include "pergola/v1/worker.pb.h"
 #include "worker/model/decoder.h"
 
@@ -18,18 +20,32 @@ struct SlotLimits {
   int64_t step_tokens = 0;
   int64_t context_length = 0;
   int64_t vocabulary = 0;
+  // Whether this rank samples (last stage): only then are token histories, biases and suppressed
+  // ids kept. What Validate says does not depend on it.
+  bool samples = false;
 
   // Blocks that a sequence of the full context takes.
   int64_t blocks_per_sequence() const { return (context_length + block_tokens - 1) / block_tokens; }
 };
 
-// How a sequence draws its tokens: the plan's SlotStart.
+// How a sequence draws its tokens: the plan's SlotStart, without its lists.
 struct SlotSampling {
   float temperature = 0;
   uint32_t top_k = 0;
   float top_p = 1;
+  float min_p = 0;
+  float typical_p = 1;
+  float repetition_penalty = 1;
+  float presence_penalty = 0;
+  float frequency_penalty = 0;
+  uint32_t no_repeat_ngram_size = 0;
+  uint32_t min_new_tokens = 0;
+  int64_t prompt_tokens = 0;
   uint64_t seed = 0;
   uint32_t index = 0;
+  int64_t bias_count = 0;
+  int64_t suppressed_count = 0;
+  int logprobs = -1;  // most probable ids beside each sampled one; -1: no log-probabilities
 };
 
 class SlotTable {
@@ -46,11 +62,16 @@ class SlotTable {
   // they are. Changes nothing.
   absl::Status Validate(const v1::StepPlan& plan) const;
 
-  // Takes over starts, block tables and positions of a validated plan. The rows returned are valid
-  // until the next call.
-  StepRows Apply(const v1::StepPlan& plan);
+  // Takes over starts, block tables, positions and, where this rank samples, histories of a
+  // validated plan. `ids`: of all rows, every TokenRef resolved; may be empty where the rank does
+  // not sample. The rows returned are valid until the next call.
+  StepRows Apply(const v1::StepPlan& plan, absl::Span<const int32_t> ids);
 
   const SlotSampling& sampling(int64_t slot) const { return slots_[slot].sampling; }
+  // All that the choice of the token at `position` (at most computed(slot)) depends on, except
+  // logits and mask. Points into this table: valid until the next Apply. Only where this rank
+  // samples.
+  SampleRow Row(int64_t slot, int64_t position) const;
   // Positions computed so far, the last applied plan's included.
   int64_t computed(int64_t slot) const { return slots_[slot].computed; }
 
@@ -60,17 +81,24 @@ class SlotTable {
  private:
   struct Slot {
     bool started = false;
+    bool looks_back = false;   // the history is kept
     int64_t computed = 0;      // positions
     int64_t table_length = 0;  // blocks
     SlotSampling sampling;
   };
 
-  absl::Status ValidateStarts(const v1::StepPlan& plan, std::vector<bool>* started) const;
+  using Starts = std::vector<const v1::SlotStart*>;  // by slot; nullptr: not started
+
+  absl::Status ValidateStarts(const v1::StepPlan& plan, Starts* starts) const;
+  absl::Status ValidateStart(const v1::SlotStart& start) const;
+  absl::Status ValidateHistory(const v1::SlotStart& start) const;
   absl::Status ValidateEntry(const v1::StepPlan& plan, const v1::Entry& entry,
                              const Slot& slot) const;
   absl::Status ValidateTokens(const v1::StepPlan& plan, const v1::Entry& entry) const;
   absl::Status ValidateTable(const v1::Entry& entry, const Slot& slot) const;
   absl::Status ValidateWants(const v1::Entry& entry) const;
+  absl::Status ValidateTargets(const v1::Entry& entry) const;
+  void Start(const v1::SlotStart& start);
 
   SlotLimits limits_;
   const int64_t table_stride_;  // blocks_per_sequence()
@@ -79,6 +107,11 @@ class SlotTable {
   std::vector<int32_t> positions_;     // [step_tokens]
   std::vector<int64_t> slot_of_row_;   // [step_tokens]
   std::vector<int32_t> table_of_row_;  // [step_tokens]
+  // Where this rank samples.
+  std::vector<int32_t> history_;     // [slot_count, context_length]
+  std::vector<int32_t> bias_ids_;    // [slot_count, kMaxLogitBiases]
+  std::vector<float> biases_;        // [slot_count, kMaxLogitBiases]
+  std::vector<int32_t> suppressed_;  // [slot_count, kMaxSuppressedIds]
 };
 
 // Token rows of an entry.

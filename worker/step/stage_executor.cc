@@ -115,8 +115,9 @@ absl::Status CpuStageExecutor::PlanMemory(const ShapeSpec& shape, const Executor
 
   kv_shape_ = KvShape{layout_.layers, layout_.kv_heads.size(), spec_.head_dim, limits.block_tokens,
                       limits.kv_dtype};
-  limits_ = SlotLimits{limits.slot_count,  limits.block_count,    limits.block_tokens,
-                       limits.step_tokens, limits.context_length, spec_.vocabulary};
+  limits_ =
+      SlotLimits{limits.slot_count,     limits.block_count, limits.block_tokens, limits.step_tokens,
+                 limits.context_length, spec_.vocabulary,   layout_.last_stage()};
   bounds_.step_rows = limits.step_tokens;
   bounds_.context_length = limits.context_length;
   bounds_.buffers = PlanDecoderBuffers(shape, layout_, limits);
@@ -126,6 +127,7 @@ absl::Status CpuStageExecutor::PlanMemory(const ShapeSpec& shape, const Executor
     sampler_shape_.tp_rank = layout_.tp_rank;
     sampler_shape_.vocabulary = spec_.vocabulary;
     sampler_shape_.logit_rows = bounds_.logit_rows;
+    sampler_shape_.step_tokens = limits.step_tokens;
     for (int tp_rank = 0; tp_rank < layout_.tensor_parallel; ++tp_rank) {
       sampler_shape_.slices.push_back(VocabularyPart(spec_, layout_.tensor_parallel, tp_rank));
     }
@@ -176,14 +178,16 @@ absl::Status CpuStageExecutor::Init(const Checkpoint& checkpoint, const Executor
 
 absl::Status CpuStageExecutor::Execute(const v1::StepPlan& plan, absl::Span<const int32_t> ids,
                                        float* hidden, std::vector<v1::EntryResult>* results) {
+  const int64_t row_count = PlanRows(plan);
+  const bool needs_ids = layout_.first_stage() || layout_.last_stage();
+  if (needs_ids && static_cast<int64_t>(ids.size()) != row_count) {
+    return absl::InvalidArgumentError(absl::StrCat("plan ", plan.plan_id(), " has ", row_count,
+                                                   " rows but ", ids.size(), " ids"));
+  }
   for (const v1::BlockCopy& copy : plan.copies()) {
     kv_->Copy(stream_, copy.from_block(), copy.to_block());
   }
-  const StepRows rows = slots_->Apply(plan);
-  if (layout_.first_stage() && static_cast<int64_t>(ids.size()) != rows.count) {
-    return absl::InvalidArgumentError(absl::StrCat("plan ", plan.plan_id(), " has ", rows.count,
-                                                   " rows but ", ids.size(), " ids"));
-  }
+  const StepRows rows = slots_->Apply(plan, ids);
   if (rows.count > 0) RETURN_IF_ERROR(decoder_->Forward(rows, ids.data(), hidden));
   if (sampler_ == nullptr) return absl::OkStatus();
   return sampler_->Sample(plan, *slots_, *decoder_, hidden, results);

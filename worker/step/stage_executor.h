@@ -69,9 +69,9 @@ class StageExecutor {
   virtual absl::Status Validate(const v1::StepPlan& plan) const = 0;
 
   // Executes a validated plan. Rows are the entries' tokens in order.
-  //   ids: [rows] token ids with every TokenRef resolved; read in the first stage, may be empty
-  //        elsewhere. An id outside the vocabulary embeds as zeros: a TokenRef to an entry that
-  //        ended with NAN may be -1.
+  //   ids: [rows] token ids with every TokenRef resolved; read in the first stage (embedding) and
+  //        in the last (token histories), may be empty elsewhere. An id outside the vocabulary
+  //        embeds as zeros: a TokenRef to an entry that ended with NAN may be -1.
   //   hidden: [rows, hidden] f32. In: the previous stage's output (unused in the first stage). Out:
   //        this stage's output (in the last stage: unspecified).
   //   results: in the last stage, one EntryResult per entry, equal on every rank of the stage; else

@@ -194,11 +194,11 @@ absl::Status StepLoop::ResolveIds() {
   for (const v1::Entry& entry : plan_.entries()) {
     if (!entry.ids().empty()) {
       ids_.insert(ids_.end(), entry.ids().begin(), entry.ids().end());
-    } else if (layout_.first_stage()) {
+    } else if (layout_.first_stage() || layout_.last_stage()) {
       ASSIGN_OR_RETURN(const int32_t id, Resolve(entry.from()));
       ids_.push_back(id);
     } else {
-      ids_.push_back(0);  // counted here, read only in the first stage
+      ids_.push_back(0);  // counted here, read only in the first stage and the last
     }
   }
   if (layout_.first_stage() && !layout_.last_stage()) {
@@ -262,26 +262,37 @@ absl::Status StepLoop::SendHidden(int64_t rows) {
                                 static_cast<int64_t>(message.size()));
 }
 
+// Only what a TokenBoard reads: log-probabilities stay.
+absl::Status StepLoop::SendTokens(const v1::StepResult& result) {
+  v1::StepResult sampled;
+  sampled.set_plan_id(result.plan_id());
+  sampled.set_epoch(result.epoch());
+  for (const v1::EntryResult& entry : result.entries()) {
+    v1::EntryResult* tokens = sampled.add_entries();
+    *tokens->mutable_ids() = entry.ids();
+    tokens->set_status(entry.status());
+  }
+  const std::string bytes = sampled.SerializeAsString();
+  for (int tp_rank = 0; tp_rank < layout_.tensor_parallel; ++tp_rank) {
+    RETURN_IF_ERROR(parts_.transport->Send(layout_.RankOf(0, tp_rank), Tag::kTokens, bytes.data(),
+                                           static_cast<int64_t>(bytes.size())));
+  }
+  return absl::OkStatus();
+}
+
 absl::Status StepLoop::Finish(std::vector<v1::EntryResult> entries) {
   if (static_cast<int>(entries.size()) != plan_.entries_size()) {
     return absl::InternalError(absl::StrCat("the executor answered ", entries.size(), " of ",
                                             plan_.entries_size(), " entries"));
   }
-  if (!layout_.leader() && layout_.pipeline_parallel > 1) return absl::OkStatus();
   v1::StepResult result;
   result.set_plan_id(plan_.plan_id());
   result.set_epoch(plan_.epoch());
   for (v1::EntryResult& entry : entries) *result.add_entries() = std::move(entry);
-  if (layout_.pipeline_parallel == 1) {
-    tokens_.Record(result.plan_id(), result.entries());
-  } else {
-    const std::string bytes = result.SerializeAsString();
-    for (int tp_rank = 0; tp_rank < layout_.tensor_parallel; ++tp_rank) {
-      RETURN_IF_ERROR(parts_.transport->Send(layout_.RankOf(0, tp_rank), Tag::kTokens, bytes.data(),
-                                             static_cast<int64_t>(bytes.size())));
-    }
-  }
+  // Every rank of the last stage has sampled what later plans refer to.
+  tokens_.Record(result.plan_id(), result.entries());
   if (!layout_.leader()) return absl::OkStatus();
+  if (layout_.pipeline_parallel > 1) RETURN_IF_ERROR(SendTokens(result));
   *result.mutable_stages() = times_.stages();
   parts_.results->Push(std::move(result));
   return absl::OkStatus();

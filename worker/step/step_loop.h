@@ -83,6 +83,7 @@ class StepLoop {
   absl::Status ReceiveTokens();
   absl::Status ReceiveHidden(int64_t rows);
   absl::Status SendHidden(int64_t rows);
+  absl::Status SendTokens(const v1::StepResult& result);
   absl::Status Finish(std::vector<v1::EntryResult> entries);
 
   const StepLoopOptions options_;

@@ -1,5 +1,5 @@
 // The tokens that the last few plans sampled, so that a plan may say "the token of entry e of plan
-// k" (DESIGN I3). One per rank of stage 0; main thread only.
+// k" (DESIGN I3). One per rank of the first stage and of the last; main thread only.
 #pragma once
 
 #include <cstdint>

@@ -1,13 +1,28 @@
 #include "worker/step/token_sampler.h"
 
 #include <algorithm>
-#include <cmath>
 #include <cstring>
 
 #include "base/check.h"
 #include "base/status.h"
+#include "kernels/thread_pool.h"
+#include "model/memory_plan.h"
 
 namespace pergola {
+namespace {
+
+template <typename T>
+int64_t BytesOf(const std::vector<T>& values) {
+  return static_cast<int64_t>(values.capacity() * sizeof(T));
+}
+
+void ToProto(const TokenLogprobs& from, v1::Logprobs* to) {
+  to->set_logprob(from.logprob);
+  to->mutable_top_ids()->Add(from.top_ids, from.top_ids + from.top_count);
+  to->mutable_top_logprobs()->Add(from.top_logprobs, from.top_logprobs + from.top_count);
+}
+
+}  // namespace
 
 int64_t SamplerShape::widest_slice() const {
   int64_t widest = 0;
@@ -23,17 +38,27 @@ TokenSampler::TokenSampler(const SamplerShape& shape, Stream& stream,
       communicator_(communicator),
       logits_(shape.tensor_parallel * shape.logit_rows * widest_ *
               static_cast<int64_t>(sizeof(float))),
-      row_(shape.tensor_parallel > 1 ? shape.vocabulary * static_cast<int64_t>(sizeof(float)) : 0),
-      bitmap_((shape.vocabulary + 7) / 8),
+      whole_(shape.tensor_parallel > 1
+                 ? shape.own_rows() * shape.vocabulary * static_cast<int64_t>(sizeof(float))
+                 : 0),
       best_(shape.tensor_parallel * shape.logit_rows),
-      drawn_(shape.tensor_parallel * shape.logit_rows),
-      tokens_(shape.logit_rows),
-      rows_(shape.logit_rows) {}
+      tasks_(shape.own_rows()),
+      exchanged_(shape.tensor_parallel * shape.own_rows()),
+      logprobs_(shape.tensor_parallel * shape.own_rows()),
+      choices_(shape.logit_rows),
+      rows_(shape.logit_rows) {
+  wanted_.reserve(shape.step_tokens);
+}
 
 int64_t TokenSampler::bytes() const {
-  return logits_.size() + row_.size() + bitmap_.size() +
-         static_cast<int64_t>(best_.size() * sizeof(ValueAndId) + drawn_.size() * sizeof(int32_t) +
-                              tokens_.size() * sizeof(int32_t) + rows_.size() * sizeof(int64_t));
+  // The plan (model/memory_plan.h) knows these sizes by number.
+  static_assert(sizeof(Wanted) == kWantedRowBytes);
+  static_assert(sizeof(SampleTask) == kSampleTaskBytes);
+  static_assert(sizeof(Choice) + sizeof(RowLogprobs) == kSampleAnswerBytes);
+  static_assert(sizeof(Choice) + sizeof(int64_t) == kTurnRowBytes);
+  static_assert(sizeof(ValueAndId) == kBestBytes);
+  return logits_.size() + whole_.size() + BytesOf(best_) + BytesOf(tasks_) + BytesOf(exchanged_) +
+         BytesOf(logprobs_) + BytesOf(choices_) + BytesOf(rows_) + BytesOf(wanted_);
 }
 
 absl::Span<const float> TokenSampler::Kept(int64_t row) const {
@@ -41,64 +66,111 @@ absl::Span<const float> TokenSampler::Kept(int64_t row) const {
   return kept_[row];
 }
 
-void TokenSampler::ListWanted(const v1::StepPlan& plan, const SlotTable& slots) {
+// The rows that a token is drawn for, and those whose next id is scored: both ascend, and a row may
+// be both.
+void TokenSampler::ListEntry(const v1::Entry& entry, int32_t number, int64_t first_row,
+                             std::vector<Wanted>* wanted) {
+  const auto targets = static_cast<uint32_t>(entry.targets_size());
+  int next_draw = 0;
+  uint32_t next_target = 0;
+  while (next_draw < entry.logits_at_size() || next_target < targets) {
+    const bool draws = next_draw < entry.logits_at_size();
+    const uint32_t draw_at = draws ? entry.logits_at(next_draw) : 0;
+    const bool scores = next_target < targets && (!draws || next_target <= draw_at);
+    const uint32_t offset = scores ? next_target : draw_at;
+    Wanted row;
+    row.entry = number;
+    row.slot = entry.slot();
+    row.row = first_row + offset;
+    row.position = entry.first_position() + offset + 1;
+    row.mask = entry.has_mask() ? &entry.mask() : nullptr;
+    row.draw = draws && draw_at == offset;
+    if (row.draw) ++next_draw;
+    if (scores) {
+      row.target = entry.targets(static_cast<int>(next_target++));
+      row.target_top = static_cast<int32_t>(entry.target_logprobs());
+    }
+    wanted->push_back(row);
+  }
+}
+
+void TokenSampler::ListWanted(const v1::StepPlan& plan) {
   wanted_.clear();
   int64_t first_row = 0;
   for (int e = 0; e < plan.entries_size(); ++e) {
-    const v1::Entry& entry = plan.entries(e);
-    for (uint32_t offset : entry.logits_at()) {
-      Wanted wanted;
-      wanted.entry = e;
-      wanted.row = first_row + offset;
-      wanted.position = entry.first_position() + offset + 1;
-      wanted.sampling = &slots.sampling(entry.slot());
-      wanted.mask = entry.has_mask() ? &entry.mask() : nullptr;
-      wanted_.push_back(wanted);
-    }
-    first_row += EntryRows(entry);
+    ListEntry(plan.entries(e), e, first_row, &wanted_);
+    first_row += EntryRows(plan.entries(e));
   }
 }
 
 absl::Status TokenSampler::Sample(const v1::StepPlan& plan, const SlotTable& slots,
                                   Decoder& decoder, const float* hidden,
                                   std::vector<v1::EntryResult>* results) {
-  ListWanted(plan, slots);
+  ListWanted(plan);
   results->assign(plan.entries_size(), v1::EntryResult());
   kept_.clear();
-  const int64_t total = static_cast<int64_t>(wanted_.size());
+  const auto total = static_cast<int64_t>(wanted_.size());
   for (int64_t begin = 0; begin < total; begin += shape_.logit_rows) {
     const int64_t count = std::min(shape_.logit_rows, total - begin);
-    RETURN_IF_ERROR(SampleTurn(decoder, hidden, begin, count));
-    for (int64_t i = 0; i < count; ++i) {
-      v1::EntryResult& result = (*results)[wanted_[begin + i].entry];
-      if (tokens_[i] < 0) result.set_status(v1::ENTRY_STATUS_NAN);
-      result.add_ids(tokens_[i]);
-    }
+    RETURN_IF_ERROR(SampleTurn(slots, decoder, hidden, begin, count));
+    Answer(slots, begin, count, results);
   }
   for (v1::EntryResult& result : *results) {
-    if (result.status() == v1::ENTRY_STATUS_NAN) result.clear_ids();
+    if (result.status() != v1::ENTRY_STATUS_NAN) continue;
+    result.Clear();
+    result.set_status(v1::ENTRY_STATUS_NAN);
   }
   return absl::OkStatus();
+}
+
+void TokenSampler::Answer(const SlotTable& slots, int64_t begin, int64_t count,
+                          std::vector<v1::EntryResult>* results) const {
+  const int64_t part = PartOf(count);
+  for (int64_t i = 0; i < count; ++i) {
+    const Wanted& wanted = wanted_[begin + i];
+    v1::EntryResult& result = (*results)[wanted.entry];
+    if (choices_[i].valid == 0) {
+      result.set_status(v1::ENTRY_STATUS_NAN);
+      continue;
+    }
+    const RowLogprobs& logprobs = logprobs_[Owner(begin, i) * part + i / shape_.tensor_parallel];
+    if (wanted.draw) {
+      result.add_ids(choices_[i].id);
+      if (slots.sampling(wanted.slot).logprobs >= 0) {
+        ToProto(logprobs.of_id, result.add_logprobs());
+      }
+    }
+    if (wanted.target >= 0) ToProto(logprobs.of_target, result.add_target_logprobs());
+  }
 }
 
 float* TokenSampler::Slice(int rank, int64_t count) const {
   return reinterpret_cast<float*>(logits_.data()) + rank * count * widest_;
 }
 
-absl::Status TokenSampler::SampleTurn(Decoder& decoder, const float* hidden, int64_t begin,
-                                      int64_t count) {
-  bool greedy = true;
+bool TokenSampler::IsPlain(const Wanted& wanted, const SlotTable& slots) {
+  const SlotSampling& sampling = slots.sampling(wanted.slot);
+  return wanted.draw && wanted.target < 0 && wanted.mask == nullptr && sampling.temperature == 0 &&
+         sampling.logprobs < 0 && !slots.Row(wanted.slot, wanted.position).edits();
+}
+
+absl::Status TokenSampler::SampleTurn(const SlotTable& slots, Decoder& decoder, const float* hidden,
+                                      int64_t begin, int64_t count) {
+  bool plain = true;
+  turn_has_logprobs_ = false;
   for (int64_t i = 0; i < count; ++i) {
     const Wanted& wanted = wanted_[begin + i];
     rows_[i] = wanted.row;
-    greedy = greedy && wanted.sampling->temperature == 0 && wanted.mask == nullptr;
+    plain = plain && IsPlain(wanted, slots);
+    turn_has_logprobs_ =
+        turn_has_logprobs_ || wanted.target >= 0 || slots.sampling(wanted.slot).logprobs >= 0;
   }
   decoder.Logits(hidden, absl::MakeConstSpan(rows_.data(), count), Slice(shape_.tp_rank, count));
-  if (greedy && shape_.tensor_parallel > 1 && !keep_) return ChooseGreedily(count);
-  return GatherAndDraw(begin, count);
+  if (plain && shape_.tensor_parallel > 1 && !keep_) return ChooseGreedily(count);
+  return GatherAndDraw(slots, begin, count);
 }
 
-// Every row is greedy: each rank's best is enough.
+// Every row is plain: each rank's best is enough.
 absl::Status TokenSampler::ChooseGreedily(int64_t count) {
   const Range& slice = shape_.slices[shape_.tp_rank];
   const float* mine = Slice(shape_.tp_rank, count);
@@ -122,71 +194,107 @@ absl::Status TokenSampler::ChooseGreedily(int64_t count) {
         chosen = other;
       }
     }
-    tokens_[i] = chosen.id;
+    choices_[i] = {chosen.id, chosen.id >= 0 ? 1 : 0};
   }
   return absl::OkStatus();
 }
 
-absl::Status TokenSampler::GatherAndDraw(int64_t begin, int64_t count) {
-  const int ranks = shape_.tensor_parallel;
-  if (ranks > 1) {
+absl::Status TokenSampler::GatherAndDraw(const SlotTable& slots, int64_t begin, int64_t count) {
+  if (shape_.tensor_parallel > 1) {
     RETURN_IF_ERROR(
         Prefixed(communicator_->AllGather(Slice(shape_.tp_rank, count),
                                           count * widest_ * static_cast<int64_t>(sizeof(float)),
                                           logits_.data()),
                  "all-gather of the logits"));
   }
-  int32_t* mine = &drawn_[shape_.tp_rank * count];
-  for (int64_t i = 0; i < count; ++i) {
-    const bool my_row = (begin + i) % ranks == shape_.tp_rank;
-    const bool keep_row = keep_ && shape_.tp_rank == 0;
-    mine[i] = -1;
-    if (!my_row && !keep_row) continue;
-    const float* logits = WholeRow(i, count);
-    if (keep_row) kept_.emplace_back(logits, logits + shape_.vocabulary);
-    if (my_row) mine[i] = Draw(wanted_[begin + i], logits);
+  if (keep_ && shape_.tp_rank == 0) {
+    for (int64_t i = 0; i < count; ++i) {
+      kept_.emplace_back(shape_.vocabulary);
+      Assemble(i, count, kept_.back().data());
+    }
   }
-  if (ranks > 1) {
-    RETURN_IF_ERROR(
-        Prefixed(communicator_->AllGather(mine, count * static_cast<int64_t>(sizeof(int32_t)),
-                                          drawn_.data()),
-                 "all-gather of the drawn tokens"));
-  }
-  for (int64_t i = 0; i < count; ++i) tokens_[i] = drawn_[(begin + i) % ranks * count + i];
-  return absl::OkStatus();
+  RunOwnTasks(slots, begin, count);
+  return ExchangeChoices(begin, count);
 }
 
 // Row `row` of a turn of `count` rows, put together from the ranks' slices.
-const float* TokenSampler::WholeRow(int64_t row, int64_t count) {
-  if (shape_.tensor_parallel == 1) return Slice(0, count) + row * shape_.vocabulary;
-  float* whole = reinterpret_cast<float*>(row_.data());
+void TokenSampler::Assemble(int64_t row, int64_t count, float* whole) const {
   for (int rank = 0; rank < shape_.tensor_parallel; ++rank) {
     const Range& slice = shape_.slices[rank];
     std::memcpy(whole + slice.begin, Slice(rank, count) + row * slice.size(),
                 slice.size() * sizeof(float));
   }
-  return whole;
 }
 
-const uint8_t* TokenSampler::MaskBitmap(const v1::Mask& mask) {
-  if (!mask.bitmap().empty()) return reinterpret_cast<const uint8_t*>(mask.bitmap().data());
-  std::fill_n(bitmap_.data(), bitmap_.size(), uint8_t{0});
-  for (int32_t id : mask.ids()) bitmap_.data()[id / 8] |= static_cast<uint8_t>(1U << (id % 8));
-  return bitmap_.data();
+void TokenSampler::FillTask(const SlotTable& slots, const Wanted& wanted, SampleTask* task) const {
+  const int logprobs = slots.sampling(wanted.slot).logprobs;
+  *task = SampleTask();
+  task->row = slots.Row(wanted.slot, wanted.position);
+  task->draw = wanted.draw;
+  task->logprobs = logprobs >= 0;
+  task->top = std::max(0, logprobs);
+  task->target = wanted.target;
+  task->target_top = wanted.target_top;
+  if (wanted.mask == nullptr) return;
+  if (wanted.mask->bitmap().empty()) {
+    task->row.mask_ids = wanted.mask->ids().data();
+    task->row.mask_id_count = wanted.mask->ids_size();
+  } else {
+    task->row.mask = reinterpret_cast<const uint8_t*>(wanted.mask->bitmap().data());
+  }
 }
 
-int32_t TokenSampler::Draw(const Wanted& wanted, const float* logits) {
-  SampleRow row;
-  row.logits = logits;
-  row.temperature = wanted.sampling->temperature;
-  row.top_k = wanted.sampling->top_k;
-  // Greedy does not use it, and a plan may then leave it 0.
-  row.top_p = row.temperature == 0 ? 1 : wanted.sampling->top_p;
-  row.seed = wanted.sampling->seed;
-  row.index = wanted.sampling->index;
-  row.position = wanted.position;
-  row.mask = wanted.mask == nullptr ? nullptr : MaskBitmap(*wanted.mask);
-  return pergola::Sample(stream_, row, shape_.vocabulary);
+// Leaves this rank's part of exchanged_ and logprobs_ filled.
+void TokenSampler::RunOwnTasks(const SlotTable& slots, int64_t begin, int64_t count) {
+  const int ranks = shape_.tensor_parallel;
+  const int64_t part = PartOf(count);
+  auto* whole = reinterpret_cast<float*>(whole_.data());
+  int64_t own = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    if (Owner(begin, i) != shape_.tp_rank) continue;
+    FillTask(slots, wanted_[begin + i], &tasks_[own]);
+    tasks_[own].row.logits =
+        ranks == 1 ? Slice(0, count) + i * shape_.vocabulary : whole + own * shape_.vocabulary;
+    ++own;
+  }
+  if (ranks > 1) {
+    // Own row k is row k * ranks + the first one's number.
+    const int64_t first = ((shape_.tp_rank - begin) % ranks + ranks) % ranks;
+    stream_.pool().ParallelFor(own, 1, [&](int64_t from, int64_t to) {
+      for (int64_t k = from; k < to; ++k) {
+        Assemble(first + k * ranks, count, whole + k * shape_.vocabulary);
+      }
+    });
+  }
+  SampleTasks(stream_, tasks_.data(), own, shape_.vocabulary);
+  for (int64_t k = 0; k < own; ++k) {
+    const SampleTask& task = tasks_[k];
+    exchanged_[shape_.tp_rank * part + k] = {task.id, task.valid ? 1 : 0};
+    if (turn_has_logprobs_) {
+      logprobs_[shape_.tp_rank * part + k] = {task.id_logprobs, task.target_logprobs};
+    }
+  }
+}
+
+absl::Status TokenSampler::ExchangeChoices(int64_t begin, int64_t count) {
+  const int64_t part = PartOf(count);
+  if (shape_.tensor_parallel > 1) {
+    RETURN_IF_ERROR(Prefixed(
+        communicator_->AllGather(&exchanged_[shape_.tp_rank * part],
+                                 part * static_cast<int64_t>(sizeof(Choice)), exchanged_.data()),
+        "all-gather of the drawn tokens"));
+    if (turn_has_logprobs_) {
+      RETURN_IF_ERROR(
+          Prefixed(communicator_->AllGather(&logprobs_[shape_.tp_rank * part],
+                                            part * static_cast<int64_t>(sizeof(RowLogprobs)),
+                                            logprobs_.data()),
+                   "all-gather of the log-probabilities"));
+    }
+  }
+  for (int64_t i = 0; i < count; ++i) {
+    choices_[i] = exchanged_[Owner(begin, i) * part + i / shape_.tensor_parallel];
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace pergola
