@@ -138,10 +138,19 @@ class ModelGroup {
     uint32_t rows = 0;
     sampled_.emplace_back();
     if (sampled_.size() > hello_.layout().pipeline_parallel() + 2) sampled_.pop_front();
-    for (const v1::Entry& entry : plan.entries()) {
+    std::vector<std::vector<int32_t>> ids(static_cast<size_t>(plan.entries_size()));
+    // All entries read what is shared before any of them writes: a worker computes them together.
+    for (int i = 0; i < plan.entries_size(); ++i) {
+      const v1::Entry& entry = plan.entries(i);
       if (!seen.insert(entry.slot()).second) return Refuse("two entries of one slot");
       rows += static_cast<uint32_t>(entry.ids_size() == 0 ? 1 : entry.ids_size());
-      ExecuteEntry(entry, *result.add_entries());
+      PrepareEntry(entry, &ids[static_cast<size_t>(i)]);
+      if (!error_.empty()) return v1::StepResult();
+    }
+    for (int i = 0; i < plan.entries_size(); ++i) {
+      const v1::Entry& entry = plan.entries(i);
+      sampled_.back().push_back(kNoToken);
+      ComputeRows(entry, ids[static_cast<size_t>(i)], slots_[entry.slot()], *result.add_entries());
       if (!error_.empty()) return v1::StepResult();
     }
     if (rows > hello_.step_tokens()) {
@@ -224,15 +233,15 @@ class ModelGroup {
     return distinct.size() == slot.table.size() && *distinct.rbegin() < hello_.block_count();
   }
 
-  void ExecuteEntry(const v1::Entry& entry, v1::EntryResult& result) {
-    sampled_.back().push_back(kNoToken);
+  // Checks the entry and resolves its ids; the blocks of a slot that starts behind computed
+  // positions are read here.
+  void PrepareEntry(const v1::Entry& entry, std::vector<int32_t>* ids) {
     if (entry.slot() >= slots_.size() || !slots_[entry.slot()].started) {
       Refuse(absl::StrCat("slot ", entry.slot(), " is unknown or was never started"));
       return;
     }
     Slot& slot = slots_[entry.slot()];
-    std::vector<int32_t> ids;
-    if (!ResolveIds(entry, &ids)) {
+    if (!ResolveIds(entry, ids)) {
       Refuse(absl::StrCat("slot ", entry.slot(), ": its tokens cannot be resolved"));
       return;
     }
@@ -247,7 +256,7 @@ class ModelGroup {
       Refuse(absl::StrCat("slot ", entry.slot(), ": bad block table"));
       return;
     }
-    const size_t length = done + ids.size();
+    const size_t length = done + ids->size();
     if (length > slot.table.size() * hello_.block_tokens() || length > hello_.context_length()) {
       Refuse(absl::StrCat("slot ", entry.slot(), ": ", length, " positions do not fit"));
       return;
@@ -256,7 +265,6 @@ class ModelGroup {
     for (size_t position = 0; first && position < done; ++position) {
       slot.kv.push_back(KvAt(slot, position));
     }
-    ComputeRows(entry, ids, slot, result);
   }
 
   void ComputeRows(const v1::Entry& entry, const std::vector<int32_t>& ids, Slot& slot,

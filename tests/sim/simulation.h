@@ -223,6 +223,11 @@ class Simulation {
   std::vector<int32_t> DrawPrompt(uint32_t length) {
     std::vector<int32_t> prompt = DrawIds(length);
     if (OneIn(2)) return prompt;
+    if (OneIn(8)) {
+      // Every block holds the same ids as the one before it, and yet other keys and values.
+      for (uint32_t i = 16; i < length; ++i) prompt[i] = prompt[i - 16];
+      return prompt;
+    }
     // Prefix-heavy load: some begin alike, by a part of a block or by several.
     const std::vector<int32_t>& beginning = beginnings_[Draw(0, 2)];
     std::copy_n(beginning.begin(), Draw(1, length), prompt.begin());
@@ -353,7 +358,10 @@ class Simulation {
     size_t at_least = 0;
     for (const auto& client : clients_) {
       if (client->ended) continue;
-      if (!client->slow) Collect(*client);
+      if (!client->slow) {
+        Collect(*client);
+        ASSERT_TRUE(client->ended || client->deadline > clock_.now()) << "past its deadline";
+      }
       at_most += client->ended ? 0 : 1;
       at_least += client->ended || client->slow ? 0 : 1;
     }

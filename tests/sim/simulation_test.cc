@@ -74,6 +74,21 @@ TEST(SimulationSeedTest, DISABLED_OneSeed) {
   simulation.Run();
 }
 
+// As many seeds as one likes: PERGOLA_SIM_SEED=first PERGOLA_SIM_COUNT=n sim_tests
+// --gtest_also_run_disabled_tests --gtest_filter=*ManySeeds (about 300 seeds a second).
+TEST(SimulationSeedTest, DISABLED_ManySeeds) {
+  const char* first = std::getenv("PERGOLA_SIM_SEED");
+  const char* count = std::getenv("PERGOLA_SIM_COUNT");
+  ASSERT_TRUE(first != nullptr && count != nullptr) << "set PERGOLA_SIM_SEED and _COUNT";
+  spdlog::set_level(spdlog::level::off);
+  const uint64_t from = std::strtoull(first, nullptr, 10);
+  for (uint64_t seed = from; seed < from + std::strtoull(count, nullptr, 10); ++seed) {
+    Simulation simulation(seed);
+    simulation.Run();
+    ASSERT_FALSE(HasFailure()) << "failed with seed " << seed;
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Seeds, SimulationTest, testing::Range<uint64_t>(0, 20));
 
 }  // namespace
