@@ -110,8 +110,9 @@ WaitingQueue::Verdict EngineCore::Consider(Sequence& sequence, Group& group, Tim
 // While a sibling computes the prompt that both have, or is about to.
 bool EngineCore::WaitsForLeader(Sequence& sequence) const {
   ForkGroup* fork = sequence.request.fork_group.get();
-  if (fork == nullptr || sequence.scores()) return false;
+  if (fork == nullptr) return false;
   if (fork->leader == nullptr) fork->leader = &sequence;
+  if (sequence.scores()) return false;  // it needs the logits of every position
   const Sequence& leader = *fork->leader;
   if (&leader == &sequence || leader.suspect) return false;
   if (!leader.running()) return leader.first_planned == kNever;
@@ -122,7 +123,7 @@ bool EngineCore::WaitsForLeader(Sequence& sequence) const {
 
 // Longest cached prefix first, unless that group is clearly busier or does not answer.
 bool EngineCore::IsBetterElsewhere(Sequence& sequence, const Group& group, TimeUs now) {
-  if (groups_.size() < 2) return false;
+  if (groups_.size() < 2 || sequence.known.size() <= kWorthwhileTokens) return false;
   const uint32_t here = group.scheduler->CachedTokens(sequence);
   const size_t running = group.scheduler->running().size();
   for (const auto& [name, other] : groups_) {

@@ -16,8 +16,8 @@
 
 namespace pergola {
 
-// A mailbox with so much in it is full. A second of a fast stream, and what 4096 streams may hold
-// together stays below 1 GiB.
+// A mailbox with so much in it is full. A second of a fast stream; what 4096 slow readers hold
+// together is 1 GiB.
 inline constexpr size_t kMailboxTokens = 1024;
 inline constexpr size_t kMailboxBytes = 256 << 10;
 

@@ -9,9 +9,8 @@ namespace pergola {
 namespace {
 
 // The watermark: admission leaves so many blocks free, or the next decodes would preempt at once
-// whom it let in. One for so many running sequences, each of which takes a block every block_tokens
-// steps, and at least so many of a hundred blocks.
-constexpr uint32_t kRunningPerSpareBlock = 4;
+// whom it let in. One for each running sequence, which then goes on for block_tokens steps, and at
+// least so many of a hundred blocks.
 constexpr uint32_t kSparePercent = 1;
 
 }  // namespace
@@ -20,8 +19,7 @@ constexpr uint32_t kSparePercent = 1;
 uint32_t Scheduler::SpareBlocks() const {
   const auto running = static_cast<uint32_t>(running_.size());
   if (running == 0) return 0;
-  const uint32_t growth = (running + kRunningPerSpareBlock - 1) / kRunningPerSpareBlock;
-  return std::max(growth, static_cast<uint32_t>(uint64_t{blocks_.total()} * kSparePercent / 100));
+  return std::max(running, static_cast<uint32_t>(uint64_t{blocks_.total()} * kSparePercent / 100));
 }
 
 bool Scheduler::Fits(const Sequence& sequence, const Start& start) const {

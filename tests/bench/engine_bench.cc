@@ -1,9 +1,13 @@
 // What the engine costs per step: planning, answering and delivering for a full batch, without any
-// model.
-//   engine_bench                     the numbers
+// model; and what a queued request holds. Ends with verdicts on what issue 4 asks for.
+//   engine_bench                     the numbers and the verdicts
 //   engine_bench --benchmark_min_time=0.01   a quick run that only shows it works
 #include <benchmark/benchmark.h>
+#include <malloc.h>
+#include <time.h>
 
+#include <algorithm>
+#include <cstdio>
 #include <memory>
 #include <utility>
 #include <vector>
@@ -57,49 +61,63 @@ SchedulerLimits LimitsFor(uint32_t sequences, uint32_t stages) {
   return limits;
 }
 
+// A scheduler whose sequences all decode, `history` positions behind them.
+class Decoding {
+ public:
+  Decoding(uint32_t count, uint32_t stages, uint32_t history)
+      : scheduler_(LimitsFor(count, stages)) {
+    for (uint32_t i = 0; i < count; ++i) {
+      auto sequence = std::make_unique<Sequence>();
+      sequence->id = i + 1;
+      sequence->known.assign(history, 1);
+      sequence->known[0] = static_cast<int32_t>(i);  // nothing to share
+      sequence->prompt_count = history;
+      sequence->max_known = history + (1U << 20);
+      queue_.waiting.push_back(sequence.get());
+      sequences_.push_back(std::move(sequence));
+    }
+    const auto decodes = [&](const auto& sequence) { return sequence->known.size() > history; };
+    while (!std::all_of(sequences_.begin(), sequences_.end(), decodes)) {
+      auto plan = Plan();
+      if (plan == nullptr || scheduler_.in_flight() == scheduler_.depth()) AnswerOldest();
+    }
+  }
+
+  // Makes room for a plan.
+  void Answer() {
+    while (scheduler_.in_flight() == scheduler_.depth()) AnswerOldest();
+  }
+  std::shared_ptr<v1::StepPlan> Plan() {
+    auto plan = scheduler_.Plan(queue_);
+    if (plan != nullptr) plans_.push_back(plan);
+    return plan;
+  }
+
+ private:
+  void AnswerOldest() {
+    (void)scheduler_.Apply(AnswerTo(*plans_.front()), &outcomes_);
+    plans_.erase(plans_.begin());
+  }
+
+  Scheduler scheduler_;
+  OneByOne queue_;
+  std::vector<std::unique_ptr<Sequence>> sequences_;
+  std::vector<Scheduler::Outcome> outcomes_;
+  std::vector<std::shared_ptr<v1::StepPlan>> plans_;
+};
+
 // Scheduler::Plan alone, all sequences decoding. Arguments: sequences, stages, length of their
 // history.
 void BM_PlanDecodeStep(benchmark::State& state) {
-  const auto count = static_cast<uint32_t>(state.range(0));
-  const auto stages = static_cast<uint32_t>(state.range(1));
-  const auto history = static_cast<uint32_t>(state.range(2));
-  Scheduler scheduler(LimitsFor(count, stages));
-  OneByOne queue;
-  std::vector<std::unique_ptr<Sequence>> sequences;
-  for (uint32_t i = 0; i < count; ++i) {
-    auto sequence = std::make_unique<Sequence>();
-    sequence->id = i + 1;
-    sequence->known.assign(history, 1);
-    sequence->prompt_count = history;
-    sequence->max_known = history + (1U << 20);
-    queue.waiting.push_back(sequence.get());
-    sequences.push_back(std::move(sequence));
-  }
-  std::vector<Scheduler::Outcome> outcomes;
-  std::vector<std::shared_ptr<v1::StepPlan>> plans;
-  const auto decoding = [&] {
-    for (const auto& sequence : sequences) {
-      if (sequence->known.size() == history) return false;
-    }
-    return true;
-  };
-  while (!decoding()) {
-    auto plan = scheduler.Plan(queue);
-    if (plan != nullptr) plans.push_back(plan);
-    if (plan != nullptr && scheduler.in_flight() < scheduler.depth()) continue;
-    (void)scheduler.Apply(AnswerTo(*plans.front()), &outcomes);
-    plans.erase(plans.begin());
-  }
+  Decoding decoding(static_cast<uint32_t>(state.range(0)), static_cast<uint32_t>(state.range(1)),
+                    static_cast<uint32_t>(state.range(2)));
   int64_t entries = 0;
   int64_t made = 0;
   for (auto _ : state) {
     state.PauseTiming();
-    while (scheduler.in_flight() == scheduler.depth()) {
-      (void)scheduler.Apply(AnswerTo(*plans.front()), &outcomes);
-      plans.erase(plans.begin());
-    }
+    decoding.Answer();
     state.ResumeTiming();
-    auto plan = scheduler.Plan(queue);
+    auto plan = decoding.Plan();
     benchmark::DoNotOptimize(plan);
     if (plan == nullptr) {
       state.SkipWithError("no plan");
@@ -107,7 +125,6 @@ void BM_PlanDecodeStep(benchmark::State& state) {
     }
     entries += plan->entries_size();
     ++made;
-    plans.push_back(std::move(plan));
   }
   state.counters["entries/plan"] =
       made == 0 ? 0 : static_cast<double>(entries) / static_cast<double>(made);
@@ -152,13 +169,16 @@ void BM_CoreStep(benchmark::State& state) {
   for (uint32_t i = 0; i < count; ++i) {
     SequenceRequest request;
     request.prompt_ids.assign(kPrompt, 1);
-    request.max_new_tokens = 1U << 18;
+    request.max_new_tokens = 1U << 26;
     request.mailbox = std::make_shared<Mailbox>([] {});
     mailboxes.push_back(request.mailbox);
     core.Submit(i + 1, std::move(request), 0);
   }
   core.Advance(0);
-  for (uint32_t i = 0; i < 4 * count; ++i) step();
+  for (uint32_t i = 0; i < 4 * count; ++i) {
+    step();
+    for (const auto& mailbox : mailboxes) mailbox->Take();
+  }
   for (auto _ : state) {
     step();
     state.PauseTiming();
@@ -169,7 +189,65 @@ void BM_CoreStep(benchmark::State& state) {
 }
 BENCHMARK(BM_CoreStep)->Arg(1)->Arg(32)->Arg(256)->Unit(benchmark::kMicrosecond);
 
+// Processor time of this thread: the machine may be shared.
+double ThreadUs() {
+  timespec now{};
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+  return static_cast<double>(now.tv_sec) * 1e6 + static_cast<double>(now.tv_nsec) / 1e3;
+}
+
+void JudgePlanning(uint32_t sequences, double limit_us) {
+  constexpr int kRepeats = 101;
+  Decoding decoding(sequences, 1, kPrompt);
+  std::vector<double> times;
+  for (int i = 0; i < kRepeats; ++i) {
+    decoding.Answer();
+    const double start = ThreadUs();
+    auto plan = decoding.Plan();
+    times.push_back(ThreadUs() - start);
+    benchmark::DoNotOptimize(plan);
+  }
+  std::sort(times.begin(), times.end());
+  const double median = times[kRepeats / 2];
+  std::printf(
+      "planning %u sequences: median %.1f us, p90 %.1f us of processor time, limit %.0f us:"
+      " %s\n",
+      sequences, median, times[kRepeats * 9 / 10], limit_us,
+      median < limit_us ? "reached" : "MISSED");
+}
+
+// True if a queued request holds at most 8 KiB besides its prompt.
+bool JudgeMemory() {
+  constexpr size_t kRequests = 1000;
+  constexpr size_t kLongPrompt = 2000;
+  constexpr double kLimit = 8192;
+  EngineCore core(EngineOptions(), 0, nullptr);
+  const size_t before = mallinfo2().uordblks;
+  for (size_t i = 0; i < kRequests; ++i) {
+    SequenceRequest request;
+    request.request_id = "a-request-id-of-some-length-0123456789";
+    request.prompt_ids.assign(kLongPrompt, 1);
+    request.eos_ids = {1, 2, 3};
+    request.mailbox = std::make_shared<Mailbox>([] {});
+    core.Submit(i + 1, std::move(request), 0);
+  }
+  const auto held = static_cast<double>(mallinfo2().uordblks - before) / kRequests;
+  const double own = held - static_cast<double>(kLongPrompt * sizeof(int32_t));
+  std::printf(
+      "a queued request holds %.0f bytes besides its prompt (sizeof(Sequence) %zu, limit"
+      " %.0f): %s\n",
+      own, sizeof(Sequence), kLimit, own <= kLimit ? "reached" : "MISSED");
+  core.EndAll(absl::CancelledError("the end"), 0);
+  return own <= kLimit;
+}
+
 }  // namespace
 }  // namespace pergola
 
-BENCHMARK_MAIN();
+int main(int argc, char** argv) {
+  benchmark::Initialize(&argc, argv);
+  benchmark::RunSpecifiedBenchmarks();
+  pergola::JudgePlanning(256, 200);
+  pergola::JudgePlanning(1024, 1000);
+  return pergola::JudgeMemory() ? 0 : 1;
+}

@@ -79,6 +79,51 @@ TEST(MailboxTest, KeepsTheInfoOfTheFirstDelivery) {
   EXPECT_EQ(delivery.info->seed(), 7U);
 }
 
+TEST(MailboxTest, IsFullAtItsBoundOfTokensUntilTaken) {
+  Mailbox mailbox([] {}, {2, 1000});
+  EXPECT_FALSE(mailbox.Put(Token(1, "a")));
+  EXPECT_FALSE(mailbox.full());
+  EXPECT_TRUE(mailbox.Put(Token(2, "b")));
+  EXPECT_TRUE(mailbox.Put(Token(3, "c"))) << "what is in flight still goes in";
+  EXPECT_TRUE(mailbox.full());
+  EXPECT_EQ(mailbox.Take().ids.size(), 3U);
+  EXPECT_FALSE(mailbox.full());
+}
+
+TEST(MailboxTest, IsFullAtItsBoundOfBytes) {
+  Mailbox mailbox([] {}, {1000, 100});
+  EXPECT_FALSE(mailbox.Put(Token(1, std::string(95, 'a'))));
+  EXPECT_TRUE(mailbox.Put(Token(2, "")));
+  mailbox.Take();
+  Mailbox::Delivery scored;
+  scored.prompt_logprobs.resize(100 / sizeof(v1::Logprobs) + 1);
+  EXPECT_TRUE(mailbox.Put(std::move(scored)));
+}
+
+TEST(MailboxTest, CoalescesLogprobsInOrder) {
+  Mailbox mailbox([] {});
+  for (int i = 0; i < 3; ++i) {
+    Mailbox::Delivery delivery = Token(i, "");
+    delivery.logprobs.emplace_back().set_logprob(static_cast<float>(i));
+    delivery.prompt_logprobs.emplace_back().set_logprob(static_cast<float>(10 + i));
+    mailbox.Put(std::move(delivery));
+  }
+  const Mailbox::Delivery all = mailbox.Take();
+  ASSERT_EQ(all.logprobs.size(), 3U);
+  EXPECT_EQ(all.logprobs[2].logprob(), 2.0F);
+  ASSERT_EQ(all.prompt_logprobs.size(), 3U);
+  EXPECT_EQ(all.prompt_logprobs[0].logprob(), 10.0F);
+}
+
+TEST(MailboxTest, LogprobsOfThePromptAloneNotify) {
+  int notified = 0;
+  Mailbox mailbox([&] { ++notified; });
+  Mailbox::Delivery delivery;
+  delivery.prompt_logprobs.emplace_back();
+  mailbox.Put(std::move(delivery));
+  EXPECT_EQ(notified, 1);
+}
+
 TEST(MailboxDeathTest, NothingMayFollowTheEnd) {
   Mailbox mailbox([] {});
   mailbox.Put(TheEnd(absl::OkStatus()));
