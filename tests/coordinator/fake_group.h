@@ -20,17 +20,34 @@
 
 namespace pergola {
 
-// The token after `id` at `position`: a letter.
-inline int32_t NextToken(int32_t id, uint32_t position) {
-  return 'a' + static_cast<int32_t>((static_cast<uint32_t>(id) * 31 + position * 7) % 26);
+// The token after `id` at `position` in sequence `index` of a request: a letter.
+inline int32_t NextToken(int32_t id, uint32_t position, uint32_t index = 0) {
+  return 'a' +
+         static_cast<int32_t>((static_cast<uint32_t>(id) * 31 + position * 7 + index * 5) % 26);
+}
+
+// What the group says of an id's probability.
+inline float LogprobOf(int32_t id) {
+  return -0.125F * static_cast<float>(id % 16);
+}
+
+inline v1::Logprobs LogprobsOf(int32_t id, uint32_t top) {
+  v1::Logprobs logprobs;
+  logprobs.set_logprob(LogprobOf(id));
+  for (uint32_t i = 0; i < top; ++i) {
+    logprobs.add_top_ids(static_cast<int32_t>(i));
+    logprobs.add_top_logprobs(LogprobOf(static_cast<int32_t>(i)));
+  }
+  return logprobs;
 }
 
 // The text that follows `prompt`.
-inline std::string Continuation(const std::vector<int32_t>& prompt, size_t tokens) {
+inline std::string Continuation(const std::vector<int32_t>& prompt, size_t tokens,
+                                uint32_t index = 0) {
   std::string text;
   int32_t last = prompt.back();
   for (size_t i = 0; i < tokens; ++i) {
-    last = NextToken(last, static_cast<uint32_t>(prompt.size() - 1 + i));
+    last = NextToken(last, static_cast<uint32_t>(prompt.size() - 1 + i), index);
     text += static_cast<char>(last);
   }
   return text;
@@ -131,13 +148,23 @@ class FakeGroup {
   void Execute(const v1::StepPlan& plan, v1::StepResult* result) {
     result->set_plan_id(plan.plan_id());
     result->set_epoch(plan.epoch());
+    for (const v1::SlotStart& start : plan.starts()) starts_[start.slot()] = start;
     for (const v1::Entry& entry : plan.entries()) {
+      const v1::SlotStart& start = starts_[entry.slot()];
       std::vector<int32_t> ids(entry.ids().begin(), entry.ids().end());
       if (ids.empty()) ids.push_back(last_sampled_[entry.slot()]);
       v1::EntryResult* out = result->add_entries();
       out->set_status(v1::ENTRY_STATUS_OK);
       for (const uint32_t offset : entry.logits_at()) {
-        out->add_ids(NextToken(ids[offset], entry.first_position() + offset));
+        const int32_t id =
+            NextToken(ids[offset], entry.first_position() + offset, start.index());
+        out->add_ids(id);
+        if (start.sampling().has_logprobs()) {
+          *out->add_logprobs() = LogprobsOf(id, start.sampling().logprobs());
+        }
+      }
+      for (const int32_t target : entry.targets()) {
+        *out->add_target_logprobs() = LogprobsOf(target, entry.target_logprobs());
       }
       if (out->ids_size() > 0) last_sampled_[entry.slot()] = out->ids(out->ids_size() - 1);
     }
@@ -149,6 +176,7 @@ class FakeGroup {
   v1::ResultsAck ack_;
   std::unique_ptr<grpc::ClientWriter<v1::ResultMessage>> results_;
   std::unique_ptr<grpc::ClientReaderWriter<v1::WorkerMessage, v1::CoordinatorMessage>> attach_;
+  std::map<uint32_t, v1::SlotStart> starts_;   // by slot
   std::map<uint32_t, int32_t> last_sampled_;  // by slot: what a TokenRef means
   grpc::Status status_;
   Mutex mutex_;

@@ -185,8 +185,9 @@ void CheckBatchEqualsStreams(Service& service, std::vector<v1::GenerateRequest> 
       }
       continue;
     }
-    const std::vector<int32_t> ids(result.ids().begin(), result.ids().end());
-    if (ids != alone[i].ids || result.text() != alone[i].text) {
+    const v1::Completion& whole = result.completions(0);
+    const std::vector<int32_t> ids(whole.ids().begin(), whole.ids().end());
+    if (ids != alone[i].ids || whole.text() != alone[i].text) {
       Fail("batch item " + std::to_string(i) + " differs from its stream");
     }
   }
