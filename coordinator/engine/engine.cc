@@ -242,11 +242,11 @@ ServingLimits Engine::limits() const {
   return impl_->limits();
 }
 
-void Engine::Status(std::function<void(v1::StatusResponse)> done) {
+void Engine::Status(const std::function<void(v1::StatusResponse)>& done) {
   impl_->Status(done);
 }
 
-void Engine::Drain(int64_t timeout_us, std::function<void(v1::DrainResponse)> done) {
+void Engine::Drain(int64_t timeout_us, const std::function<void(v1::DrainResponse)>& done) {
   impl_->Drain(timeout_us, done);
 }
 

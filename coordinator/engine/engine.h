@@ -57,10 +57,10 @@ class Engine {
 
   ServingLimits limits() const;
   // Snapshot by `done` on the engine thread.
-  void Status(std::function<void(v1::StatusResponse)> done);
+  void Status(const std::function<void(v1::StatusResponse)>& done);
   // Refuses new work, then calls `done` once when nothing runs or `timeout_us` is over (the rest
   // ends UNAVAILABLE).
-  void Drain(int64_t timeout_us, std::function<void(v1::DrainResponse)> done);
+  void Drain(int64_t timeout_us, const std::function<void(v1::DrainResponse)>& done);
   bool draining() const;
   // Called on the engine thread whenever `serving` changes: a group is attached and has answered a
   // plan, not draining.
