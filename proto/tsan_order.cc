@@ -102,6 +102,7 @@ bool FlushExecCtx(void* context) {
 
 // What is left: the libraries' own memory, a shared absl::Status, whose references the library
 // counts, and the end of a call, which gRPC counts down to with an atomic that it holds.
+// NOLINTNEXTLINE(bugprone-reserved-identifier): the name that the sanitizer looks for.
 extern "C" const char* __tsan_default_suppressions() {
   return "called_from_lib:libgrpc.so\n"
          "called_from_lib:libgrpc++.so\n"
