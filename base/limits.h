@@ -27,6 +27,15 @@ inline constexpr uint32_t kMaxVocabulary = 4u << 20;
 inline constexpr uint32_t kMaxLayers = 4096;
 inline constexpr uint32_t kMaxHidden = 1u << 20;
 
+// What workers say of themselves is shown to people and kept for as long as the group is known.
+inline constexpr uint32_t kMaxGroupNameBytes = 64;
+inline constexpr uint32_t kMaxNameBytes = 256;  // a model, an architecture, a host, a phase of work
+inline constexpr uint32_t kMaxHashBytes = 128;  // in hex: SHA-512 fits
+inline constexpr uint32_t kMaxFaultTextBytes = 4096;  // longer texts are cut
+// A Hello of kMaxLayers stages, each with a host and 500 pids, is the largest message of a
+// worker or an operator but for results.
+inline constexpr uint32_t kMaxControlMessageBytes = 16u << 20;
+
 // Metadata key of the internal listener's calls.
 inline constexpr char kJoinTokenKey[] = "pergola-join-token";
 // Environment variable by which mpirun -x hands the token to the ranks.

@@ -89,7 +89,7 @@ class EngineCore {
   // engine_groups.cc: groups.
   absl::Status CheckHello(const v1::Hello& hello) const;
   Group* FindGroup(const std::string& name);
-  Group* GroupEntry(const std::string& name);
+  Group* GroupEntry(const std::string& name, bool attaching);
   void LoseGroup(Group& group, const absl::Status& why, uint64_t dying_plan, TimeUs now);
   void CountLoss(Sequence& sequence, TimeUs now);
   void UpdateLimits();

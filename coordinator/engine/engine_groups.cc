@@ -13,7 +13,6 @@ namespace {
 // Names of groups that are remembered, lost ones included. The join token keeps strangers out; this
 // keeps a misconfigured launcher from growing the table.
 constexpr size_t kMaxGroups = 64;
-constexpr size_t kMaxGroupNameBytes = 64;
 // Beyond this a peer's last_epoch is no time in microseconds (the year 146,000) but an attack on
 // the counter.
 constexpr uint64_t kMaxEpoch = 1ULL << 62;
@@ -23,13 +22,29 @@ constexpr uint32_t kMaxStages = kMaxLayers;
 constexpr uint32_t kMaxBlocks = 1U << 24;
 constexpr uint32_t kMaxSlots = 1U << 16;
 constexpr uint32_t kMaxStepTokens = 1U << 20;
-constexpr size_t kMaxFaultBytes = 4096;
+// A fault's text and the coordinates before it.
+constexpr size_t kMaxFaultBytes = kMaxFaultTextBytes + 512;
 
 struct NamedLimit {
   const char* name;
   uint32_t value;
   uint32_t limit;
 };
+
+// How much is lost if the record of this group, which is not attached, makes room for another name.
+int Worth(const Group& group) {
+  if (group.epoch != 0) return 2;  // it was attached: its end is of interest, and it may come back
+  return group.connection != 0 || group.results_connection != 0 ? 1 : 0;
+}
+
+// At most kMaxFaultBytes, without half a UTF-8 character at the end.
+std::string CutFault(std::string text) {
+  if (text.size() <= kMaxFaultBytes) return text;
+  size_t end = kMaxFaultBytes;
+  while (end > 0 && (static_cast<unsigned char>(text[end]) & 0xC0) == 0x80) --end;
+  text.resize(end);
+  return text;
+}
 
 }  // namespace
 
@@ -90,15 +105,22 @@ Group* EngineCore::FindGroup(const std::string& name) {
   return it == groups_.end() ? nullptr : it->second.get();
 }
 
-// The group of that name, made if there is room; null if not.
-Group* EngineCore::GroupEntry(const std::string& name) {
+// The group of that name, made if there is room; null if not. In a full table a group that attaches
+// takes the place of the least worth, of those the one longest unchanged; what merely speaks of
+// itself takes only the place of a name that never attached and has no connection.
+Group* EngineCore::GroupEntry(const std::string& name, bool attaching) {
   if (Group* group = FindGroup(name)) return group;
   if (name.empty() || name.size() > kMaxGroupNameBytes) return nullptr;
   if (groups_.size() >= kMaxGroups) {
     auto oldest = groups_.end();
     for (auto it = groups_.begin(); it != groups_.end(); ++it) {
-      if (it->second->ready()) continue;
-      if (oldest == groups_.end() || it->second->changed < oldest->second->changed) oldest = it;
+      const Group& group = *it->second;
+      if (group.ready() || (!attaching && Worth(group) > 0)) continue;
+      const auto rank = std::make_pair(Worth(group), group.changed);
+      if (oldest == groups_.end() ||
+          rank < std::make_pair(Worth(*oldest->second), oldest->second->changed)) {
+        oldest = it;
+      }
     }
     if (oldest == groups_.end()) return nullptr;
     groups_.erase(oldest);
@@ -111,7 +133,7 @@ Group* EngineCore::GroupEntry(const std::string& name) {
 }
 
 void EngineCore::GroupProgress(uint64_t connection, v1::Progress progress, TimeUs now) {
-  Group* group = GroupEntry(progress.group());
+  Group* group = GroupEntry(progress.group(), false);
   // A group that works is not disturbed by another process that loads under its name; Hello
   // decides.
   if (group == nullptr || group->ready()) return;
@@ -129,7 +151,7 @@ void EngineCore::GroupAttached(uint64_t connection, v1::Hello hello,
     link->Close(check);
     return;
   }
-  Group* group = GroupEntry(hello.group());
+  Group* group = GroupEntry(hello.group(), true);
   if (group == nullptr) {
     link->Close(absl::ResourceExhaustedError(
         absl::StrCat("the coordinator already has ", kMaxGroups, " groups")));
@@ -167,9 +189,12 @@ void EngineCore::GroupAttached(uint64_t connection, v1::Hello hello,
 }
 
 void EngineCore::ResultsConnected(const std::string& name, uint64_t connection, TimeUs now) {
-  Group* group = GroupEntry(name);
+  Group* group = GroupEntry(name, false);
   if (group == nullptr) return;
-  if (group->state == v1::GROUP_STATE_UNSPECIFIED) group->state = v1::GROUP_STATE_LOADING;
+  if (group->state == v1::GROUP_STATE_UNSPECIFIED) {
+    group->state = v1::GROUP_STATE_LOADING;
+    group->changed = now;
+  }
   if (group->results_connection != 0) ResultsLost(name, group->results_connection, now);
   group->results_connection = connection;
 }
@@ -238,10 +263,9 @@ void EngineCore::GroupResult(const std::string& name, const v1::StepResult& resu
 void EngineCore::GroupFault(const v1::Fault& fault, TimeUs now) {
   Group* group = FindGroup(fault.group());
   if (group == nullptr) return;
-  group->last_fault =
-      absl::StrCat("rank ", fault.rank(), ", stage ", fault.stage(), ", layer ", fault.layer(),
-                   ", plan ", fault.plan_id(), ": ", fault.operation(), ": ", fault.text())
-          .substr(0, kMaxFaultBytes);
+  group->last_fault = CutFault(absl::StrCat("rank ", fault.rank(), ", stage ", fault.stage(),
+                                            ", layer ", fault.layer(), ", plan ", fault.plan_id(),
+                                            ": ", fault.operation(), ": ", fault.text()));
   LOG_ERROR("group \"{}\" epoch {}: {}", group->name, fault.epoch(), group->last_fault);
   if (!group->ready() || fault.epoch() != group->epoch) return;
   // A fault overtakes the results of the plans before it: it knows better which step died.

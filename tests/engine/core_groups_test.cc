@@ -15,6 +15,18 @@ class CoreGroupsTest : public CoreTest {
     core_.GroupLost(core_.groups().at(group)->connection, absl::UnavailableError("killed"), now_);
     core_.Advance(now_);
   }
+
+  // Progress of so many groups that never attach, each on a connection of its own.
+  void ReportNames(int count, const std::string& prefix = "n") {
+    v1::Progress progress;
+    for (int i = 0; i < count; ++i) {
+      progress.set_group(absl::StrCat(prefix, i));
+      progress.set_phase("reading weights");
+      core_.GroupProgress(kFirstConnection + static_cast<uint64_t>(i), progress, now_ + i);
+    }
+  }
+
+  static constexpr uint64_t kFirstConnection = 5000;
 };
 
 TEST_F(CoreGroupsTest, WelcomesWithTheStartTimeThenOneMoreEachTime) {
@@ -373,18 +385,60 @@ TEST_F(CoreGroupsTest, LimitsStayThoseOfTheLastGroup) {
 }
 
 TEST_F(CoreGroupsTest, ShowsProgressWhileLoadingAndBoundsTheTableOfNames) {
-  v1::Progress progress;
-  for (int i = 0; i < 200; ++i) {
-    progress.set_group(absl::StrCat("g", i));
-    progress.set_phase("reading weights");
-    core_.GroupProgress(static_cast<uint64_t>(i + 1), progress, now_ + i);
-  }
+  ReportNames(200);
   const v1::StatusResponse status = core_.Status(now_);
   EXPECT_EQ(status.groups_size(), 64);
   EXPECT_EQ(status.groups(0).state(), v1::GROUP_STATE_LOADING);
   EXPECT_EQ(status.groups(0).progress().phase(), "reading weights");
-  core_.GroupLost(200, absl::UnavailableError("gone"), now_);
-  EXPECT_EQ(core_.groups().at("g199")->state, v1::GROUP_STATE_LOST);
+  core_.GroupLost(kFirstConnection, absl::UnavailableError("gone"), now_);
+  EXPECT_EQ(core_.groups().at("n0")->state, v1::GROUP_STATE_LOST);
+  ReportNames(200, "m");
+  EXPECT_EQ(core_.groups().count("n0"), 0U) << "a name without a connection makes room";
+  EXPECT_EQ(core_.groups().count("m0"), 1U);
+  EXPECT_EQ(core_.Status(now_).groups_size(), 64);
+}
+
+TEST_F(CoreGroupsTest, NamesThatOnlyReportProgressDoNotPushOutLostAndAttachedGroups) {
+  Attach(MakeHello("lost", 1));
+  Attach(MakeHello("there", 1));
+  Lose("lost");
+  ReportNames(100);
+  const v1::StatusResponse status = core_.Status(now_);
+  EXPECT_EQ(status.groups_size(), 64);
+  EXPECT_EQ(core_.groups().at("lost")->state, v1::GROUP_STATE_LOST);
+  EXPECT_TRUE(core_.groups().at("there")->ready());
+}
+
+TEST_F(CoreGroupsTest, AGroupThatAttachesToAFullTableTakesThePlaceOfANameThatNeverDid) {
+  Attach(MakeHello("lost", 1));
+  Lose("lost");
+  ReportNames(100);
+  Attach(MakeHello("new", 1));
+  EXPECT_TRUE(core_.groups().at("new")->ready());
+  EXPECT_EQ(core_.groups().count("lost"), 1U);
+}
+
+TEST_F(CoreGroupsTest, NamesThatOnlyReportProgressDoNotPushOutAGroupsResultsStream) {
+  core_.ResultsConnected("coming", 1, now_);
+  ReportNames(100);
+  EXPECT_EQ(core_.groups().at("coming")->results_connection, 1U);
+}
+
+TEST_F(CoreGroupsTest, ALongFaultIsCutBetweenCharacters) {
+  Attach(MakeHello("g", 1));
+  v1::Fault fault;
+  fault.set_group("g");
+  // Each prefix puts the limit at another byte of the two-byte characters.
+  for (const char* operation : {"", "x"}) {
+    fault.set_operation(operation);
+    std::string text;
+    for (int i = 0; i < 4000; ++i) text += "\xc3\xa9";
+    fault.set_text(text);
+    core_.GroupFault(fault, now_);
+    const std::string& shown = core_.groups().at("g")->last_fault;
+    EXPECT_LE(shown.size(), 5000U);
+    EXPECT_EQ(shown.substr(shown.size() - 2), "\xc3\xa9");
+  }
 }
 
 }  // namespace
