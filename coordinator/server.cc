@@ -13,6 +13,7 @@
 #include "coordinator/doors/admin_service.h"
 #include "coordinator/doors/generation_service.h"
 #include "coordinator/doors/work_pool.h"
+#include "coordinator/link/internal_door.h"
 #include "coordinator/link/worker_service.h"
 #include "grpcpp/ext/health_check_service_server_builder_option.h"
 #include "grpcpp/ext/proto_server_reflection_plugin.h"
@@ -96,8 +97,9 @@ class CoordinatorServer::Impl {
         door_{model, engine, &text_pool_, &delivery_pool_, &calls_, options.max_calls},
         token_(options.join_token),
         generation_(door_),
-        worker_(engine, &token_),
-        admin_(engine, &token_, model.parts->model_name, std::move(on_drained)) {}
+        internal_door_(&token_),
+        worker_(engine, &internal_door_),
+        admin_(engine, &internal_door_, model.parts->model_name, std::move(on_drained)) {}
 
   ~Impl() { Shutdown(std::chrono::milliseconds(0)); }
 
@@ -124,6 +126,9 @@ class CoordinatorServer::Impl {
     health_->Bind(nullptr);
     const auto deadline = std::chrono::system_clock::now() + grace;
     if (public_) public_->Shutdown(deadline);
+    // Workers keep their streams open for as long as they live, so nobody waits for that. After the
+    // public calls: those in progress needed the workers.
+    worker_.EndStreams(absl::UnavailableError("the coordinator ends"));
     if (internal_) internal_->Shutdown(deadline);
     text_pool_.Stop();
     delivery_pool_.Stop();
@@ -154,8 +159,7 @@ class CoordinatorServer::Impl {
     SetCommon(&builder, 10'000, 20'000);
     builder.SetOption(std::make_unique<grpc::HealthCheckServiceServerBuilderOption>(nullptr));
     builder.SetOption(std::make_unique<NoPlugins>());
-    builder.RegisterService(&worker_);
-    builder.RegisterService(&admin_);
+    builder.RegisterCallbackGenericService(&internal_door_);
     ASSIGN_OR_RETURN(internal_, Listen(&builder, address));
     return absl::OkStatus();
   }
@@ -168,6 +172,7 @@ class CoordinatorServer::Impl {
   const DoorContext door_;
   const TokenCheck token_;
   GenerationService generation_;
+  InternalDoor internal_door_;
   WorkerService worker_;
   AdminService admin_;
   std::string public_address_;

@@ -1,14 +1,12 @@
-// The operator's door pergola.v1.Admin on the internal listener: Status and Drain, both with the
-// join token.
+// The operator's door pergola.v1.Admin behind the internal door: Status and Drain.
 #pragma once
 
 #include <functional>
 #include <string>
-#include <utility>
 
 #include "coordinator/engine/engine.h"
-#include "coordinator/link/token_check.h"
-#include "pergola/v1/admin.grpc.pb.h"
+#include "coordinator/link/internal_door.h"
+#include "pergola/v1/admin.pb.h"
 
 namespace pergola {
 
@@ -16,27 +14,18 @@ namespace pergola {
 inline constexpr uint32_t kDefaultDrainMs = 30'000;
 inline constexpr uint32_t kMaxDrainMs = 86'400'000;
 
-class AdminService final : public v1::Admin::CallbackService {
+class AdminService final {
  public:
-  // `engine` and `token` are borrowed. `on_drained` runs once the answer of a Drain has gone out,
-  // on a gRPC thread.
-  AdminService(Engine* engine, const TokenCheck* token, std::string model,
-               std::function<void()> on_drained)
-      : engine_(engine),
-        token_(token),
-        model_(std::move(model)),
-        on_drained_(std::move(on_drained)) {}
-
-  grpc::ServerUnaryReactor* Status(grpc::CallbackServerContext* context,
-                                   const v1::StatusRequest* request,
-                                   v1::StatusResponse* response) override;
-  grpc::ServerUnaryReactor* Drain(grpc::CallbackServerContext* context,
-                                  const v1::DrainRequest* request,
-                                  v1::DrainResponse* response) override;
+  // Adds its methods to `door`. `engine` and `door` are borrowed. `on_drained` runs once the answer
+  // of a Drain has gone out, on a gRPC thread.
+  AdminService(Engine* engine, InternalDoor* door, std::string model,
+               std::function<void()> on_drained);
 
  private:
+  void Status(UnaryCall* call);
+  void Drain(const v1::DrainRequest& request, UnaryCall* call);
+
   Engine* const engine_;
-  const TokenCheck* const token_;
   const std::string model_;
   const std::function<void()> on_drained_;
 };

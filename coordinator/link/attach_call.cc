@@ -5,6 +5,9 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/limits.h"
+#include "base/status.h"
+#include "coordinator/doors/grpc_bytes.h"
+#include "coordinator/link/message_check.h"
 
 namespace pergola {
 namespace {
@@ -14,21 +17,23 @@ constexpr size_t kOutboxSlack = 4;
 
 }  // namespace
 
-AttachCall* AttachCall::Start(Engine* engine, uint64_t connection,
+AttachCall* AttachCall::Start(Engine* engine, OpenCalls* open, uint64_t connection,
                               grpc::CallbackServerContext* context) {
-  auto call = std::make_shared<AttachCall>(engine, connection, context);
+  auto call = std::make_shared<AttachCall>(engine, open, connection, context);
   call->self_ = call;
   call->StartRead(&call->in_);
+  open->Add(connection, [weak = call->weak_from_this()](const absl::Status& status) {
+    if (const auto strong = weak.lock()) strong->Close(status);
+  });
   return call.get();
 }
 
 void AttachCall::OnReadDone(bool ok) {
-  absl::Status status;
   if (!ok) {
     Close(absl::OkStatus());  // the peer ended its side, or is gone
     return;
   }
-  status = Handle();
+  const absl::Status status = Handle();
   if (!status.ok()) {
     Close(status);
     return;
@@ -38,27 +43,42 @@ void AttachCall::OnReadDone(bool ok) {
 }
 
 absl::Status AttachCall::Handle() {
+  v1::WorkerMessage message;
+  RETURN_IF_ERROR(ParseControlMessage(in_, &message));
   {
     MutexLock lock(mutex_);
     if (hello_seen_) {
-      return absl::InvalidArgumentError(in_.has_hello() ? "a second Hello on one Attach stream"
-                                                        : "a message after Hello");
-    }
-    if (in_.has_hello()) {
-      hello_seen_ = true;
-      // The depth of DESIGN I3: stages + 1.
-      const uint32_t stages = std::min(in_.hello().layout().pipeline_parallel(), kMaxLayers);
-      max_outbox_ = size_t{stages} + 1 + kOutboxSlack;
+      return absl::InvalidArgumentError(message.has_hello() ? "a second Hello on one Attach stream"
+                                                            : "a message after Hello");
     }
   }
-  if (in_.has_progress()) {
-    engine_->GroupProgress(connection_, std::move(*in_.mutable_progress()));
-  } else if (in_.has_hello()) {
-    engine_->GroupAttached(connection_, std::move(*in_.mutable_hello()), shared_from_this());
-  } else {
+  if (message.has_progress()) {
+    RETURN_IF_ERROR(CheckProgress(message.progress()));
+    RETURN_IF_ERROR(CheckName(message.progress().group()));
+    engine_->GroupProgress(connection_, std::move(*message.mutable_progress()));
+    return absl::OkStatus();
+  }
+  if (!message.has_hello()) {
     return absl::InvalidArgumentError("a WorkerMessage with neither progress nor hello");
   }
+  RETURN_IF_ERROR(CheckHelloSizes(message.hello()));
+  RETURN_IF_ERROR(CheckName(message.hello().group()));
+  {
+    MutexLock lock(mutex_);
+    hello_seen_ = true;
+    // The depth of DESIGN I3: stages + 1.
+    const uint32_t stages = std::min(message.hello().layout().pipeline_parallel(), kMaxLayers);
+    max_outbox_ = size_t{stages} + 1 + kOutboxSlack;
+  }
+  engine_->GroupAttached(connection_, std::move(*message.mutable_hello()), shared_from_this());
   return absl::OkStatus();
+}
+
+absl::Status AttachCall::CheckName(const std::string& group) {
+  if (group_.empty()) group_ = group;
+  if (group_ == group) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("group \"", group, "\" on the Attach stream of group \"", group_, "\""));
 }
 
 void AttachCall::OnWriteDone(bool ok) {
@@ -79,6 +99,7 @@ void AttachCall::OnDone() {
     outbox_.clear();
   }
   if (why.ok()) why = absl::UnavailableError("the group's Attach stream ended");
+  open_->Remove(connection_);
   engine_->GroupLost(connection_, why);
   self_.reset();
 }
@@ -108,7 +129,7 @@ void AttachCall::Enqueue(Outgoing message) {
     }
   }
   // A write that waits for a peer that does not read ends only with the call.
-  if (stuck) context_->TryCancel();
+  if (stuck) call_.Cancel(absl::ResourceExhaustedError("the group does not read"));
   WriteNext();
 }
 
@@ -124,6 +145,7 @@ void AttachCall::Close(const absl::Status& status) {
 
 void AttachCall::WriteNext() {
   std::optional<absl::Status> end;
+  Outgoing next;
   {
     MutexLock lock(mutex_);
     if (writing_ || ended_) return;
@@ -134,20 +156,22 @@ void AttachCall::WriteNext() {
       return;
     } else {
       writing_ = true;
-      out_.Clear();
-      if (auto* welcome = std::get_if<v1::Welcome>(&outbox_.front())) {
-        *out_.mutable_welcome() = *welcome;
-      } else {
-        *out_.mutable_plan() = *std::get<std::shared_ptr<const v1::StepPlan>>(outbox_.front());
-      }
+      next = std::move(outbox_.front());
       outbox_.pop_front();
     }
   }
   if (end) {
     Finish(ToGrpc(*end));
-  } else {
-    StartWrite(&out_);
+    return;
   }
+  v1::CoordinatorMessage message;
+  if (auto* welcome = std::get_if<v1::Welcome>(&next)) {
+    *message.mutable_welcome() = std::move(*welcome);
+  } else {
+    *message.mutable_plan() = *std::get<std::shared_ptr<const v1::StepPlan>>(next);
+  }
+  out_ = ToByteBuffer(message);
+  StartWrite(&out_);
 }
 
 }  // namespace pergola

@@ -6,26 +6,30 @@
 #include <deque>
 #include <memory>
 #include <optional>
+#include <string>
 #include <variant>
 
 #include "base/mutex.h"
-#include "coordinator/doors/grpc_bytes.h"
+#include "coordinator/doors/call_handle.h"
 #include "coordinator/engine/engine.h"
 #include "coordinator/engine/group_link.h"
-#include "pergola/v1/worker.grpc.pb.h"
+#include "coordinator/link/open_calls.h"
+#include "grpcpp/generic/async_generic_service.h"
+#include "pergola/v1/worker.pb.h"
 
 namespace pergola {
 
-class AttachCall final : public grpc::ServerBidiReactor<v1::WorkerMessage, v1::CoordinatorMessage>,
+class AttachCall final : public grpc::ServerGenericBidiReactor,
                          public GroupLink,
                          public std::enable_shared_from_this<AttachCall> {
  public:
   // The reactor of one call; it owns itself until OnDone. The engine, told of a Hello, is its
   // second owner.
-  static AttachCall* Start(Engine* engine, uint64_t connection,
+  static AttachCall* Start(Engine* engine, OpenCalls* open, uint64_t connection,
                            grpc::CallbackServerContext* context);
-  AttachCall(Engine* engine, uint64_t connection, grpc::CallbackServerContext* context)
-      : engine_(engine), connection_(connection), context_(context) {}
+  AttachCall(Engine* engine, OpenCalls* open, uint64_t connection,
+             grpc::CallbackServerContext* context)
+      : engine_(engine), open_(open), connection_(connection), call_(context) {}
 
   void OnReadDone(bool ok) override;
   void OnWriteDone(bool ok) override;
@@ -39,16 +43,20 @@ class AttachCall final : public grpc::ServerBidiReactor<v1::WorkerMessage, v1::C
   using Outgoing = std::variant<v1::Welcome, std::shared_ptr<const v1::StepPlan>>;
 
   absl::Status Handle();
+  // All messages of one stream speak of one group.
+  absl::Status CheckName(const std::string& group);
   void Enqueue(Outgoing message);
   // Starts the next write, or the end, unless a write is in flight.
   void WriteNext();
 
   Engine* const engine_;
+  OpenCalls* const open_;
   const uint64_t connection_;
-  grpc::CallbackServerContext* const context_;  // gRPC's, valid until OnDone
+  const CallHandle call_;
   std::shared_ptr<AttachCall> self_;
-  v1::WorkerMessage in_;
-  v1::CoordinatorMessage out_;
+  std::string group_;  // the reading side's own
+  grpc::ByteBuffer in_;
+  grpc::ByteBuffer out_;
 
   Mutex mutex_;
   bool hello_seen_ GUARDED_BY(mutex_) = false;

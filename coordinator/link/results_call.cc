@@ -2,14 +2,20 @@
 
 #include <utility>
 
-#include "absl/strings/str_cat.h"
+#include "base/status.h"
+#include "coordinator/doors/grpc_bytes.h"
+#include "coordinator/link/message_check.h"
 
 namespace pergola {
 
-ResultsCall* ResultsCall::Start(Engine* engine, uint64_t connection, Register on_named) {
-  auto call = std::make_shared<ResultsCall>(engine, connection, std::move(on_named));
+ResultsCall* ResultsCall::Start(Engine* engine, OpenCalls* open, uint64_t connection,
+                                Register on_named) {
+  auto call = std::make_shared<ResultsCall>(engine, open, connection, std::move(on_named));
   call->self_ = call;
   call->StartRead(&call->in_);
+  open->Add(connection, [weak = call->weak_from_this()](const absl::Status& status) {
+    if (const auto strong = weak.lock()) strong->Close(status);
+  });
   return call.get();
 }
 
@@ -28,6 +34,8 @@ void ResultsCall::OnReadDone(bool ok) {
 }
 
 absl::Status ResultsCall::Handle() {
+  v1::ResultMessage message;
+  RETURN_IF_ERROR(ParseBytes(in_, &message));
   std::string group;
   bool ended = false;
   {
@@ -35,13 +43,10 @@ absl::Status ResultsCall::Handle() {
     group = group_;
     ended = ended_;
   }
-  if (in_.has_hello()) {
-    const std::string& name = in_.hello().group();
+  if (message.has_hello()) {
+    const std::string& name = message.hello().group();
     if (!group.empty()) return absl::InvalidArgumentError("a second ResultsHello on one stream");
-    if (name.empty() || name.size() > 64) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("a group name has 1 to 64 bytes, not ", name.size()));
-    }
+    RETURN_IF_ERROR(CheckGroupName(name));
     {
       MutexLock lock(mutex_);
       group_ = name;
@@ -50,12 +55,12 @@ absl::Status ResultsCall::Handle() {
     engine_->ResultsConnected(name, connection_);
     return absl::OkStatus();
   }
-  if (!in_.has_result()) {
+  if (!message.has_result()) {
     return absl::InvalidArgumentError("a ResultMessage with neither hello nor result");
   }
   if (group.empty()) return absl::InvalidArgumentError("a result before ResultsHello");
   // What an ended stream still delivers is of an older incarnation.
-  if (!ended) engine_->GroupResult(std::move(group), std::move(*in_.mutable_result()));
+  if (!ended) engine_->GroupResult(std::move(group), std::move(*message.mutable_result()));
   return absl::OkStatus();
 }
 
@@ -65,6 +70,7 @@ void ResultsCall::OnDone() {
     MutexLock lock(mutex_);
     group = group_;
   }
+  open_->Remove(connection_);
   if (!group.empty()) engine_->ResultsLost(std::move(group), connection_);
   self_.reset();
 }
@@ -75,7 +81,12 @@ void ResultsCall::Close(const absl::Status& status) {
     if (ended_) return;
     ended_ = true;
   }
-  Finish(ToGrpc(status));
+  if (!status.ok()) {
+    Finish(ToGrpc(status));
+    return;
+  }
+  out_ = ToByteBuffer(v1::ResultsAck());
+  StartWriteAndFinish(&out_, grpc::WriteOptions(), grpc::Status::OK);
 }
 
 }  // namespace pergola

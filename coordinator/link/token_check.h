@@ -14,8 +14,8 @@ class TokenCheck {
  public:
   // An empty token admits everybody: only for a listener on loopback (server.cc refuses others).
   explicit TokenCheck(std::string token) : token_(std::move(token)) {}
-  // UNAUTHENTICATED unless the call's metadata holds the token; takes the same time whatever
-  // differs.
+  // UNAUTHENTICATED unless the call's metadata holds exactly one token, the right one; takes the
+  // same time whatever differs.
   absl::Status Check(const grpc::ServerContextBase& context) const;
 
  private:

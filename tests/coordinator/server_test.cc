@@ -137,6 +137,24 @@ TEST_F(ServerTest, ShutdownEndsCallsInProgress) {
   SUCCEED() << "it returned";
 }
 
+TEST_F(ServerTest, ShutdownEndsTheStreamsOfWorkersAtOnce) {
+  StartServing();
+  FakeGroup other(server_->internal_address(), kToken, [] {
+    v1::Hello hello = ByteHello();
+    hello.set_group("other");
+    return hello;
+  }());
+  ASSERT_TRUE(WaitFor([&] { return Status().groups_size() == 2; }));
+  const auto begin = std::chrono::steady_clock::now();
+  server_->Shutdown(std::chrono::seconds(30));
+  EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(10));
+  for (FakeGroup* group : {group_.get(), &other}) {
+    const grpc::Status status = group->WaitForEnd();
+    EXPECT_EQ(status.error_code(), grpc::StatusCode::UNAVAILABLE);
+    EXPECT_EQ(status.error_message(), "the coordinator ends");
+  }
+}
+
 TEST_F(ServerTest, APortInUseIsAnErrorThatNamesIt) {
   const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
   sockaddr_in address{};

@@ -90,6 +90,18 @@ TEST_F(WorkerServiceTest, ProgressAfterHelloIsAnError) {
   EXPECT_EQ(Attach({HelloMessage(), progress}).error_message(), "a message after Hello");
 }
 
+TEST_F(WorkerServiceTest, OneAttachStreamSpeaksOfOneGroup) {
+  v1::WorkerMessage first, second;
+  first.mutable_progress()->set_group("a");
+  second.mutable_progress()->set_group("b");
+  EXPECT_EQ(Attach({first, second}).error_message(),
+            "group \"b\" on the Attach stream of group \"a\"");
+  EXPECT_EQ(Attach({first, HelloMessage()}).error_message(),
+            "group \"g0\" on the Attach stream of group \"a\"");
+  const v1::StatusResponse status = Status();
+  for (const v1::GroupStatus& group : status.groups()) EXPECT_EQ(group.name(), "a");
+}
+
 TEST_F(WorkerServiceTest, AnEmptyMessageIsAnError) {
   EXPECT_EQ(Attach({v1::WorkerMessage()}).error_code(), grpc::StatusCode::INVALID_ARGUMENT);
   EXPECT_EQ(Results({Named("g0"), v1::ResultMessage()}).error_code(),
