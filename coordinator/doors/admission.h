@@ -25,6 +25,8 @@ struct DoorContext {
       nullptr;  // from mailboxes to writes; one thread, at most one job per call
   std::atomic<int64_t>* calls = nullptr;  // calls that generate, in progress
   int64_t max_calls = 0;
+  int64_t slow_reader_timeout_ms = 30'000;  // a write the client does not take for so long ends
+                                            // its call
 };
 
 // A place among max_calls for as long as it lives.

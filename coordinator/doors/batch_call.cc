@@ -15,8 +15,14 @@ constexpr char kClientGone[] = "the client cancelled the call";
 
 BatchCall* BatchCall::Start(const DoorContext& door, grpc::CallbackServerContext* context,
                             const grpc::ByteBuffer* bytes, grpc::ByteBuffer* response) {
-  auto call = std::make_shared<BatchCall>(door);
+  auto call = std::make_shared<BatchCall>(door, context);
   call->self_ = call;
+  // Every item has ended by then, so there is nothing but the call to end.
+  call->watch_ = std::make_shared<WriteWatch>(
+      door.slow_reader_timeout_ms,
+      [weak = std::weak_ptr<BatchCall>(call)](const absl::Status& why) {
+        if (const auto strong = weak.lock()) strong->call_.Cancel(why);
+      });
   call->response_ = response;
   if (!call->place_.taken()) {
     call->Finish(ToGrpc(call->place_.Refusal()));
@@ -101,6 +107,7 @@ void BatchCall::OnCancel() {
 }
 
 void BatchCall::OnDone() {
+  watch_->End();
   self_.reset();
 }
 
@@ -155,6 +162,7 @@ void BatchCall::Collect() {
       *response_ = ToByteBuffer(response);
     }
   }
+  watch_->Begin();
   Finish(status);
 }
 

@@ -8,7 +8,9 @@
 
 #include "base/mutex.h"
 #include "coordinator/doors/admission.h"
+#include "coordinator/doors/call_handle.h"
 #include "coordinator/doors/grpc_bytes.h"
+#include "coordinator/doors/write_watch.h"
 
 namespace pergola {
 
@@ -18,7 +20,8 @@ class BatchCall final : public grpc::ServerUnaryReactor,
   // `bytes` and `response` are gRPC's and valid until OnDone.
   static BatchCall* Start(const DoorContext& door, grpc::CallbackServerContext* context,
                           const grpc::ByteBuffer* bytes, grpc::ByteBuffer* response);
-  explicit BatchCall(const DoorContext& door) : door_(door), place_(door) {}
+  BatchCall(const DoorContext& door, grpc::CallbackServerContext* context)
+      : door_(door), place_(door), call_(context) {}
 
   void OnCancel() override;
   void OnDone() override;
@@ -42,7 +45,9 @@ class BatchCall final : public grpc::ServerUnaryReactor,
 
   const DoorContext& door_;
   const CallPlace place_;
-  std::shared_ptr<BatchCall> self_;  // the second owner is any job on a pool; released in OnDone
+  const CallHandle call_;
+  std::shared_ptr<WriteWatch> watch_;  // of the answer; the second owner is its alarm
+  std::shared_ptr<BatchCall> self_;    // the second owner is any job on a pool; released in OnDone
   grpc::ByteBuffer* response_ = nullptr;
   std::atomic<bool> mail_posted_{false};
 

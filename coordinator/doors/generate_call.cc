@@ -11,8 +11,13 @@ constexpr char kClientGone[] = "the client cancelled the call";
 
 GenerateCall* GenerateCall::Start(const DoorContext& door, grpc::CallbackServerContext* context,
                                   const grpc::ByteBuffer* bytes) {
-  auto call = std::make_shared<GenerateCall>(door);
+  auto call = std::make_shared<GenerateCall>(door, context);
   call->self_ = call;
+  call->watch_ = std::make_shared<WriteWatch>(
+      door.slow_reader_timeout_ms,
+      [weak = std::weak_ptr<GenerateCall>(call)](const absl::Status& why) {
+        if (const auto strong = weak.lock()) strong->OnOverdue(why);
+      });
   call->mailbox_ = std::make_shared<Mailbox>([weak = std::weak_ptr<GenerateCall>(call)] {
     if (const auto strong = weak.lock()) strong->OnMail();
   });
@@ -47,6 +52,7 @@ void GenerateCall::Admission(std::string_view bytes, TimeUs deadline) {
     cancelled = cancelled_;
   }
   if (cancelled) door_.engine->Cancel(id, absl::CancelledError(kClientGone));
+  watch_->Begin();
   StartSendInitialMetadata();
 }
 
@@ -66,7 +72,19 @@ void GenerateCall::OnCancel() {
   door_.engine->Cancel(id, absl::CancelledError(kClientGone));
 }
 
+void GenerateCall::OnOverdue(const absl::Status& why) {
+  SequenceId id = 0;
+  {
+    MutexLock lock(mutex_);
+    id = admitted_.id;
+  }
+  // First the sequence: its slot and blocks are free whatever becomes of the call.
+  door_.engine->Cancel(id, why);
+  call_.Cancel(why);
+}
+
 void GenerateCall::OnDone() {
+  watch_->End();
   self_.reset();
 }
 
@@ -81,6 +99,7 @@ void GenerateCall::OnMail() {
 }
 
 void GenerateCall::Continue(bool ok) {
+  watch_->End();
   {
     MutexLock lock(mutex_);
     busy_ = false;
@@ -105,6 +124,7 @@ void GenerateCall::Deliver() {
     }
     busy_ = true;
   }
+  watch_->Begin();
   if (end) {
     Finish(ToGrpc(*end));
   } else {

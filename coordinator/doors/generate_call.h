@@ -8,7 +8,9 @@
 
 #include "base/mutex.h"
 #include "coordinator/doors/admission.h"
+#include "coordinator/doors/call_handle.h"
 #include "coordinator/doors/grpc_bytes.h"
+#include "coordinator/doors/write_watch.h"
 
 namespace pergola {
 
@@ -19,7 +21,8 @@ class GenerateCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
   // valid until then.
   static GenerateCall* Start(const DoorContext& door, grpc::CallbackServerContext* context,
                              const grpc::ByteBuffer* bytes);
-  explicit GenerateCall(const DoorContext& door) : door_(door), place_(door) {}
+  GenerateCall(const DoorContext& door, grpc::CallbackServerContext* context)
+      : door_(door), place_(door), call_(context) {}
 
   void OnSendInitialMetadataDone(bool ok) override { Continue(ok); }
   void OnWriteDone(bool ok) override { Continue(ok); }
@@ -30,6 +33,8 @@ class GenerateCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
   // On the text pool.
   void Admission(std::string_view bytes, TimeUs deadline);
   bool Cancelled();
+  // The client does not read.
+  void OnOverdue(const absl::Status& why);
   // On the engine thread: the mailbox has something.
   void OnMail();
   // After an operation of ours ended, or with mail.
@@ -39,6 +44,8 @@ class GenerateCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
 
   const DoorContext& door_;
   const CallPlace place_;
+  const CallHandle call_;
+  std::shared_ptr<WriteWatch> watch_;   // the second owner is its alarm, while that runs
   std::shared_ptr<GenerateCall> self_;  // the second owner is any job on a pool; released in OnDone
   std::shared_ptr<Mailbox> mailbox_;
   std::atomic<bool> mail_posted_{false};
