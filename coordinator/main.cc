@@ -71,6 +71,9 @@ void Declare(CLI::App* app, Flags* flags) {
       ->check(CLI::Range(1, 1'000'000));
   app->add_option("--max-streams", flags->server.max_streams, "HTTP/2 streams per connection")
       ->check(CLI::Range(1, 1'000'000));
+  app->add_option("--slow-reader-timeout-ms", flags->server.slow_reader_timeout_ms,
+                  "A client that takes nothing of its stream for so long: RESOURCE_EXHAUSTED")
+      ->check(CLI::Range(100, 86'400'000));
   app->add_option("--text-threads", flags->server.text_threads, "Threads that parse and tokenize")
       ->check(CLI::Range(1, 64));
   app->add_option("--failover-wait-ms", flags->failover_wait_ms,
