@@ -102,6 +102,7 @@ TEST_F(ProgramTest, BadStartsAreOneLineAndExitCode2) {
       {{"--model", "/nonexistent"}, "/nonexistent"},
       {{"--model", Model(), "--listen", "here"}, "'here' is no address"},
       {{"--model", Model(), "--max-queued", "0"}, "--max-queued"},
+      {{"--model", Model(), "--slow-reader-timeout-ms", "99"}, "--slow-reader-timeout-ms"},
       {{"--model", Model(), "--log-level", "loud"}, "--log-level"},
       {{"--model", Model(), "--trace", "/nonexistent/t.json"}, "cannot write /nonexistent/t.json"},
       {{"--model", Model(), "--join-token-file", token}, "mode 0644"},
