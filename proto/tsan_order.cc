@@ -114,6 +114,8 @@ extern "C" const char* __tsan_default_suppressions() {
          "called_from_lib:libabsl_graphcycles_internal.so\n"
          "called_from_lib:libabsl_status.so\n"
          "called_from_lib:libabsl_cord.so\n"
+         "called_from_lib:libabsl_time_zone.so\n"
          "race:absl::debian3::Status::Unref\n"
-         "race:grpc::internal::Callback*::CallOnDone\n";
+         "race:grpc::internal::Callback*::CallOnDone\n"
+         "race:grpc::internal::CallbackBidiHandler*::~ServerCallbackReaderWriterImpl\n";
 }
