@@ -20,6 +20,7 @@
 
 #include "CLI/CLI.hpp"
 #include "absl/strings/str_cat.h"
+#include "base/cli/number_option.h"
 #include "base/limits.h"
 #include "base/log.h"
 #include "base/status.h"
@@ -61,33 +62,27 @@ void Declare(CLI::App* app, Flags* flags) {
   app->add_option("--trace", flags->trace, "Write a Chrome/Perfetto trace of plans to this file");
   app->add_option("--log-level", flags->log_level, "debug, info, warn or error")
       ->check(CLI::IsMember({"debug", "info", "warn", "error"}));
-  app->add_option("--max-queued", flags->engine.max_queued_sequences,
-                  "Sequences waiting for a slot; beyond: RESOURCE_EXHAUSTED")
-      ->check(CLI::Range(1, 1'000'000));
-  app->add_option("--max-queued-bytes", flags->engine.max_queued_bytes, "Bytes of queued prompts")
-      ->check(CLI::Range(int64_t{1} << 16, int64_t{1} << 40));
-  app->add_option("--max-calls", flags->server.max_calls,
-                  "Generate and GenerateBatch calls in progress; beyond: RESOURCE_EXHAUSTED")
-      ->check(CLI::Range(1, 1'000'000));
-  app->add_option("--max-streams", flags->server.max_streams, "HTTP/2 streams per connection")
-      ->check(CLI::Range(1, 1'000'000));
-  app->add_option("--slow-reader-timeout-ms", flags->server.slow_reader_timeout_ms,
-                  "A client that takes nothing of its stream for so long: RESOURCE_EXHAUSTED")
-      ->check(CLI::Range(100, 86'400'000));
-  app->add_option("--text-threads", flags->server.text_threads, "Threads that parse and tokenize")
-      ->check(CLI::Range(1, 64));
-  app->add_option("--failover-wait-ms", flags->failover_wait_ms,
-                  "How long a lost sequence waits for a group of its own numerics id")
-      ->check(CLI::Range(0, 86'400'000));
-  app->add_option("--step-timeout-ms", flags->step_timeout_ms,
-                  "A plan unanswered for so long loses the group")
-      ->check(CLI::Range(1, 86'400'000));
-  app->add_option("--drain-timeout-ms", flags->drain_timeout_ms,
-                  "After SIGTERM or SIGINT: how long running sequences may take to end")
-      ->check(CLI::Range(0, 86'400'000));
-  app->add_option("--prefill-rows", flags->engine.prefill_rows,
-                  "Most prompt tokens per plan beside decodes (chunked prefill)")
-      ->check(CLI::Range(1, 1'000'000));
+  AddNumber(*app, "--max-queued", &flags->engine.max_queued_sequences, {1, 1'000'000},
+            "Sequences waiting for a slot; beyond: RESOURCE_EXHAUSTED");
+  AddNumber(*app, "--max-queued-bytes", &flags->engine.max_queued_bytes,
+            {int64_t{1} << 16, int64_t{1} << 40}, "Bytes of queued prompts");
+  AddNumber(*app, "--max-calls", &flags->server.max_calls, {1, 1'000'000},
+            "Generate and GenerateBatch calls in progress; beyond: RESOURCE_EXHAUSTED");
+  AddNumber(*app, "--max-streams", &flags->server.max_streams, {1, 1'000'000},
+            "HTTP/2 streams per connection");
+  AddNumber(*app, "--slow-reader-timeout-ms", &flags->server.slow_reader_timeout_ms,
+            {100, 86'400'000},
+            "A client that takes nothing of its stream for so long: RESOURCE_EXHAUSTED");
+  AddNumber(*app, "--text-threads", &flags->server.text_threads, {1, 64},
+            "Threads that parse and tokenize");
+  AddNumber(*app, "--failover-wait-ms", &flags->failover_wait_ms, {0, 86'400'000},
+            "How long a lost sequence waits for a group of its own numerics id");
+  AddNumber(*app, "--step-timeout-ms", &flags->step_timeout_ms, {1, 86'400'000},
+            "A plan unanswered for so long loses the group");
+  AddNumber(*app, "--drain-timeout-ms", &flags->drain_timeout_ms, {0, 86'400'000},
+            "After SIGTERM or SIGINT: how long running sequences may take to end");
+  AddNumber(*app, "--prefill-rows", &flags->engine.prefill_rows, {1, 1'000'000},
+            "Most prompt tokens per plan beside decodes (chunked prefill)");
 }
 
 // One line to standard error.
