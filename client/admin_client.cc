@@ -6,6 +6,7 @@
 #include "base/status.h"
 #include "client/channel.h"
 #include "client/error_text.h"
+#include "client/hosts.h"
 #include "client/join_token.h"
 #include "client/run_file.h"
 
@@ -50,13 +51,16 @@ absl::StatusOr<AdminClient> ConnectAdmin(const AdminTarget& target) {
     return absl::InvalidArgumentError(
         "--connect-internal and --join-token-file belong together: give both or none");
   }
+  std::string source = "--connect-internal";
   std::string address = target.connect_internal;
   std::string token_file = target.token_file;
   if (address.empty()) {
     ASSIGN_OR_RETURN(const RunFile run, ReadRunFile(target.run_file));
+    source = absl::StrCat("run file ", target.run_file, ":");
     address = run.internal_address;
     token_file = run.token_file;
   }
+  RETURN_IF_ERROR(CheckDialable(source, address));
   ASSIGN_OR_RETURN(std::string token, ReadJoinToken(token_file));
   return AdminClient(address, std::move(token));
 }

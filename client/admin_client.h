@@ -31,7 +31,8 @@ struct AdminTarget {
   std::string connect_internal;
   std::string token_file;
 };
-// INVALID_ARGUMENT if only one of connect_internal and token_file is given.
+// INVALID_ARGUMENT if only one of connect_internal and token_file is given; what ReadRunFile,
+// CheckDialable and ReadJoinToken say.
 absl::StatusOr<AdminClient> ConnectAdmin(const AdminTarget& target);
 
 }  // namespace pergola

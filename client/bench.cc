@@ -8,14 +8,16 @@
 #include <memory>
 #include <thread>
 
+#include "base/cli/number_option.h"
 #include "base/limits.h"
 #include "base/mutex.h"
 #include "base/status.h"
 #include "client/bench_report.h"
 #include "client/channel.h"
 #include "client/commands.h"
+#include "client/connect_flags.h"
 #include "client/error_text.h"
-#include "client/run_file.h"
+#include "client/files.h"
 #include "grpcpp/client_context.h"
 #include "grpcpp/support/sync_stream.h"
 #include "pergola/v1/generation.grpc.pb.h"
@@ -29,8 +31,7 @@ using Clock = std::chrono::steady_clock;
 constexpr uint32_t kMaxStreams = 1024;
 
 struct BenchOptions {
-  std::string connect;
-  std::string run_file;
+  PublicTarget target;
   uint32_t streams = 1;
   uint32_t prompt_tokens = 128;
   uint32_t output_tokens = 128;
@@ -155,30 +156,21 @@ class Bench {
 
 int RunBench(BenchOptions options) {
   if (options.requests == 0) options.requests = 4 * options.streams;
-  std::string address = options.connect;
-  if (address.empty()) {
-    const absl::StatusOr<RunFile> run = ReadRunFile(options.run_file);
-    if (!run.ok()) {
-      std::fprintf(stderr, "pergola: %s\n", std::string(run.status().message()).c_str());
-      return kExitUsage;
-    }
-    address = run->public_address;
-  }
-  Bench bench(options, address);
+  // Not after minutes of measuring.
+  const absl::Status writable =
+      options.json.empty() ? absl::OkStatus() : CheckWritable(options.json);
+  if (!writable.ok()) return Fail(Prefixed(writable, "--json"), kExitUsage);
+  const absl::StatusOr<std::string> address = PublicAddress(options.target);
+  if (!address.ok()) return Fail(address.status(), kExitUsage);
+  Bench bench(options, *address);
   const absl::Status status = bench.Run();
-  if (!status.ok()) {
-    std::fprintf(stderr, "pergola: bench: %s\n", std::string(status.message()).c_str());
-    return 1;
-  }
+  if (!status.ok()) return Fail(Prefixed(status, "bench"), 1);
   std::fputs(BenchText(bench.result()).c_str(), stdout);
   if (!options.json.empty()) {
     std::ofstream file(options.json);
     file << BenchJson(bench.result());
     file.close();
-    if (!file) {
-      std::fprintf(stderr, "pergola: bench: cannot write %s\n", options.json.c_str());
-      return 1;
-    }
+    if (!file) return Fail(absl::DataLossError(absl::StrCat("cannot write ", options.json)), 1);
   }
   return bench.result().failed == 0 ? kExitOk : 1;
 }
@@ -187,35 +179,26 @@ int RunBench(BenchOptions options) {
 
 void AddBench(CLI::App& app, const Context& context, int* exit_code) {
   auto options = std::make_shared<BenchOptions>();
-  options->run_file = DefaultRunFile(context.runtime_dir);
   CLI::App* command = app.add_subcommand(
       "bench", "Measure time to first token, time between tokens and tokens per second");
-  command->add_option("--connect", options->connect,
-                      "HOST:PORT of the public listener (default: as the run file says)");
-  command->add_option("--run-file", options->run_file, "run file of 'pergola up'")
+  AddPublicFlags(*command, context, &options->target);
+  AddNumber(*command, "--streams", &options->streams, {1, kMaxStreams}, "requests at once")
       ->capture_default_str();
-  command->add_option("--streams", options->streams, "requests at once, 1 to 1024")
-      ->check(CLI::Range(1U, kMaxStreams))
+  AddNumber(*command, "--prompt-tokens", &options->prompt_tokens, {1, 1 << 24},
+            "random ids per prompt")
       ->capture_default_str();
-  command
-      ->add_option("--prompt-tokens", options->prompt_tokens, "random ids per prompt, at least 1")
-      ->check(CLI::Range(1, 1 << 24))
+  AddNumber(*command, "--output-tokens", &options->output_tokens, {1, 1 << 24},
+            "new tokens per request")
       ->capture_default_str();
-  command->add_option("--output-tokens", options->output_tokens, "new tokens per request")
-      ->check(CLI::Range(1, 1 << 24))
+  AddNumber(*command, "--requests", &options->requests, {1, 100'000'000},
+            "requests in all (default: 4 times the streams)");
+  AddNumber(*command, "--warmup", &options->warmup, {0, 10'000},
+            "requests before the measurement, one by one")
       ->capture_default_str();
-  command
-      ->add_option("--requests", options->requests,
-                   "requests in all (default: 4 times the streams)")
-      ->check(CLI::Range(1, 100000000));
-  command->add_option("--warmup", options->warmup, "requests before the measurement, one by one")
-      ->check(CLI::Range(0, 10000))
+  AddNumber(*command, "--seed", &options->seed, {0, UINT64_MAX}, "of the random prompts")
       ->capture_default_str();
-  command->add_option("--seed", options->seed, "of the random prompts")
-      ->check(CLI::NonNegativeNumber)
-      ->capture_default_str();
-  command->add_option("--timeout-ms", options->timeout_ms, "milliseconds one request may take")
-      ->check(CLI::Range(1, 86400000))
+  AddNumber(*command, "--timeout-ms", &options->timeout_ms, {1, 86'400'000},
+            "milliseconds one request may take")
       ->capture_default_str();
   command->add_option("--json", options->json, "also write the numbers to this file as JSON");
   command->callback([=] { *exit_code = RunBench(*options); });

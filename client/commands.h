@@ -3,7 +3,10 @@
 // flags or files.
 #pragma once
 
+#include <string>
+
 #include "CLI/CLI.hpp"
+#include "absl/status/status.h"
 #include "client/context.h"
 
 namespace pergola {
@@ -14,5 +17,13 @@ void AddStatus(CLI::App& app, const Context& context, int* exit_code);
 void AddDrain(CLI::App& app, const Context& context, int* exit_code);
 void AddBench(CLI::App& app, const Context& context, int* exit_code);
 void AddPlan(CLI::App& app, const Context& context, int* exit_code);
+
+// Runs the command that the arguments name and returns the exit code. What they get wrong is one
+// line on standard error. `version` is what --version prints.
+int RunCommandLine(const Context& context, const std::string& version, int argc,
+                   const char* const* argv);
+
+// Prints "pergola: " and the message on standard error; returns `exit_code`.
+int Fail(const absl::Status& status, int exit_code);
 
 }  // namespace pergola

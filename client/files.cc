@@ -68,6 +68,17 @@ absl::Status WritePrivateFile(const std::string& path, const std::string& conten
   return absl::OkStatus();
 }
 
+absl::Status CheckWritable(const std::string& path) {
+  struct stat info = {};
+  const bool existed = stat(path.c_str(), &info) == 0;
+  // Without O_NONBLOCK a pipe that nobody reads would hold us.
+  const int fd = open(path.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC | O_NONBLOCK, 0644);
+  if (fd < 0) return FileError("write", path);
+  close(fd);
+  if (!existed) unlink(path.c_str());
+  return absl::OkStatus();
+}
+
 absl::StatusOr<std::string> ReadSmallFile(const std::string& path, size_t max_bytes) {
   const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
   if (fd < 0) return FileError("open", path);

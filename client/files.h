@@ -16,6 +16,10 @@ absl::Status MakePrivateDirectory(const std::string& path);
 // Replaces `path` by a 0600 file with `content`; readers see the old or the new one.
 absl::Status WritePrivateFile(const std::string& path, const std::string& content);
 
+// Whether `path` can be written, so that a long run is not in vain. Leaves what is there as it is,
+// and nothing where nothing was.
+absl::Status CheckWritable(const std::string& path);
+
 // The whole file. NOT_FOUND if there is none, INVALID_ARGUMENT if it is larger than `max_bytes`.
 absl::StatusOr<std::string> ReadSmallFile(const std::string& path, size_t max_bytes);
 

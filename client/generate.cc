@@ -6,13 +6,14 @@
 #include <memory>
 #include <optional>
 
+#include "base/cli/number_option.h"
 #include "base/limits.h"
 #include "base/status.h"
 #include "client/channel.h"
 #include "client/commands.h"
+#include "client/connect_flags.h"
 #include "client/error_text.h"
 #include "client/resumable_stream.h"
-#include "client/run_file.h"
 #include "client/utf8.h"
 #include "google/protobuf/util/json_util.h"
 
@@ -21,8 +22,7 @@ namespace {
 
 struct GenerateOptions {
   std::string prompt;
-  std::string connect;
-  std::string run_file;
+  PublicTarget target;
   std::optional<uint32_t> max_new_tokens;
   std::optional<float> temperature;
   std::optional<uint32_t> top_k;
@@ -32,7 +32,7 @@ struct GenerateOptions {
   bool ignore_eos = false;
   bool json = false;
   bool stats = false;
-  uint32_t resume_timeout_ms = 120000;
+  std::optional<uint32_t> resume_timeout_ms;
 };
 
 absl::StatusOr<std::string> ReadPrompt(const std::string& argument) {
@@ -101,11 +101,6 @@ void PrintStats(const v1::Usage& usage) {
                usage.prompt_tokens(), usage.completion_tokens(), usage.first_token_ms(), rate);
 }
 
-int Fail(const absl::Status& status, int exit_code) {
-  std::fprintf(stderr, "pergola: %s\n", std::string(status.message()).c_str());
-  return exit_code;
-}
-
 int Generate(const GenerateOptions& options, const Context& context) {
   const absl::StatusOr<std::string> prompt = ReadPrompt(options.prompt);
   if (!prompt.ok()) return Fail(prompt.status(), kExitUsage);
@@ -113,14 +108,13 @@ int Generate(const GenerateOptions& options, const Context& context) {
     if (FirstInvalidUtf8(stop) == stop.size()) continue;
     return Fail(absl::InvalidArgumentError("--stop is not valid UTF-8"), kExitUsage);
   }
-  std::string address = options.connect;
-  if (address.empty()) {
-    const absl::StatusOr<RunFile> run = ReadRunFile(options.run_file);
-    if (!run.ok()) return Fail(run.status(), kExitUsage);
-    address = run->public_address;
-  }
+  const absl::StatusOr<std::string> address = PublicAddress(options.target);
+  if (!address.ok()) return Fail(address.status(), kExitUsage);
   ResumeOptions resume;
-  resume.resume_timeout = std::chrono::milliseconds(options.resume_timeout_ms);
+  if (options.resume_timeout_ms) {
+    resume.resume_timeout = std::chrono::milliseconds(*options.resume_timeout_ms);
+    resume.connect_timeout = resume.resume_timeout;
+  }
   v1::Usage usage;
   resume.on_message = [&](const v1::GenerateResponse& message) {
     WriteMessage(options, message);
@@ -130,7 +124,7 @@ int Generate(const GenerateOptions& options, const Context& context) {
     std::fprintf(stderr, "pergola: interrupted (%s), resuming\n", status.error_message().c_str());
   };
   const grpc::Status status =
-      RunResumableStream(Dial(address), MakeRequest(options, *prompt), resume);
+      RunResumableStream(Dial(*address), MakeRequest(options, *prompt), resume);
   // The terminal's next line starts on its own; the newline is not part of the text.
   if (context.stdout_is_terminal) std::fputc('\n', stderr);
   if (std::ferror(stdout) != 0) {
@@ -140,7 +134,7 @@ int Generate(const GenerateOptions& options, const Context& context) {
     if (options.stats) PrintStats(usage);
     return kExitOk;
   }
-  std::fprintf(stderr, "pergola: %s: %s\n", address.c_str(), ErrorText(status).c_str());
+  std::fprintf(stderr, "pergola: %s: %s\n", address->c_str(), ErrorText(status).c_str());
   return status.error_code() == grpc::StatusCode::INVALID_ARGUMENT ? kExitUsage : 1;
 }
 
@@ -148,26 +142,21 @@ int Generate(const GenerateOptions& options, const Context& context) {
 
 void AddGenerate(CLI::App& app, const Context& context, int* exit_code) {
   auto options = std::make_shared<GenerateOptions>();
-  options->run_file = DefaultRunFile(context.runtime_dir);
   CLI::App* command = app.add_subcommand(
       "generate", "Continue a prompt; standard output holds only the new text, as it comes");
   command->add_option("PROMPT", options->prompt, "text to continue; - reads standard input")
       ->required();
-  command->add_option("--connect", options->connect,
-                      "HOST:PORT of the public listener (default: as the run file says)");
-  command->add_option("--run-file", options->run_file, "run file of 'pergola up'")
-      ->capture_default_str();
-  command->add_option("--max-new-tokens", options->max_new_tokens,
-                      "most new tokens (default: what fits in the context, at most 2048)");
-  command->add_option("--temperature", options->temperature,
-                      "0 (greedy) to 100 (default: the model's, else 0)");
-  command->add_option("--top-k", options->top_k,
-                      "keep the K most probable tokens, 0: all (default: the model's, else 0)");
-  command->add_option("--top-p", options->top_p,
-                      "keep the smallest set of this probability, above 0 to 1 (default: the "
-                      "model's, else 1)");
-  command->add_option("--seed", options->seed, "of the draws (default: the server draws one)")
-      ->check(CLI::NonNegativeNumber);
+  AddPublicFlags(*command, context, &options->target);
+  AddNumber(*command, "--max-new-tokens", &options->max_new_tokens, {1, UINT32_MAX},
+            "most new tokens (default: what fits in the context, at most 2048)");
+  AddNumber(*command, "--temperature", &options->temperature, {0, kMaxTemperature},
+            "of the draws, 0: greedy (default: the model's, else 0)");
+  AddNumber(*command, "--top-k", &options->top_k, {0, UINT32_MAX},
+            "keep the K most probable tokens, 0: all (default: the model's, else 0)");
+  AddNumber(*command, "--top-p", &options->top_p, {0, 1, true},
+            "keep the smallest set of this probability (default: the model's, else 1)");
+  AddNumber(*command, "--seed", &options->seed, {0, UINT64_MAX},
+            "of the draws (default: the server draws one)");
   command
       ->add_option("--stop", options->stop, "end before this text; up to 16 times (default: none)")
       ->expected(1)
@@ -179,10 +168,9 @@ void AddGenerate(CLI::App& app, const Context& context, int* exit_code) {
                     "text, and at last finish");
   command->add_flag("--stats", options->stats,
                     "at the end one line of tokens and times on standard error (default: none)");
-  command
-      ->add_option("--resume-timeout-ms", options->resume_timeout_ms,
-                   "milliseconds that one interruption may last before giving up")
-      ->capture_default_str();
+  AddNumber(*command, "--resume-timeout-ms", &options->resume_timeout_ms, {0, 86'400'000},
+            "milliseconds that one interruption or the first connection may last before giving up "
+            "(default: 120000 and 5000)");
   command->callback([=, &context] { *exit_code = Generate(*options, context); });
 }
 

@@ -129,8 +129,11 @@ absl::StatusOr<HostPort> ParseHostPort(const std::string& address) {
   const bool plain = !bracketed && ValidHostName(result.host);
   in6_addr ignored;
   const bool numeric6 = bracketed && inet_pton(AF_INET6, result.host.c_str(), &ignored) == 1;
-  if ((!plain && !numeric6) || !absl::SimpleAtoi(ToAbsl(address.substr(colon + 1)), &result.port) ||
-      result.port < 0 || result.port > 65535) {
+  const std::string port = address.substr(colon + 1);
+  // SimpleAtoi alone would also take a sign and white space.
+  const bool digits = !port.empty() && port.find_first_not_of("0123456789") == std::string::npos;
+  if ((!plain && !numeric6) || !digits || !absl::SimpleAtoi(ToAbsl(port), &result.port) ||
+      result.port > 65535) {
     return absl::InvalidArgumentError(
         absl::StrCat("'", address, "' is not HOST:PORT with a port of 0 to 65535"));
   }
@@ -140,6 +143,24 @@ absl::StatusOr<HostPort> ParseHostPort(const std::string& address) {
 std::string JoinHostPort(const std::string& host, int port) {
   if (host.find(':') != std::string::npos) return absl::StrCat("[", host, "]:", port);
   return absl::StrCat(host, ":", port);
+}
+
+absl::Status CheckDialable(const std::string& source, const std::string& address) {
+  const absl::StatusOr<HostPort> parts = ParseHostPort(address);
+  if (!parts.ok() || parts->port == 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(source, " ", address, ": must be HOST:PORT with a port of 1 to 65535"));
+  }
+  addrinfo hints = {};
+  hints.ai_socktype = SOCK_STREAM;
+  addrinfo* found = nullptr;
+  const int failed = getaddrinfo(parts->host.c_str(), nullptr, &hints, &found);
+  if (failed != 0) {
+    return absl::NotFoundError(absl::StrCat(source, " ", address, ": host '", parts->host,
+                                            "' does not resolve: ", gai_strerror(failed)));
+  }
+  freeaddrinfo(found);
+  return absl::OkStatus();
 }
 
 std::string DialAddress(const std::string& address) {

@@ -43,6 +43,11 @@ absl::StatusOr<HostPort> ParseHostPort(const std::string& address);
 // "host:port", with brackets around a numeric IPv6 host.
 std::string JoinHostPort(const std::string& host, int port);
 
+// Whether a client can dial `address`: HOST:PORT with a port of 1 to 65535 (INVALID_ARGUMENT) and a
+// host that resolves (NOT_FOUND); so a mistake is told at once, not when a timeout has passed.
+// `source` is where the address stands, "--connect", and begins the message. Asks the resolver.
+absl::Status CheckDialable(const std::string& source, const std::string& address);
+
 // What a client on this machine dials to reach a listener bound to `address`: the loopback in place
 // of "any".
 std::string DialAddress(const std::string& address);

@@ -7,8 +7,6 @@
 #include <filesystem>
 #include <string>
 
-#include "CLI/CLI.hpp"
-#include "base/limits.h"
 #include "client/commands.h"
 
 namespace pergola {
@@ -36,29 +34,9 @@ Context ReadContext() {
   return context;
 }
 
-int Main(int argc, char** argv) {
-  CLI::App app("pergola: generate text with large language models on several machines");
-  app.set_version_flag("--version", std::string("pergola ") + PERGOLA_VERSION);
-  app.require_subcommand(1);
-  const Context context = ReadContext();
-  int exit_code = kExitOk;
-  AddUp(app, context, &exit_code);
-  AddGenerate(app, context, &exit_code);
-  AddStatus(app, context, &exit_code);
-  AddDrain(app, context, &exit_code);
-  AddBench(app, context, &exit_code);
-  AddPlan(app, context, &exit_code);
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? kExitOk : kExitUsage;
-  }
-  return exit_code;
-}
-
 }  // namespace
 }  // namespace pergola
 
 int main(int argc, char** argv) {
-  return pergola::Main(argc, argv);
+  return pergola::RunCommandLine(pergola::ReadContext(), PERGOLA_VERSION, argc, argv);
 }

@@ -1,5 +1,6 @@
 // When to start a dead child again: at once at first, then later and later, and never after an exit
-// that says that trying again cannot help (unless that start had worked before). Pure: the clock comes in as an argument.
+// that says that trying again cannot help (unless that start had worked before). Pure: the clock
+// comes in as an argument.
 #pragma once
 
 #include <chrono>

@@ -76,7 +76,7 @@ grpc::Status RunResumableStream(const std::shared_ptr<grpc::Channel>& channel,
   std::chrono::milliseconds delay = options.first_delay;
   while (true) {
     const int received_before = progress.received();
-    const grpc::Status status = ReadOnce(*stub, progress, options);
+    grpc::Status status = ReadOnce(*stub, progress, options);
     // The last message may have come although the status behind it was lost.
     if (status.ok() || progress.finished()) return grpc::Status::OK;
     if (!WorthAnotherTry(status, progress)) return status;

@@ -2,11 +2,10 @@
 #include <cstdio>
 #include <memory>
 
-#include "base/limits.h"
+#include "base/cli/number_option.h"
 #include "base/status.h"
-#include "client/admin_client.h"
 #include "client/commands.h"
-#include "client/run_file.h"
+#include "client/connect_flags.h"
 #include "client/status_text.h"
 #include "google/protobuf/util/json_util.h"
 
@@ -19,50 +18,44 @@ struct StatusOptions {
   uint32_t timeout_ms = 5000;
 };
 
-int Status(const StatusOptions& options) {
-  absl::StatusOr<AdminClient> admin = ConnectAdmin(options.target);
-  if (!admin.ok()) {
-    std::fprintf(stderr, "pergola: %s\n", std::string(admin.status().message()).c_str());
-    return kExitUsage;
-  }
-  const absl::StatusOr<v1::StatusResponse> status =
-      admin->Status(std::chrono::milliseconds(options.timeout_ms));
-  if (!status.ok()) {
-    std::fprintf(stderr, "pergola: status: %s\n", std::string(status.status().message()).c_str());
-    return 1;
-  }
+absl::StatusOr<std::string> ToJson(const v1::StatusResponse& status) {
+  google::protobuf::util::JsonPrintOptions print;
+  print.preserve_proto_field_names = true;
+  print.always_print_primitive_fields = true;
+  std::string text;
+  const auto done = google::protobuf::util::MessageToJsonString(status, &text, print);
+  if (!done.ok()) return absl::InternalError(absl::StrCat("no JSON: ", done.ToString()));
+  return text + "\n";
+}
+
+absl::Status PrintStatus(const StatusOptions& options, AdminClient& admin) {
+  ASSIGN_OR_RETURN(const v1::StatusResponse status,
+                   admin.Status(std::chrono::milliseconds(options.timeout_ms)));
   std::string text;
   if (options.json) {
-    google::protobuf::util::JsonPrintOptions print;
-    print.preserve_proto_field_names = true;
-    print.always_print_primitive_fields = true;
-    if (!google::protobuf::util::MessageToJsonString(*status, &text, print).ok()) return 1;
-    text += '\n';
+    ASSIGN_OR_RETURN(text, ToJson(status));
   } else {
-    text = StatusText(*status);
+    text = StatusText(status);
   }
   std::fputs(text.c_str(), stdout);
-  return kExitOk;
+  return absl::OkStatus();
 }
 
 }  // namespace
 
 void AddStatus(CLI::App& app, const Context& context, int* exit_code) {
   auto options = std::make_shared<StatusOptions>();
-  options->target.run_file = DefaultRunFile(context.runtime_dir);
   CLI::App* command =
       app.add_subcommand("status", "Show groups, stages, hosts, blocks and what is running");
   command->add_flag("--json", options->json, "one JSON object, a StatusResponse (default: text)");
-  command->add_option("--run-file", options->target.run_file, "run file of 'pergola up'")
+  AddAdminFlags(*command, context, &options->target);
+  AddNumber(*command, "--timeout-ms", &options->timeout_ms, {1, 3'600'000},
+            "milliseconds to wait for the answer")
       ->capture_default_str();
-  command->add_option("--connect-internal", options->target.connect_internal,
-                      "HOST:PORT of the internal listener (default: as the run file says)");
-  command->add_option("--join-token-file", options->target.token_file,
-                      "file with the join token (default: as the run file says)");
-  command->add_option("--timeout-ms", options->timeout_ms, "milliseconds to wait for the answer")
-      ->check(CLI::Range(1, 3600000))
-      ->capture_default_str();
-  command->callback([=] { *exit_code = Status(*options); });
+  command->callback([=] {
+    *exit_code = RunAdminCall("status", options->target,
+                              [&](AdminClient& admin) { return PrintStatus(*options, admin); });
+  });
 }
 
 }  // namespace pergola

@@ -1,16 +1,45 @@
 #include "client/status_text.h"
 
+#include <string_view>
+
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
+#include "base/limits.h"
 #include "base/status.h"
 
 namespace pergola {
 namespace {
 
+// The text of a fault and its coordinates.
+constexpr size_t kMaxFaultBytes = kMaxFaultTextBytes + 1024;
+
+// What a peer says of itself, made harmless for a terminal: everything but printable ASCII is
+// escaped, and what is longer than `max_bytes` is cut.
+std::string Safe(std::string_view text, size_t max_bytes) {
+  std::string safe;
+  for (const char c : text.substr(0, max_bytes)) {
+    const auto byte = static_cast<unsigned char>(c);
+    if (c == '\\') {
+      safe += "\\\\";
+    } else if (byte >= 0x20 && byte < 0x7F) {
+      safe += c;
+    } else {
+      absl::StrAppendFormat(&safe, "\\x%02x", byte);
+    }
+  }
+  if (text.size() > max_bytes) safe += "...";
+  return safe;
+}
+
+std::string Name(std::string_view text) {
+  return Safe(text, kMaxNameBytes);
+}
+
 std::string GroupText(const v1::GroupStatus& group) {
-  std::string text = absl::StrFormat("group %s: %s", group.name(), GroupStateName(group.state()));
+  std::string text =
+      absl::StrFormat("group %s: %s", Name(group.name()), GroupStateName(group.state()));
   if (group.state() == v1::GROUP_STATE_LOADING && group.progress().bytes_total() > 0) {
-    absl::StrAppendFormat(&text, ", %s %d of %d bytes", group.progress().phase(),
+    absl::StrAppendFormat(&text, ", %s %d of %d bytes", Name(group.progress().phase()),
                           group.progress().bytes_done(), group.progress().bytes_total());
   }
   absl::StrAppendFormat(&text, ", epoch %d, tp %d x pp %d, last step %.1f ms\n", group.epoch(),
@@ -22,12 +51,13 @@ std::string GroupText(const v1::GroupStatus& group) {
   for (int i = 0; i < group.layout().stages_size(); ++i) {
     const v1::Stage& stage = group.layout().stages(i);
     const uint32_t layers = stage.layer_count();
-    absl::StrAppendFormat(&text, "  stage %d: host %s, layers %d to %d, pids %s\n", i, stage.host(),
-                          stage.first_layer(), stage.first_layer() + (layers > 0 ? layers - 1 : 0),
+    absl::StrAppendFormat(&text, "  stage %d: host %s, layers %d to %d, pids %s\n", i,
+                          Name(stage.host()), stage.first_layer(),
+                          stage.first_layer() + (layers > 0 ? layers - 1 : 0),
                           absl::StrJoin(stage.pids(), " "));
   }
   if (!group.last_fault().empty()) {
-    absl::StrAppendFormat(&text, "  last fault: %s\n", group.last_fault());
+    absl::StrAppendFormat(&text, "  last fault: %s\n", Safe(group.last_fault(), kMaxFaultBytes));
   }
   return text;
 }
@@ -49,7 +79,7 @@ std::string GroupStateName(v1::GroupState state) {
 
 std::string StatusText(const v1::StatusResponse& status) {
   std::string text = absl::StrFormat(
-      "%s: %s, up %.1f s\n", status.model().empty() ? "model" : status.model(),
+      "%s: %s, up %.1f s\n", status.model().empty() ? "model" : Name(status.model()),
       status.draining() ? "draining" : (status.serving() ? "serving" : "not serving"),
       static_cast<double>(status.uptime_ms()) / 1e3);
   absl::StrAppendFormat(&text, "  running %d, queued %d, requests %d, tokens %d\n",

@@ -7,6 +7,7 @@
 #include <memory>
 
 #include "absl/strings/match.h"
+#include "base/cli/number_option.h"
 #include "base/limits.h"
 #include "base/status.h"
 #include "client/commands.h"
@@ -192,10 +193,8 @@ void AddLayoutFlags(CLI::App& command, UpOptions& options) {
   command.add_option("--tp", options.tp, "ranks per stage (tensor parallel)")
       ->capture_default_str();
   command.add_option("--pp", options.pp, "stages (pipeline parallel)")->capture_default_str();
-  command
-      .add_option("--threads", options.threads,
-                  "threads per rank (default 0: cores / ranks on the node)")
-      ->check(CLI::Range(0, 4096));
+  AddNumber(command, "--threads", &options.threads, {0, 1024},
+            "threads per rank (default 0: cores / ranks on the node)");
   command.add_option("--hosts", options.hosts,
                      "NAME:SLOTS,... machines of the group; --pp must be a multiple of their "
                      "number (default: this machine)");
@@ -226,10 +225,8 @@ void AddUp(CLI::App& app, const Context& context, int* exit_code) {
   command->add_option("--log-level", options->log_level, "debug, info, warn or error")
       ->check(CLI::IsMember({"debug", "info", "warn", "error"}))
       ->capture_default_str();
-  command
-      ->add_option("--drain-timeout-ms", options->drain_timeout_ms,
-                   "milliseconds the running requests may take after Ctrl-C or SIGTERM")
-      ->check(CLI::Range(0, 86400000))
+  AddNumber(*command, "--drain-timeout-ms", &options->drain_timeout_ms, {0, 86'400'000},
+            "milliseconds the running requests may take after Ctrl-C or SIGTERM")
       ->capture_default_str();
   command
       ->add_option("--worker-arg", options->worker_arguments,

@@ -20,6 +20,7 @@
 
 #include "CLI/CLI.hpp"
 #include "absl/strings/str_cat.h"
+#include "base/cli/number_option.h"
 #include "base/limits.h"
 #include "base/log.h"
 #include "base/status.h"
@@ -41,6 +42,8 @@ struct Flags {
   int64_t drain_timeout_ms = 30'000;
   int64_t failover_wait_ms = 10'000;
   int64_t step_timeout_ms = 60'000;
+  int64_t step_ms = 100;
+  int64_t max_queue_wait_ms = 60'000;
   ServerOptions server;
   EngineOptions engine;
 };
@@ -61,33 +64,34 @@ void Declare(CLI::App* app, Flags* flags) {
   app->add_option("--trace", flags->trace, "Write a Chrome/Perfetto trace of plans to this file");
   app->add_option("--log-level", flags->log_level, "debug, info, warn or error")
       ->check(CLI::IsMember({"debug", "info", "warn", "error"}));
-  app->add_option("--max-queued", flags->engine.max_queued_sequences,
-                  "Sequences waiting for a slot; beyond: RESOURCE_EXHAUSTED")
-      ->check(CLI::Range(1, 1'000'000));
-  app->add_option("--max-queued-bytes", flags->engine.max_queued_bytes, "Bytes of queued prompts")
-      ->check(CLI::Range(int64_t{1} << 16, int64_t{1} << 40));
-  app->add_option("--max-calls", flags->server.max_calls,
-                  "Generate and GenerateBatch calls in progress; beyond: RESOURCE_EXHAUSTED")
-      ->check(CLI::Range(1, 1'000'000));
-  app->add_option("--max-streams", flags->server.max_streams, "HTTP/2 streams per connection")
-      ->check(CLI::Range(1, 1'000'000));
-  app->add_option("--slow-reader-timeout-ms", flags->server.slow_reader_timeout_ms,
-                  "A client that takes nothing of its stream for so long: RESOURCE_EXHAUSTED")
-      ->check(CLI::Range(100, 86'400'000));
-  app->add_option("--text-threads", flags->server.text_threads, "Threads that parse and tokenize")
-      ->check(CLI::Range(1, 64));
-  app->add_option("--failover-wait-ms", flags->failover_wait_ms,
-                  "How long a lost sequence waits for a group of its own numerics id")
-      ->check(CLI::Range(0, 86'400'000));
-  app->add_option("--step-timeout-ms", flags->step_timeout_ms,
-                  "A plan unanswered for so long loses the group")
-      ->check(CLI::Range(1, 86'400'000));
-  app->add_option("--drain-timeout-ms", flags->drain_timeout_ms,
-                  "After SIGTERM or SIGINT: how long running sequences may take to end")
-      ->check(CLI::Range(0, 86'400'000));
-  app->add_option("--prefill-rows", flags->engine.prefill_rows,
-                  "Most prompt tokens per plan beside decodes (chunked prefill)")
-      ->check(CLI::Range(1, 1'000'000));
+  AddNumber(*app, "--max-queued", &flags->engine.max_queued_sequences, {1, 1'000'000},
+            "Sequences waiting for a slot; beyond: RESOURCE_EXHAUSTED");
+  AddNumber(*app, "--max-queued-bytes", &flags->engine.max_queued_bytes,
+            {int64_t{1} << 16, int64_t{1} << 40}, "Bytes of queued prompts");
+  AddNumber(*app, "--max-calls", &flags->server.max_calls, {1, 1'000'000},
+            "Generate and GenerateBatch calls in progress; beyond: RESOURCE_EXHAUSTED");
+  AddNumber(*app, "--max-streams", &flags->server.max_streams, {1, 1'000'000},
+            "HTTP/2 streams per connection");
+  AddNumber(*app, "--slow-reader-timeout-ms", &flags->server.slow_reader_timeout_ms,
+            {100, 86'400'000},
+            "A client that takes nothing of its stream for so long: RESOURCE_EXHAUSTED");
+  AddNumber(*app, "--text-threads", &flags->server.text_threads, {1, 64},
+            "Threads that parse and tokenize");
+  AddNumber(*app, "--failover-wait-ms", &flags->failover_wait_ms, {0, 86'400'000},
+            "How long a lost sequence waits for a group of its own numerics id");
+  AddNumber(*app, "--step-timeout-ms", &flags->step_timeout_ms, {1, 86'400'000},
+            "A plan unanswered for so long loses the group");
+  AddNumber(*app, "--drain-timeout-ms", &flags->drain_timeout_ms, {0, 86'400'000},
+            "After SIGTERM or SIGINT: how long running sequences may take to end");
+  AddNumber(*app, "--prefill-rows", &flags->engine.prefill_rows, {1, 1'000'000},
+            "Most prompt tokens per plan beside decodes (chunked prefill), until --step-ms rules");
+  AddNumber(*app, "--step-ms", &flags->step_ms, {0, 86'400'000},
+            "While others decode, prompts get the rows that keep a step within this time; 0: "
+            "--prefill-rows always");
+  AddNumber(*app, "--max-queue-wait-ms", &flags->max_queue_wait_ms, {0, 86'400'000},
+            "Estimated wait for a slot beyond which a request is refused; 0: none");
+  app->add_flag("!--no-prefix-cache", flags->engine.prefix_cache,
+                "Compute every prompt anew instead of sharing blocks of equal beginnings");
 }
 
 // One line to standard error.
@@ -183,6 +187,9 @@ int Serve(Flags flags, int signals) {
   flags.engine.text_hash = parts->hash;
   flags.engine.failover_wait_us = flags.failover_wait_ms * 1000;
   flags.engine.step_timeout_us = flags.step_timeout_ms * 1000;
+  flags.engine.step_target_us = flags.step_ms * 1000;
+  flags.engine.max_queue_wait_us = flags.max_queue_wait_ms * 1000;
+  flags.engine.slow_reader_timeout_us = flags.server.slow_reader_timeout_ms * 1000;
   flags.engine.start_time_us = static_cast<uint64_t>(started_us);
   const int drained = eventfd(0, EFD_CLOEXEC);
   Engine engine(flags.engine, flags.trace);

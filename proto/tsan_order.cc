@@ -102,6 +102,7 @@ bool FlushExecCtx(void* context) {
 
 // What is left: the libraries' own memory, a shared absl::Status, whose references the library
 // counts, and the end of a call, which gRPC counts down to with an atomic that it holds.
+// NOLINTNEXTLINE(bugprone-reserved-identifier): the name that the sanitizer looks for.
 extern "C" const char* __tsan_default_suppressions() {
   return "called_from_lib:libgrpc.so\n"
          "called_from_lib:libgrpc++.so\n"
@@ -113,6 +114,8 @@ extern "C" const char* __tsan_default_suppressions() {
          "called_from_lib:libabsl_graphcycles_internal.so\n"
          "called_from_lib:libabsl_status.so\n"
          "called_from_lib:libabsl_cord.so\n"
+         "called_from_lib:libabsl_time_zone.so\n"
          "race:absl::debian3::Status::Unref\n"
-         "race:grpc::internal::Callback*::CallOnDone\n";
+         "race:grpc::internal::Callback*::CallOnDone\n"
+         "race:grpc::internal::CallbackBidiHandler*::~ServerCallbackReaderWriterImpl\n";
 }

@@ -1,13 +1,16 @@
 #!/usr/bin/env python3
-"""Makes tests/golden/llama: tiny random checkpoints and what Hugging Face transformers says of them.
+"""Makes tests/golden/llama: tiny random checkpoints and what Hugging Face transformers says of
+them.
 
-Judges: transformers (logits, greedy tokens), the gguf package (quantise, dequantise, write GGUF). Needs torch,
-transformers, safetensors, gguf, numpy. Run:  python3 scripts/goldens_llama.py [NAME ...]
+Judges: transformers (logits, greedy tokens), the gguf package (quantise, dequantise, write GGUF).
+Needs torch, transformers, safetensors, gguf, numpy.
+Run:  python3 scripts/goldens_llama.py [NAME ...]
 
-Each golden is a folder with the checkpoint and golden.json {prompt, greedy, bound, logits_std, ...} and logits.f32
-([prompt tokens, vocabulary] little endian, of the f64 model). The bound is max(32 x the largest |f32 - f64| difference
-of transformers' own logits, 4e-5 x their standard deviation). A golden is refused unless attention is far from uniform,
-every top-1/top-2 gap exceeds 4 x the bound, and every damage (a tensor zeroed, two heads swapped) is seen.
+Each golden is a folder with the checkpoint and golden.json {prompt, greedy, bound, logits_std, ...}
+and logits.f32 ([prompt tokens, vocabulary] little endian, of the f64 model). The bound is max(32 x
+the largest |f32 - f64| difference of transformers' own logits, 4e-5 x their standard deviation). A
+golden is refused unless attention is far from uniform, every top-1/top-2 gap exceeds 4 x the bound,
+and every damage (a tensor zeroed, two heads swapped) is seen.
 """
 import json
 import pathlib
@@ -29,16 +32,18 @@ BASE = dict(
 GOLDENS = {
     "mha": dict(hidden_size=32, intermediate_size=64, num_attention_heads=4, num_key_value_heads=4,
                 attention_bias=True, mlp_bias=True, tie_word_embeddings=False),
-    "gqa_tied": dict(hidden_size=48, intermediate_size=80, num_attention_heads=6, num_key_value_heads=2,
-                     tie_word_embeddings=True, rope_theta=100000.0),
-    "uneven": dict(hidden_size=36, intermediate_size=72, num_attention_heads=9, num_key_value_heads=3,
-                   head_dim=8, tie_word_embeddings=False),
-    "llama3_rope": dict(hidden_size=32, intermediate_size=48, num_attention_heads=4, num_key_value_heads=2,
-                        tie_word_embeddings=True, rope_theta=10000.0,
-                        rope_scaling=dict(rope_type="llama3", factor=4.0, low_freq_factor=1.0, high_freq_factor=4.0,
+    "gqa_tied": dict(hidden_size=48, intermediate_size=80, num_attention_heads=6,
+                     num_key_value_heads=2, tie_word_embeddings=True, rope_theta=100000.0),
+    "uneven": dict(hidden_size=36, intermediate_size=72, num_attention_heads=9,
+                   num_key_value_heads=3, head_dim=8, tie_word_embeddings=False),
+    "llama3_rope": dict(hidden_size=32, intermediate_size=48, num_attention_heads=4,
+                        num_key_value_heads=2, tie_word_embeddings=True, rope_theta=10000.0,
+                        rope_scaling=dict(rope_type="llama3", factor=4.0, low_freq_factor=1.0,
+                                          high_freq_factor=4.0,
                                           original_max_position_embeddings=32)),
-    "mistral_window": dict(family="mistral", hidden_size=32, intermediate_size=48, num_attention_heads=8,
-                           num_key_value_heads=2, head_dim=8, sliding_window=16, tie_word_embeddings=False),
+    "mistral_window": dict(family="mistral", hidden_size=32, intermediate_size=48,
+                           num_attention_heads=8, num_key_value_heads=2, head_dim=8,
+                           sliding_window=16, tie_word_embeddings=False),
     "sharded_bf16": dict(store="bf16", hidden_size=32, intermediate_size=64, num_attention_heads=4,
                          num_key_value_heads=2, tie_word_embeddings=False, shards=3),
     "gguf_f16": dict(store="F16", hidden_size=64, intermediate_size=96, num_attention_heads=4,
@@ -63,13 +68,14 @@ def make_config(options):
 
 
 def build(config, dtype):
-    cls = transformers.MistralForCausalLM if config.model_type == "mistral" else transformers.LlamaForCausalLM
+    mistral = config.model_type == "mistral"
+    cls = transformers.MistralForCausalLM if mistral else transformers.LlamaForCausalLM
     torch.manual_seed(0)
     return cls(config).to(dtype).eval()
 
 
 def randomise(model, seed):
-    """Draws every parameter; scales keep activations of order one and attention scores of order two."""
+    """Draws every parameter; scales keep activations of order one and scores of order two."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, p in model.named_parameters():
@@ -89,18 +95,23 @@ def randomise(model, seed):
 
 def permute(w, heads):
     """llama.cpp's order of the rows of q and k: rotary pairs side by side."""
-    return w.reshape(heads, 2, w.shape[0] // heads // 2, *w.shape[1:]).swapaxes(1, 2).reshape(w.shape)
+    pairs = w.reshape(heads, 2, w.shape[0] // heads // 2, *w.shape[1:])
+    return pairs.swapaxes(1, 2).reshape(w.shape)
 
 
 def unpermute(w, heads):
-    return w.reshape(heads, w.shape[0] // heads // 2, 2, *w.shape[1:]).swapaxes(1, 2).reshape(w.shape)
+    pairs = w.reshape(heads, w.shape[0] // heads // 2, 2, *w.shape[1:])
+    return pairs.swapaxes(1, 2).reshape(w.shape)
 
 
 def gguf_name(name):
-    for a, b in [("model.embed_tokens.weight", "token_embd.weight"), ("model.norm.weight", "output_norm.weight"),
-                 ("lm_head.weight", "output.weight"), ("model.layers.", "blk."), ("self_attn.q_proj", "attn_q"),
-                 ("self_attn.k_proj", "attn_k"), ("self_attn.v_proj", "attn_v"), ("self_attn.o_proj", "attn_output"),
-                 ("mlp.gate_proj", "ffn_gate"), ("mlp.up_proj", "ffn_up"), ("mlp.down_proj", "ffn_down"),
+    for a, b in [("model.embed_tokens.weight", "token_embd.weight"),
+                 ("model.norm.weight", "output_norm.weight"),
+                 ("lm_head.weight", "output.weight"), ("model.layers.", "blk."),
+                 ("self_attn.q_proj", "attn_q"), ("self_attn.k_proj", "attn_k"),
+                 ("self_attn.v_proj", "attn_v"), ("self_attn.o_proj", "attn_output"),
+                 ("mlp.gate_proj", "ffn_gate"), ("mlp.up_proj", "ffn_up"),
+                 ("mlp.down_proj", "ffn_down"),
                  ("input_layernorm", "attn_norm"), ("post_attention_layernorm", "ffn_norm")]:
         name = name.replace(a, b)
     return name
@@ -122,7 +133,8 @@ def store_weights(model, config, store, shards, folder):
         weight_map = {}
         for s in range(shards):
             part = {n: tensors[n] for n in names[s::shards]}
-            file = "model.safetensors" if shards == 1 else f"model-{s + 1:05d}-of-{shards:05d}.safetensors"
+            suffix = "" if shards == 1 else f"-{s + 1:05d}-of-{shards:05d}"
+            file = f"model{suffix}.safetensors"
             save_file(part, str(folder / file), metadata={"format": "pt"})
             weight_map.update({n: file for n in part})
         if shards > 1:
@@ -207,7 +219,7 @@ def attention_peak(model, ids):
 
 def damages(model, config):
     """Yields (what, undo) after damaging the model in place."""
-    d = config.head_dim if getattr(config, "head_dim", None) else config.hidden_size // config.num_attention_heads
+    d = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     for name, p in model.named_parameters():
         kept = p.detach().clone()
         with torch.no_grad():
@@ -261,9 +273,11 @@ def make(name, options):
         truth.astype("<f4").tofile(folder / "logits.f32")
         (folder / "golden.json").write_text(json.dumps({
             "judge": f"transformers {transformers.__version__}, torch {torch.__version__}, float64",
-            "prompt": prompt, "greedy": tokens, "bound": float(bound), "logits_std": float(truth.std()),
-            "smallest_gap": float(gap), "attention_peak": peak, "least_damage_over_bound": float(least),
-            "checkpoint": "model.gguf" if store.startswith(("F16", "Q")) else "."}, indent=1) + "\n")
+            "prompt": prompt, "greedy": tokens, "bound": float(bound),
+            "logits_std": float(truth.std()), "smallest_gap": float(gap), "attention_peak": peak,
+            "least_damage_over_bound": float(least),
+            "checkpoint": "model.gguf" if store.startswith(("F16", "Q")) else "."},
+            indent=1) + "\n")
         print(f"{name}: bound {bound:.3g} std {truth.std():.3g} gap {gap:.3g} peak {peak:.2f} "
               f"least damage {least:.0f} x bound, attempt {attempt}")
         return

@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
-"""Makes tests/golden/smollm2/golden.json: what transformers says of the demo model's dequantised weights.
+"""Makes tests/golden/smollm2/golden.json: what transformers says of the demo model's dequantised
+weights.
 
-transformers reads the GGUF itself (dequantised to f32; its llama reader undoes the q/k row order). Logits are kept for
-the last prompt position as the 64 largest (id, value) pairs plus 64 spread ids; greedy tokens as far as every gap
-between the best two logits exceeds 4 x the bound. Run:  python3 scripts/goldens_smollm2.py [GGUF]
+transformers reads the GGUF itself (dequantised to f32; its llama reader undoes the q/k row order).
+Logits are kept for the last prompt position as the 64 largest (id, value) pairs plus 64 spread ids;
+greedy tokens as far as every gap between the best two logits exceeds 4 x the bound.
+Run:  python3 scripts/goldens_smollm2.py [GGUF]
 """
 import json
 import pathlib
@@ -15,7 +17,8 @@ import transformers
 
 GGUF = pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else
                     pathlib.Path.home() / ".cache/pergola/SmolLM2-135M-Instruct.Q4_1.gguf")
-OUT = pathlib.Path(__file__).resolve().parent.parent / "tests" / "golden" / "smollm2" / "golden.json"
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+OUT = ROOT / "tests" / "golden" / "smollm2" / "golden.json"
 PROMPTS = {
     "The capital of France is": [504, 3575, 282, 4649, 314],
 }
@@ -52,6 +55,8 @@ for text, known in PROMPTS.items():
                   "greedy_text": tokenizer.decode(ids[len(prompt):]), "bound": float(bound),
                   "logits_std": float(truth.std()),
                   "logits": {str(i): float(truth[i]) for i in order + spread}})
-    print(text, "->", tokenizer.decode(ids[len(prompt):]), "bound", bound, "tokens", len(ids) - len(prompt))
+    print(text, "->", tokenizer.decode(ids[len(prompt):]), "bound", bound, "tokens",
+          len(ids) - len(prompt))
 OUT.parent.mkdir(parents=True, exist_ok=True)
-OUT.write_text(json.dumps({"judge": f"transformers {transformers.__version__}, float64", "cases": cases}, indent=1) + "\n")
+OUT.write_text(json.dumps({"judge": f"transformers {transformers.__version__}, float64",
+                           "cases": cases}, indent=1) + "\n")

@@ -4,6 +4,7 @@
 #include <fstream>
 
 #include "absl/strings/ascii.h"
+#include "base/cli/number_option.h"
 #include "base/status.h"
 
 namespace pergola {
@@ -67,28 +68,26 @@ absl::StatusOr<WorkerOptions> ParseWorkerOptions(int argc, const char* const* ar
       ->required();
   app.add_option("--join-token-file", options.join_token_file,
                  "file with the join token (else the environment variable PERGOLA_JOIN_TOKEN)");
-  app.add_option("--tp", options.tensor_parallel, "ranks per stage")->check(CLI::Range(1, 1 << 20));
-  app.add_option("--pp", options.pipeline_parallel, "stages")->check(CLI::Range(1, 1 << 20));
-  app.add_option("--threads", options.threads, "per rank; 0: cores / ranks on the node")
-      ->check(CLI::Range(0, kMaxThreads));
+  AddNumber(app, "--tp", &options.tensor_parallel, {1, 1 << 20}, "ranks per stage");
+  AddNumber(app, "--pp", &options.pipeline_parallel, {1, 1 << 20}, "stages");
+  AddNumber(app, "--threads", &options.threads, {0, kMaxThreads},
+            "per rank; 0: cores / ranks on the node");
   app.add_option("--group", options.group, "name of this group at the coordinator");
-  app.add_option("--slots", options.executor.slot_count, "sequences at once")
-      ->check(CLI::Range(1, 1 << 16));
+  AddNumber(app, "--slots", &options.executor.slot_count, {1, 1 << 16}, "sequences at once");
   app.add_option("--block-tokens", options.executor.block_tokens, "positions per KV block");
-  app.add_option("--step-tokens", options.executor.step_tokens, "most token rows per step")
-      ->check(CLI::Range(1, 1 << 16));
-  app.add_option("--kv-mib", kv_mib, "KV memory per rank; 0: what all slots use, at most 1024")
-      ->check(CLI::Range(int64_t{0}, int64_t{1} << 40));
+  AddNumber(app, "--step-tokens", &options.executor.step_tokens, {1, 1 << 16},
+            "most token rows per step");
+  AddNumber(app, "--kv-mib", &kv_mib, {0, int64_t{1} << 40},
+            "KV memory per rank; 0: what all slots use, at most 1024");
   app.add_option("--kv-dtype", kv_dtype, "f32, bf16 or f16");
-  app.add_option("--context-length", options.executor.context_length,
-                 "tokens; 0: the model's, or what the KV holds")
-      ->check(CLI::Range(int64_t{0}, int64_t{1} << 31));
+  AddNumber(app, "--context-length", &options.executor.context_length, {0, int64_t{1} << 31},
+            "tokens; 0: the model's, or what the KV holds");
   app.add_option("--cpu-target", cpu_target, "instruction set; unset: the best of this machine");
   app.add_option("--trace", options.trace, "write a Chrome trace to FILE.rankN");
-  app.add_option("--orphan-timeout-ms", options.orphan_timeout_ms, "without a coordinator")
-      ->check(CLI::Range(int64_t{0}, kMaxMilliseconds));
-  app.add_option("--step-timeout-ms", options.step_timeout_ms, "the coordinator's; waits get twice")
-      ->check(CLI::Range(int64_t{1}, kMaxMilliseconds));
+  AddNumber(app, "--orphan-timeout-ms", &options.orphan_timeout_ms, {0, kMaxMilliseconds},
+            "without a coordinator");
+  AddNumber(app, "--step-timeout-ms", &options.step_timeout_ms, {1, kMaxMilliseconds},
+            "the coordinator's; waits get twice");
   app.add_option("--log-level", options.log_level, "debug, info, warn or error");
   try {
     app.parse(argc, argv);

@@ -13,7 +13,13 @@ constexpr TimeUs kStalledUs = 100'000;
 }  // namespace
 
 void EngineCore::Deliver(Sequence& sequence, Mailbox::Delivery delivery, TimeUs now) {
-  if (!sequence.request.mailbox->Put(std::move(delivery)) || sequence.paused) return;
+  Mailbox& mailbox = *sequence.request.mailbox;
+  // It took since the last look, and tokens of plans in flight fill it again: the time starts anew.
+  if (sequence.paused && !mailbox.full()) {
+    sequence.paused_since = now;
+    sequence.stalled = false;
+  }
+  if (!mailbox.Put(std::move(delivery)) || sequence.paused) return;
   sequence.paused = true;
   sequence.paused_since = now;
   ++pauses_;

@@ -86,9 +86,21 @@ TEST(HostsTest, SplitsAddresses) {
   EXPECT_EQ(ParseHostPort("127.0.0.1:0")->port, 0);
   EXPECT_EQ(ParseHostPort("[::1]:50051")->host, "::1");
   EXPECT_EQ(JoinHostPort("::1", 7), "[::1]:7");
-  for (const char* text : {"", "a", ":1", "a:65536", "a:-1", "::1:5", "[zz]:5", "a:5x"}) {
+  for (const char* text :
+       {"", "a", ":1", "a:65536", "a:-1", "::1:5", "[zz]:5", "a:5x", "a:+5", "a: 5"}) {
     EXPECT_FALSE(ParseHostPort(text).ok()) << text;
   }
+}
+
+TEST(HostsTest, OnlyWhatResolvesAndHasAPortCanBeDialled) {
+  for (const char* text : {"127.0.0.1:1", "localhost:65535", "[::1]:80", "0.0.0.0:80"}) {
+    EXPECT_TRUE(CheckDialable("--connect", text).ok()) << text;
+  }
+  EXPECT_EQ(Message(CheckDialable("--connect", "127.0.0.1:0")),
+            "--connect 127.0.0.1:0: must be HOST:PORT with a port of 1 to 65535");
+  const absl::Status unresolved = CheckDialable("--connect", "nowhere.invalid:80");
+  EXPECT_EQ(unresolved.code(), absl::StatusCode::kNotFound);
+  EXPECT_THAT(Message(unresolved), HasSubstr("host 'nowhere.invalid' does not resolve"));
 }
 
 TEST(HostsTest, DialsLoopbackWhereAnyIsBound) {

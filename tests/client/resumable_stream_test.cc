@@ -44,7 +44,7 @@ class FakeServer final : public v1::Generation::Service {
   }
   ~FakeServer() override { server_->Shutdown(); }
 
-  grpc::Status Generate(grpc::ServerContext* context, const v1::GenerateRequest* request,
+  grpc::Status Generate(grpc::ServerContext*, const v1::GenerateRequest* request,
                         grpc::ServerWriter<v1::GenerateResponse>* writer) override {
     const size_t call = requests_.size();
     requests_.push_back(*request);

@@ -101,7 +101,7 @@ TEST_F(ProgramTest, BadStartsAreOneLineAndExitCode2) {
       {{"--model", Model(), "--no-such-flag"}, "--no-such-flag"},
       {{"--model", "/nonexistent"}, "/nonexistent"},
       {{"--model", Model(), "--listen", "here"}, "'here' is no address"},
-      {{"--model", Model(), "--max-queued", "0"}, "--max-queued"},
+      {{"--model", Model(), "--max-queued", "0"}, "--max-queued 0: must be 1 to 1000000"},
       {{"--model", Model(), "--slow-reader-timeout-ms", "99"}, "--slow-reader-timeout-ms"},
       {{"--model", Model(), "--log-level", "loud"}, "--log-level"},
       {{"--model", Model(), "--trace", "/nonexistent/t.json"}, "cannot write /nonexistent/t.json"},

@@ -22,6 +22,7 @@ inline bool WithinBound(float got, float want, double bound) {
 // NaN equals NaN whatever its payload (targets differ in it); all else must agree in every bit.
 inline bool SameBits(float a, float b) {
   if (std::isnan(a) || std::isnan(b)) return std::isnan(a) && std::isnan(b);
+  // NOLINTNEXTLINE(bugprone-suspicious-memory-comparison): the bits are what is compared.
   return std::memcmp(&a, &b, sizeof(a)) == 0;
 }
 

@@ -58,8 +58,9 @@ TEST(LlamaTest, UsesTheClassDefaultsForOmittedKeys) {
 }
 
 TEST(LlamaTest, TellsAnExplicitNullFromAnOmittedKey) {
-  const auto spec = SpecFrom(
-      R"({"model_type":"mistral","sliding_window":null,"num_key_value_heads":null,"head_dim":null})");
+  const auto spec =
+      SpecFrom(R"({"model_type":"mistral","sliding_window":null,"num_key_value_heads":null,)"
+               R"("head_dim":null})");
   ASSERT_TRUE(spec.ok()) << spec.status();
   EXPECT_EQ(spec->sliding_window, 0);
   EXPECT_EQ(spec->kv_heads, 32);

@@ -13,6 +13,8 @@
 namespace pergola::testing {
 namespace {
 
+// Written out here although model/llama.cc has such a list too: these files judge that list, and a
+// name that is wrong there must not be wrong here with it.
 struct Names {
   Role role;
   const char* hf;

@@ -53,8 +53,8 @@ class FakeCoordinator : public v1::Worker::Service {
     }
     return script_(attempt, stream);
   }
-  grpc::Status Results(grpc::ServerContext* context, grpc::ServerReader<v1::ResultMessage>* reader,
-                       v1::ResultsAck* ack) override {
+  grpc::Status Results(grpc::ServerContext*, grpc::ServerReader<v1::ResultMessage>* reader,
+                       v1::ResultsAck*) override {
     v1::ResultMessage message;
     while (reader->Read(&message)) {
       std::lock_guard<std::mutex> lock(mutex_);
@@ -67,7 +67,7 @@ class FakeCoordinator : public v1::Worker::Service {
     return grpc::Status::OK;
   }
   grpc::Status ReportFault(grpc::ServerContext* context, const v1::Fault* fault,
-                           v1::FaultAck* ack) override {
+                           v1::FaultAck*) override {
     if (!Authorized(*context)) return {grpc::StatusCode::UNAUTHENTICATED, "wrong join token"};
     std::lock_guard<std::mutex> lock(mutex_);
     faults_.push_back(fault->text());

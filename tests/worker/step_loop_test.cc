@@ -74,8 +74,8 @@ class FakeExecutor : public StageExecutor {
     return absl::OkStatus();
   }
   void ForgetSlots() override { ++forgotten; }
-  void KeepLogits(bool keep) override {}
-  absl::Span<const float> Logits(int64_t row) const override { return {}; }
+  void KeepLogits(bool) override {}
+  absl::Span<const float> Logits(int64_t) const override { return {}; }
   void HangOn(std::shared_future<void>* hang) { hang_ = hang; }
 
   std::vector<uint64_t> executed;
@@ -381,7 +381,7 @@ TEST(StepLoopTest, TheWatchdogNamesARankThatIsStuck) {
   std::promise<std::string> report;
   std::atomic<bool> reported{false};
   Watchdog watchdog(group.Board(1), {/*limit_ms=*/50, /*poll_ms=*/5},
-                    [&](const Wait& wait, int64_t waited_ms) {
+                    [&](const Wait& wait, int64_t) {
                       report.set_value(DescribeWait(wait, 50));
                       reported = true;
                       release.set_value();

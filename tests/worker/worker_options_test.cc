@@ -40,8 +40,10 @@ struct BadFlag {
 TEST(WorkerOptionsTest, RefusesValuesOutsideTheirLimitsInWords) {
   const std::string long_name(65, 'g');
   for (const BadFlag& bad :
-       {BadFlag{"--tp", "0", "--tp"}, BadFlag{"--pp", "-1", "--pp"},
-        BadFlag{"--threads", "5000", "--threads"}, BadFlag{"--slots", "0", "--slots"},
+       {BadFlag{"--tp", "0", "--tp 0: must be 1 to 1048576"},
+        BadFlag{"--pp", "-1", "--pp -1: must be 1 to 1048576"},
+        BadFlag{"--threads", "5000", "--threads 5000: must be 0 to 1024"},
+        BadFlag{"--slots", "0", "--slots 0: must be 1 to 65536"},
         BadFlag{"--block-tokens", "48", "--block-tokens is 48; it must be 16, 32, 64 or 128"},
         BadFlag{"--kv-dtype", "q4_0", "--kv-dtype is 'q4_0'; it must be f32, bf16 or f16"},
         BadFlag{"--cpu-target", "mmx", "--cpu-target is 'mmx'; it must be one of"},
