@@ -18,7 +18,7 @@ int g_mutation = 0;  // the bug that is on; 0: none
 
 namespace {
 
-constexpr uint64_t kSeeds = 300;
+constexpr uint64_t kSeeds = 500;
 constexpr unsigned kMostSeconds = 100;
 
 struct Mutation {

@@ -29,7 +29,7 @@ class Simulation {
     for (uint32_t g = 0; g < group_count_; ++g) Attach(absl::StrCat("g", g));
     const uint32_t arrivals = Draw(1, 50);
     for (uint32_t i = 0; i < arrivals; ++i) clock_.At(Draw(0, kHorizonUs), [this] { Arrive(); });
-    const uint32_t kills = Draw(0, 6);
+    const uint32_t kills = OneIn(3) ? 0 : Draw(0, 6);
     for (uint32_t i = 0; i < kills; ++i) clock_.At(Draw(0, kHorizonUs), [this] { Disturb(); });
     Loop();
     Finish();
@@ -222,14 +222,14 @@ class Simulation {
 
   std::vector<int32_t> DrawPrompt(uint32_t length) {
     std::vector<int32_t> prompt = DrawIds(length);
-    if (OneIn(2)) return prompt;
+    if (OneIn(4)) return prompt;
     if (OneIn(8)) {
       // Every block holds the same ids as the one before it, and yet other keys and values.
       for (uint32_t i = 16; i < length; ++i) prompt[i] = prompt[i - 16];
       return prompt;
     }
     // Prefix-heavy load: some begin alike, by a part of a block or by several.
-    const std::vector<int32_t>& beginning = beginnings_[Draw(0, 2)];
+    const std::vector<int32_t>& beginning = beginnings_[OneIn(2) ? 0 : Draw(0, 2)];
     std::copy_n(beginning.begin(), Draw(1, length), prompt.begin());
     return prompt;
   }
@@ -244,7 +244,7 @@ class Simulation {
     client->index = Draw(0, 3);
     client->penalties = OneIn(4);
     client->logprobs = OneIn(4);
-    client->prompt_logprobs = OneIn(6);
+    client->prompt_logprobs = OneIn(4);
     if (OneIn(12)) client->max_new = 0;
     if (OneIn(2)) client->eos = {0};
     if (OneIn(3)) client->stop_ids = {5};
