@@ -74,6 +74,22 @@ TEST_F(CoreSharingTest, AReaderThatTakesNothingEndsAfterItsTime) {
   EXPECT_EQ(core_.NextWake() > now_, true);
 }
 
+TEST_F(CoreSharingTest, AReaderThatTookIsNotSilentBecausePlansInFlightFillItsMailboxAgain) {
+  auto link = AttachAndProbe(MakeHello("g", 1));
+  Stream slow = Submit(WithMailbox(MakeRequest(4, 90), 1));
+  AnswerOne(*link, "g", 1);
+  ASSERT_EQ(core_.Status(now_).paused(), 1U);
+  ASSERT_FALSE(link->plans.empty()) << "one more token is on its way";
+  const auto last = link->plans.back();
+  slow.Take();
+  now_ += 900;  // below the step timeout of these tests, and before the next look
+  core_.GroupResult("g", Answer(*last, 1), now_);
+  Advance(now_ + 29'999'500);
+  EXPECT_EQ(core_.sequence_count(), 1U) << "30 s after the pause, but not after the take";
+  Advance(now_ + 10'000);
+  EXPECT_EQ(core_.sequence_count(), 0U);
+}
+
 TEST_F(CoreSharingTest, SiblingsWaitForThePromptAndThenStartBehindIt) {
   v1::Hello hello = MakeHello("g", 1);
   hello.set_step_tokens(32);
