@@ -3,10 +3,12 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <numeric>
 #include <random>
 
 #include "gmock/gmock.h"
 #include "kernels/sample.h"
+#include "kernels/sample_math.h"
 #include "tests/kernels/kernel_test_util.h"
 
 namespace pergola {
@@ -123,6 +125,17 @@ TEST_P(SampleProcessingTest, OverlappingNgramsAreFound) {
   }
   row.no_repeat_ngram_size = 5;
   EXPECT_EQ(Kept(row, 4).size(), 4U);
+}
+
+TEST_P(SampleProcessingTest, AnNgramInsideAnotherOfItsKindIsFound) {
+  SKIP_WITHOUT(GetParam());
+  const std::vector<float> logits(4, 0.0F);
+  // 1 1 is followed by 1 and, one place on, by 2.
+  const std::vector<int32_t> history = {1, 1, 1, 2, 0, 1, 1};
+  SampleRow row{logits.data(), 1.0F};
+  Look(history, 7, &row);
+  row.no_repeat_ngram_size = 3;
+  EXPECT_THAT(Kept(row, 4), ElementsAre(0, 3));
 }
 
 TEST_P(SampleProcessingTest, SuppressedIdsAreForbiddenForTheFirstNewTokensOnly) {
@@ -338,6 +351,59 @@ TEST_P(SampleProcessingTest, FlatRowsOfAWholeVocabularyEqualTheReference) {
     row.top_p = 1;
     row.typical_p = p;
     EXPECT_EQ(Survivors(*stream, row, kVocabulary), SurvivorsRef(row, kVocabulary));
+  }
+}
+
+// Of all cuts of a row, the one that an f32 top_p hits best.
+struct ClosestCut {
+  explicit ClosestCut(const std::vector<float>& logits) {
+    kept.resize(logits.size());
+    std::iota(kept.begin(), kept.end(), 0);
+    std::sort(kept.begin(), kept.end(), [&](int32_t a, int32_t b) {
+      return logits[a] != logits[b] ? logits[a] > logits[b] : a < b;
+    });
+    const float largest = logits[kept[0]];
+    double lanes[8] = {};
+    for (size_t id = 0; id < logits.size(); ++id) {
+      lanes[id % 8] += SoftmaxWeight(Exponent(logits[id], largest, 1.0));
+    }
+    const double total = FoldEight(lanes);
+    std::vector<double> sums;
+    double nearest = total;
+    for (int32_t id : kept) {
+      const double before = sums.empty() ? 0.0 : sums.back();
+      sums.push_back(before + SoftmaxWeight(Exponent(logits[id], largest, 1.0)));
+      const auto p = static_cast<float>(sums.back() / total);
+      const double miss = std::abs(static_cast<double>(p) * total - sums.back());
+      if (p > 0.05F && p < 1 && miss < nearest) {
+        nearest = miss;
+        top_p = p;
+      }
+    }
+    const double wanted = static_cast<double>(top_p) * total;
+    const auto cut = std::lower_bound(sums.begin(), sums.end(), wanted) - sums.begin();
+    kept.resize(static_cast<size_t>(cut) + 1);
+    std::sort(kept.begin(), kept.end());
+    distance = nearest / total;
+  }
+  std::vector<int32_t> kept;
+  float top_p = 1;
+  double distance = 0;  // share of the total
+};
+
+TEST_P(SampleProcessingTest, CutsThatHangOnRoundingAreThoseOfTheSortedList) {
+  SKIP_WITHOUT(GetParam());
+  if (GetParam() == CpuTarget::kReference) GTEST_SKIP() << "it is the reference";
+  constexpr int64_t kVocabulary = 131072;
+  const auto stream = MakeStream(GetParam(), 1, SampleWorkspaceBytes(kVocabulary));
+  // The best of 300 seeds: sums in another order than the list's come to other cuts.
+  for (uint32_t seed : {195, 158, 43, 102, 206, 282, 1, 3, 182, 28, 9, 100}) {
+    const auto logits = RandomValues(kVocabulary, seed, 0.01F);
+    const ClosestCut closest(logits);
+    ASSERT_LT(closest.distance, 1e-14);
+    SampleRow row{logits.data(), 1.0F};
+    row.top_p = closest.top_p;
+    EXPECT_TRUE(Survivors(*stream, row, kVocabulary) == closest.kept) << "seed " << seed;
   }
 }
 
