@@ -7,7 +7,7 @@
 namespace pergola {
 
 // Raised whenever worker.proto changes in meaning.
-inline constexpr uint32_t kProtocolVersion = 1;
+inline constexpr uint32_t kProtocolVersion = 2;
 // Raised whenever any bit of any computed logit or draw may change.
 inline constexpr uint32_t kNumericsVersion = 1;
 

@@ -73,11 +73,12 @@ void BatchCall::AdmitItem(std::string_view bytes, size_t index, const CallFacts&
     }
   }
   RunningRequest running;
-  google::rpc::Status status = Admit(door_, bytes, absl::StrCat("requests[", index, "]."), facts,
-                                     [weak = weak_from_this()] {
-                                       if (const auto strong = weak.lock()) strong->OnMail();
-                                     },
-                                     &running);
+  google::rpc::Status status = Admit(
+      door_, bytes, absl::StrCat("requests[", index, "]."), facts,
+      [weak = weak_from_this()] {
+        if (const auto strong = weak.lock()) strong->OnMail();
+      },
+      &running);
   MutexLock lock(mutex_);
   Item& item = items_[index];
   item.running = std::move(running);

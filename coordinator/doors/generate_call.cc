@@ -41,11 +41,12 @@ void GenerateCall::Admission(std::string_view bytes, const CallFacts& facts) {
     return;
   }
   RunningRequest running;
-  const google::rpc::Status status = Admit(door_, bytes, "", facts,
-                                           [weak = weak_from_this()] {
-                                             if (const auto strong = weak.lock()) strong->OnMail();
-                                           },
-                                           &running);
+  const google::rpc::Status status = Admit(
+      door_, bytes, "", facts,
+      [weak = weak_from_this()] {
+        if (const auto strong = weak.lock()) strong->OnMail();
+      },
+      &running);
   if (status.code() != 0) {
     Finish(ToGrpc(status));
     return;

@@ -1,6 +1,6 @@
 // One Generate call: text work on the pool, headers after admission, then one write in flight at a
-// time, each carrying all that gathered of one sequence since the last. Not for what a request means
-// (request_builder.h) nor for what its sequences say (running_request.h).
+// time, each carrying all that gathered of one sequence since the last. Not for what a request
+// means (request_builder.h) nor for what its sequences say (running_request.h).
 #pragma once
 
 #include <deque>

@@ -42,7 +42,7 @@ class Builder {
     const bool prompt_known = Prompt();
     Length(prompt_known);
     Scoring();
-    if (prompt_known) Received();
+    Received(prompt_known);
     if (!violations_.empty()) return violations_.ToStatus();
     Facts();
     MakeSequences();
@@ -115,8 +115,8 @@ class Builder {
   void Minimum() {
     const uint32_t least = request_.stop().min_new_tokens();
     if (least > sequence_.max_new_tokens) {
-      violations_.Add("stop.min_new_tokens", absl::StrCat(least, " exceeds max_new_tokens, ",
-                                                          sequence_.max_new_tokens));
+      violations_.Add("stop.min_new_tokens",
+                      absl::StrCat(least, " exceeds max_new_tokens, ", sequence_.max_new_tokens));
       return;
     }
     const bool by_id = !sequence_.eos_ids.empty() || !sequence_.stop_ids.empty();
@@ -239,6 +239,7 @@ class Builder {
     }
     const uint64_t fallback = std::min<uint64_t>(kDefaultMaxNewTokens, room - prompt);
     sequence_.max_new_tokens = static_cast<uint32_t>(stop.has_max_new_tokens() ? asked : fallback);
+    length_known_ = true;
     Minimum();
   }
 
@@ -249,13 +250,14 @@ class Builder {
                                                       " exceeds the limit of ", kMaxLogprobs));
     }
     if (request_.has_resume()) {
-      violations_.Add("prompt_logprobs", "set together with resume; the broken stream began with them");
+      violations_.Add("prompt_logprobs",
+                      "set together with resume; the broken stream began with them");
     }
   }
 
   // What an interrupted client has of every index.
-  void Received() {
-    if (request_.echo()) {
+  void Received(bool prompt_known) {
+    if (request_.echo() && prompt_known) {
       echo_ = inputs_.served.tokenizer->Decode(sequence_.prompt_ids, /*skip_special_tokens=*/true);
     }
     received_.resize(count_.best_of);
@@ -279,14 +281,15 @@ class Builder {
     }
     if (std::all_of(received_.begin(), received_.end(),
                     [](const ReceivedPart& part) { return part.finished; })) {
-      violations_.Add("resume", "says that every sequence has finished; there is nothing to resume");
+      violations_.Add("resume",
+                      "says that every sequence has finished; there is nothing to resume");
     }
   }
 
   void ReceivedOf(size_t index, const v1::TokenIds& tokens, uint64_t text_bytes,
                   const std::string& field) {
     const std::string ids_field = absl::StrCat(field, index == 0 ? ".received.ids" : ".ids.ids");
-    if (static_cast<uint64_t>(tokens.ids_size()) > sequence_.max_new_tokens) {
+    if (length_known_ && static_cast<uint64_t>(tokens.ids_size()) > sequence_.max_new_tokens) {
       violations_.Add(ids_field,
                       absl::StrCat(tokens.ids_size(), " received tokens exceed max_new_tokens, ",
                                    sequence_.max_new_tokens));
@@ -369,13 +372,13 @@ class Builder {
     return copy;
   }
 
-
   const v1::GenerateRequest& request_;
   const BuildInputs& inputs_;
   BuiltRequest& built_;
   Violations violations_;
   SequenceRequest sequence_;  // what all sequences have in common
   SequenceCount count_;
+  bool length_known_ = false;  // sequence_.max_new_tokens is settled
   std::string echo_;
   std::vector<ReceivedPart> received_;  // by index
 };

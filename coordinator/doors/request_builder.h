@@ -38,7 +38,7 @@ struct BuildInputs {
   std::string field_prefix;  // of violations: "requests[3]."
   std::string request_id;    // used if the client names none
   TimeUs deadline = kNever;
-  std::string tenant;        // whom the request is charged to
+  std::string tenant;                   // whom the request is charged to
   std::function<uint64_t()> draw_seed;  // called if the request samples and states no seed
 };
 
@@ -47,9 +47,9 @@ struct RequestFacts {
   std::string request_id;
   std::string model;
   uint32_t prompt_token_count = 0;
-  v1::TokenIds prompt;        // only if the request is resumable
-  uint32_t n = 1;             // sequences to return
-  uint32_t best_of = 1;       // sequences that run
+  v1::TokenIds prompt;         // only if the request is resumable
+  uint32_t n = 1;              // sequences to return
+  uint32_t best_of = 1;        // sequences that run
   bool tell_logprobs = false;  // else they are computed, if at all, for the choice only
 };
 

@@ -40,7 +40,7 @@ class RunningRequest {
     SequenceId id = 0;
     std::shared_ptr<Mailbox> mailbox;
     bool ended = false;
-    std::string echo;  // text of the prompt that goes before the first text
+    std::string echo;            // text of the prompt that goes before the first text
     v1::GenerateResponse whole;  // best_of: all that came
     double logprob_sum = 0;      // best_of: of the new ids
   };

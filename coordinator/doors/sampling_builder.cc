@@ -17,12 +17,8 @@ struct Interval {
   bool low_open;  // the limit itself is outside
   float high;
 
-  bool Holds(float value) const {
-    return (low_open ? value > low : value >= low) && value <= high;
-  }
-  std::string ToString() const {
-    return absl::StrCat(low_open ? "(" : "[", low, ", ", high, "]");
-  }
+  bool Holds(float value) const { return (low_open ? value > low : value >= low) && value <= high; }
+  std::string ToString() const { return absl::StrCat(low_open ? "(" : "[", low, ", ", high, "]"); }
 };
 
 constexpr Interval kTemperature = {0, false, kMaxTemperature};
@@ -38,9 +34,9 @@ class Resolver {
       : asked_(asked), limits_(limits), violations_(*violations) {}
 
   void Temperature(const GenerationDefaults& defaults, bool samples, v1::Sampling* sampling) {
-    const float temperature = Float(
-        "temperature", asked_.has_temperature(), asked_.temperature(),
-        defaults.temperature.value_or(samples ? 1.0F : 0.0F), kTemperature);
+    const float temperature =
+        Float("temperature", asked_.has_temperature(), asked_.temperature(),
+              defaults.temperature.value_or(samples ? 1.0F : 0.0F), kTemperature);
     sampling->set_temperature(temperature > 0 ? temperature : 0.0F);  // -0 becomes 0
   }
 
@@ -50,16 +46,16 @@ class Resolver {
                               "the vocabulary size"));
     sampling->set_top_p(Float("top_p", asked_.has_top_p(), asked_.top_p(),
                               defaults.top_p.value_or(1.0F), kPositiveShare));
-    sampling->set_min_p(Float("min_p", asked_.has_min_p(), asked_.min_p(),
-                              defaults.min_p.value_or(0.0F), kShare));
+    sampling->set_min_p(
+        Float("min_p", asked_.has_min_p(), asked_.min_p(), defaults.min_p.value_or(0.0F), kShare));
     sampling->set_typical_p(Float("typical_p", asked_.has_typical_p(), asked_.typical_p(),
                                   defaults.typical_p.value_or(1.0F), kPositiveShare));
   }
 
   void Penalties(const GenerationDefaults& stated, v1::Sampling* sampling) {
-    sampling->set_repetition_penalty(
-        Float("repetition_penalty", asked_.has_repetition_penalty(), asked_.repetition_penalty(),
-              stated.repetition_penalty.value_or(1.0F), kRepetition));
+    sampling->set_repetition_penalty(Float("repetition_penalty", asked_.has_repetition_penalty(),
+                                           asked_.repetition_penalty(),
+                                           stated.repetition_penalty.value_or(1.0F), kRepetition));
     sampling->set_presence_penalty(Float("presence_penalty", asked_.has_presence_penalty(),
                                          asked_.presence_penalty(), 0, kAdditive));
     sampling->set_frequency_penalty(Float("frequency_penalty", asked_.has_frequency_penalty(),
@@ -72,8 +68,8 @@ class Resolver {
   void LogitBias(v1::Sampling* sampling) {
     const auto& biases = asked_.logit_bias();
     if (biases.size() > kMaxLogitBiases) {
-      violations_.Add("sampling.logit_bias", absl::StrCat(biases.size(), " ids exceed the limit of ",
-                                                          kMaxLogitBiases));
+      violations_.Add("sampling.logit_bias",
+                      absl::StrCat(biases.size(), " ids exceed the limit of ", kMaxLogitBiases));
       return;
     }
     std::vector<std::pair<int32_t, float>> sorted(biases.begin(), biases.end());
@@ -115,9 +111,7 @@ class Resolver {
     return value;
   }
 
-  static float Off(const Interval& interval) {
-    return interval.low_open ? 1.0F : 0.0F;
-  }
+  static float Off(const Interval& interval) { return interval.low_open ? 1.0F : 0.0F; }
 
   uint32_t Count(std::string_view name, bool set, uint64_t value, uint64_t fallback, uint64_t limit,
                  std::string_view limit_name) {
@@ -158,8 +152,8 @@ SequenceCount ResolveCount(const v1::SamplingParameters& asked, bool greedy,
   if (n < 1 || n > kMaxSequences) {
     violations->Add("sampling.n", absl::StrCat(n, " is not in 1 to ", kMaxSequences));
   } else if (best_of < n || best_of > kMaxSequences) {
-    violations->Add("sampling.best_of", absl::StrCat(best_of, " is not in sampling.n, ", n, ", to ",
-                                                     kMaxSequences));
+    violations->Add("sampling.best_of",
+                    absl::StrCat(best_of, " is not in sampling.n, ", n, ", to ", kMaxSequences));
   } else if (best_of > 1 && greedy) {
     violations->Add(asked.has_best_of() ? "sampling.best_of" : "sampling.n",
                     absl::StrCat(best_of,

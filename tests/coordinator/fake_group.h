@@ -156,8 +156,7 @@ class FakeGroup {
       v1::EntryResult* out = result->add_entries();
       out->set_status(v1::ENTRY_STATUS_OK);
       for (const uint32_t offset : entry.logits_at()) {
-        const int32_t id =
-            NextToken(ids[offset], entry.first_position() + offset, start.index());
+        const int32_t id = NextToken(ids[offset], entry.first_position() + offset, start.index());
         out->add_ids(id);
         if (start.sampling().has_logprobs()) {
           *out->add_logprobs() = LogprobsOf(id, start.sampling().logprobs());
@@ -176,7 +175,7 @@ class FakeGroup {
   v1::ResultsAck ack_;
   std::unique_ptr<grpc::ClientWriter<v1::ResultMessage>> results_;
   std::unique_ptr<grpc::ClientReaderWriter<v1::WorkerMessage, v1::CoordinatorMessage>> attach_;
-  std::map<uint32_t, v1::SlotStart> starts_;   // by slot
+  std::map<uint32_t, v1::SlotStart> starts_;  // by slot
   std::map<uint32_t, int32_t> last_sampled_;  // by slot: what a TokenRef means
   grpc::Status status_;
   Mutex mutex_;

@@ -130,25 +130,49 @@ TEST_F(GenerateTest, ADeadlineEndsAQueuedRequest) {
   EXPECT_TRUE(WaitFor([&] { return Status().queued() == 0; }));
 }
 
-TEST_F(GenerateTest, ASlowClientCoalesces) {
-  StartServing();
-  grpc::ChannelArguments narrow;
-  narrow.SetInt(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, 1);
-  narrow.SetInt(GRPC_ARG_HTTP2_BDP_PROBE, 0);
-  narrow.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
-  generation_ = v1::Generation::NewStub(grpc::CreateCustomChannel(
-      server_->public_address(), grpc::InsecureChannelCredentials(), narrow));
+// A client that takes its time: what it has not taken yet stays with the server.
+class SlowClientTest : public CoordinatorTest {
+ protected:
+  void StartNarrow() {
+    StartServing();
+    grpc::ChannelArguments narrow;
+    narrow.SetInt(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, 1);
+    narrow.SetInt(GRPC_ARG_HTTP2_BDP_PROBE, 0);
+    narrow.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
+    generation_ = v1::Generation::NewStub(grpc::CreateCustomChannel(
+        server_->public_address(), grpc::InsecureChannelCredentials(), narrow));
+  }
+};
+
+TEST_F(SlowClientTest, GetsManyTokensInAMessage) {
+  StartNarrow();
+  const uint32_t tokens = kMailboxTokens;
   grpc::ClientContext context;
-  const auto reader = generation_->Generate(&context, Prompt("x", 3000));
+  const auto reader = generation_->Generate(&context, Prompt("x", tokens));
   v1::GenerateResponse message;
   ASSERT_TRUE(reader->Read(&message));
   std::string text = message.text();
   ASSERT_TRUE(WaitFor([&] { return Status().running() == 0; })) << "the sequence waits for nobody";
-  int messages = 1;
+  uint32_t messages = 1;
   for (; reader->Read(&message); ++messages) text += message.text();
   EXPECT_TRUE(reader->Finish().ok());
-  EXPECT_EQ(text, Continuation(PromptIds("x"), 3000));
-  EXPECT_LT(messages, 1500);
+  EXPECT_EQ(text, Continuation(PromptIds("x"), tokens));
+  EXPECT_LT(messages, tokens / 2);
+}
+
+TEST_F(SlowClientTest, PausesItsOwnSequenceOnly) {
+  StartNarrow();
+  grpc::ClientContext context;
+  const auto reader = generation_->Generate(&context, Prompt("x", 4000));
+  v1::GenerateResponse message;
+  ASSERT_TRUE(reader->Read(&message));
+  std::string text = message.text();
+  ASSERT_TRUE(WaitFor([&] { return Status().paused() == 1; }));
+  EXPECT_EQ(Generate(Prompt("y", 100)).text, Continuation(PromptIds("y"), 100));
+  EXPECT_EQ(Status().paused(), 1U);
+  while (reader->Read(&message)) text += message.text();
+  EXPECT_TRUE(reader->Finish().ok());
+  EXPECT_EQ(text, Continuation(PromptIds("x"), 4000));
 }
 
 TEST_F(GenerateTest, AFullQueueSaysWhenToComeBack) {

@@ -348,19 +348,19 @@ TEST_F(RequestBuilderTest, NamesEveryParameterOutOfItsRange) {
   request_.set_prompt_logprobs(22);
   request_.set_priority(-101);
   inputs_.limits.context_length = 4096;
-  EXPECT_THAT(Refused(),
-              UnorderedElementsAre(
-                  "sampling.min_p: -0.1 is not in [0, 1]", "sampling.typical_p: 0 is not in (0, 1]",
-                  "sampling.repetition_penalty: 0 is not in (0, 100]",
-                  "sampling.presence_penalty: 101 is not in [-100, 100]",
-                  "sampling.frequency_penalty: nan is not in [-100, 100]",
-                  "sampling.no_repeat_ngram_size: 4097 exceeds the context length of 4096",
-                  "sampling.logit_bias[260]: the id is not in 0 to the vocabulary size of 260 "
-                  "(exclusive)",
-                  "sampling.logit_bias[5]: -101 is not in [-100, 100]",
-                  "sampling.logprobs: 21 exceeds the limit of 20",
-                  "prompt_logprobs: 22 exceeds the limit of 20",
-                  "priority: -101 is not in -100 to 100"));
+  EXPECT_THAT(
+      Refused(),
+      UnorderedElementsAre(
+          "sampling.min_p: -0.1 is not in [0, 1]", "sampling.typical_p: 0 is not in (0, 1]",
+          "sampling.repetition_penalty: 0 is not in (0, 100]",
+          "sampling.presence_penalty: 101 is not in [-100, 100]",
+          "sampling.frequency_penalty: nan is not in [-100, 100]",
+          "sampling.no_repeat_ngram_size: 4097 exceeds the context length of 4096",
+          "sampling.logit_bias[260]: the id is not in 0 to the vocabulary size of 260 "
+          "(exclusive)",
+          "sampling.logit_bias[5]: -101 is not in [-100, 100]",
+          "sampling.logprobs: 21 exceeds the limit of 20",
+          "prompt_logprobs: 22 exceeds the limit of 20", "priority: -101 is not in -100 to 100"));
 }
 
 TEST_F(RequestBuilderTest, ResolvesEverySamplingParameter) {
