@@ -128,6 +128,12 @@ class Builder {
     suppressed.insert(suppressed.end(), sequence_.stop_ids.begin(), sequence_.stop_ids.end());
     std::sort(suppressed.begin(), suppressed.end());
     suppressed.erase(std::unique(suppressed.begin(), suppressed.end()), suppressed.end());
+    if (suppressed.size() > kMaxSuppressedIds) {
+      violations_.Add("stop.min_new_tokens",
+                      absl::StrCat(suppressed.size(), " ids would end the stream; at most ",
+                                   kMaxSuppressedIds, " can be held back"));
+      return;
+    }
     sequence_.sampling.set_min_new_tokens(least);
     sequence_.sampling.mutable_suppressed()->Add(suppressed.begin(), suppressed.end());
   }
