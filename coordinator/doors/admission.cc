@@ -33,7 +33,7 @@ google::rpc::Status TextPoolFull() {
 
 google::rpc::Status Admit(const DoorContext& context, std::string_view bytes,
                           const std::string& field_prefix, const CallFacts& call,
-                          std::function<void()> notify, RunningRequest* running) {
+                          const std::function<void()>& notify, RunningRequest* running) {
   v1::GenerateRequest request;
   Violations violations(field_prefix);
   if (!ParseMessage(bytes, &request, &violations)) return violations.ToStatus();
@@ -54,7 +54,7 @@ google::rpc::Status Admit(const DoorContext& context, std::string_view bytes,
   BuiltRequest built;
   google::rpc::Status status = BuildRequest(request, inputs, &built);
   if (status.code() != 0) return status;
-  return ToRpcStatus(running->Submit(context.engine, std::move(built), std::move(notify)));
+  return ToRpcStatus(running->Submit(context.engine, std::move(built), notify));
 }
 
 }  // namespace pergola
