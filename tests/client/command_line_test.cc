@@ -130,7 +130,11 @@ TEST_F(CommandLineTest, NumbersBeyondTheirLimitsAreOneLineWithOptionValueAndLimi
   ExpectRefusal(with(generate, "--top-k", "-1"), "--top-k -1: must be 0 to 4294967295");
   ExpectRefusal(with(generate, "--temperature", "101"), "--temperature 101: must be 0 to 100");
   ExpectRefusal(with(generate, "--max-new-tokens", "0"),
-                "--max-new-tokens 0: must be 1 to 4294967295");
+                "--max-new-tokens 0: must be 1 to 4294967295; 0 only with --prompt-logprobs");
+  ExpectRefusal(with(generate, "--logit-bias", "5=200"),
+                "--logit-bias 5=200: must be ID=BIAS with an id of 0 to 2147483647 and a bias of "
+                "-100 to 100");
+  ExpectRefusal(with(generate, "--priority", "-101"), "--priority -101: must be -100 to 100");
   ExpectRefusal(with(generate, "--resume-timeout-ms", "soon"),
                 "--resume-timeout-ms soon: must be 0 to 86400000");
   ExpectRefusal(with({"bench"}, "--streams", "1025"), "--streams 1025: must be 1 to 1024");
