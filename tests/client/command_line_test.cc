@@ -140,6 +140,9 @@ TEST_F(CommandLineTest, NumbersBeyondTheirLimitsAreOneLineWithOptionValueAndLimi
   ExpectRefusal(with({"bench"}, "--streams", "1025"), "--streams 1025: must be 1 to 1024");
   ExpectRefusal(with({"bench"}, "--seed", "-5"), "--seed -5: must be 0 to 18446744073709551615");
   ExpectRefusal(with({"status"}, "--timeout-ms", "0"), "--timeout-ms 0: must be 1 to 3600000");
+  ExpectRefusal(with({"status", "--watch"}, "--interval-ms", "99"),
+                "--interval-ms 99: must be 100 to 3600000");
+  ExpectRefusal(with({"status"}, "--interval-ms", "500"), "--interval-ms 500: needs --watch");
   ExpectRefusal(with({"drain"}, "--timeout-ms", "0"), "--timeout-ms 0: must be 1 to 86400000");
 }
 
