@@ -315,9 +315,9 @@ EOF
   python3 -c 'import json,sys; b=json.load(open(sys.argv[1])); assert b["failed"]==0 and b["tokens"]==32' \
     "$work/bench.json" || fail "bench: $(cat "$work/bench.json")"
   local code=0
-  pergola generate --top-p 2 x >"$work/out" 2>"$work/error" || code=$?
-  [[ $code -eq 2 ]] || fail "a bad top_p ends with $code"
-  grep -q 'sampling.top_p' "$work/error" || fail "no field path: $(cat "$work/error")"
+  pergola generate --top-k 4000000 x >"$work/out" 2>"$work/error" || code=$?
+  [[ $code -eq 2 ]] || fail "a top_k beyond the vocabulary ends with $code"
+  grep -q 'sampling.top_k' "$work/error" || fail "no field path: $(cat "$work/error")"
   echo wrong >"$work/wrong"
   code=0
   pergola status --connect-internal "$(field internal_address)" --join-token-file "$work/wrong" 2>"$work/error" || code=$?
