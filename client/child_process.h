@@ -20,10 +20,12 @@ class ChildProcess {
 
   // Starts argv[0] (a path) in a process group of its own, so that a terminal's Ctrl-C reaches only
   // us. Standard input is empty; standard output and error come through ReadLines. A start while
-  // running is a bug. UNAVAILABLE if the system has no process or descriptor left; a program that
-  // cannot be executed ends with code 127.
+  // running is a bug. It and its children run on `cpus` alone, unless those are none. UNAVAILABLE
+  // if the system has no process or descriptor left; a program that cannot be executed ends with
+  // code 127.
   absl::Status Start(const std::vector<std::string>& argv,
-                     const std::vector<std::string>& environment);
+                     const std::vector<std::string>& environment,
+                     const std::vector<int>& cpus = {});
 
   bool running() const { return pid_ > 0; }
   pid_t pid() const { return pid_; }

@@ -2,6 +2,7 @@
 // goes to standard error.
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <memory>
 #include <optional>
@@ -13,7 +14,9 @@
 #include "client/commands.h"
 #include "client/connect_flags.h"
 #include "client/error_text.h"
+#include "client/generate_flags.h"
 #include "client/resumable_stream.h"
+#include "client/text_blocks.h"
 #include "client/utf8.h"
 #include "google/protobuf/util/json_util.h"
 
@@ -23,14 +26,7 @@ namespace {
 struct GenerateOptions {
   std::string prompt;
   PublicTarget target;
-  std::optional<uint32_t> max_new_tokens;
-  std::optional<float> temperature;
-  std::optional<uint32_t> top_k;
-  std::optional<float> top_p;
-  std::optional<uint64_t> seed;
-  std::vector<std::string> stop;
-  bool ignore_eos = false;
-  bool json = false;
+  GenerateFlags flags;
   bool stats = false;
   std::optional<uint32_t> resume_timeout_ms;
 };
@@ -58,80 +54,107 @@ absl::StatusOr<std::string> ReadPrompt(const std::string& argument) {
   return prompt;
 }
 
-v1::GenerateRequest MakeRequest(const GenerateOptions& options, const std::string& prompt) {
-  v1::GenerateRequest request;
-  request.set_text(prompt);
-  v1::SamplingParameters* sampling = request.mutable_sampling();
-  if (options.temperature) sampling->set_temperature(*options.temperature);
-  if (options.top_k) sampling->set_top_k(*options.top_k);
-  if (options.top_p) sampling->set_top_p(*options.top_p);
-  if (options.seed) sampling->set_seed(*options.seed);
-  v1::StopConditions* stop = request.mutable_stop();
-  if (options.max_new_tokens) stop->set_max_new_tokens(*options.max_new_tokens);
-  for (const std::string& text : options.stop) stop->add_strings(text);
-  stop->set_ignore_eos(options.ignore_eos);
-  return request;
-}
+// What has arrived, as it is shown, and counted for --stats.
+class Output {
+ public:
+  explicit Output(const GenerateFlags& flags) : json_(flags.json), blocks_(flags.sequences()) {}
 
-void WriteMessage(const GenerateOptions& options, const v1::GenerateResponse& message) {
-  if (options.json) {
+  void Write(const v1::GenerateResponse& message) {
+    if (json_) {
+      WriteJson(message);
+    } else {
+      Write(blocks_.Take(message));
+    }
+    if (message.has_finish()) Count(message.finish().usage());
+    if (message.continuity() == v1::CONTINUITY_SEMANTIC) {
+      std::fprintf(stderr,
+                   "pergola: the stream continues on other numerics: a valid continuation, perhaps "
+                   "not the same words\n");
+    }
+  }
+
+  // The stream has ended, perhaps early.
+  void End() {
+    if (!json_) Write(blocks_.Rest());
+  }
+
+  // Tokens per second after the first one: what a reader sees.
+  void PrintStats() const {
+    const double rest_s = (total_ms_ - first_token_ms_) / 1e3;
+    const uint64_t rest = new_tokens_ > ended_ ? new_tokens_ - ended_ : 0;
+    const std::string sequences =
+        ended_ > 1 ? " in " + std::to_string(ended_) + " sequences" : std::string();
+    std::fprintf(stderr,
+                 "%u prompt tokens, %llu new tokens%s, first after %.0f ms, then %.1f tokens/s\n",
+                 prompt_tokens_, static_cast<unsigned long long>(new_tokens_), sequences.c_str(),
+                 first_token_ms_, rest_s > 0 ? static_cast<double>(rest) / rest_s : 0.0);
+  }
+
+ private:
+  static void Write(const std::string& text) {
+    std::fwrite(text.data(), 1, text.size(), stdout);
+    std::fflush(stdout);
+  }
+
+  static void WriteJson(const v1::GenerateResponse& message) {
     google::protobuf::util::JsonPrintOptions print;
     print.preserve_proto_field_names = true;
     std::string line;
     if (google::protobuf::util::MessageToJsonString(message, &line, print).ok()) {
-      std::fprintf(stdout, "%s\n", line.c_str());
+      Write(line + "\n");
     }
-  } else {
-    std::fwrite(message.text().data(), 1, message.text().size(), stdout);
   }
-  std::fflush(stdout);
-  if (message.continuity() == v1::CONTINUITY_SEMANTIC) {
-    std::fprintf(stderr,
-                 "pergola: the stream continues on other numerics: a valid continuation, perhaps "
-                 "not the same words\n");
-  }
-}
 
-// Tokens per second after the first one: what a reader sees.
-void PrintStats(const v1::Usage& usage) {
-  const double rest_s = (usage.total_ms() - usage.first_token_ms()) / 1e3;
-  const double rate =
-      usage.completion_tokens() > 1 && rest_s > 0 ? (usage.completion_tokens() - 1) / rest_s : 0.0;
-  std::fprintf(stderr, "%u prompt tokens, %u new tokens, first after %.0f ms, then %.1f tokens/s\n",
-               usage.prompt_tokens(), usage.completion_tokens(), usage.first_token_ms(), rate);
-}
-
-int Generate(const GenerateOptions& options, const Context& context) {
-  const absl::StatusOr<std::string> prompt = ReadPrompt(options.prompt);
-  if (!prompt.ok()) return Fail(prompt.status(), kExitUsage);
-  for (const std::string& stop : options.stop) {
-    if (FirstInvalidUtf8(stop) == stop.size()) continue;
-    return Fail(absl::InvalidArgumentError("--stop is not valid UTF-8"), kExitUsage);
+  void Count(const v1::Usage& usage) {
+    first_token_ms_ =
+        ended_ == 0 ? usage.first_token_ms() : std::min(first_token_ms_, usage.first_token_ms());
+    total_ms_ = std::max(total_ms_, usage.total_ms());
+    prompt_tokens_ = usage.prompt_tokens();
+    new_tokens_ += usage.completion_tokens();
+    ++ended_;
   }
-  const absl::StatusOr<std::string> address = PublicAddress(options.target);
-  if (!address.ok()) return Fail(address.status(), kExitUsage);
+
+  const bool json_;
+  TextBlocks blocks_;
+  uint32_t ended_ = 0;  // sequences
+  uint32_t prompt_tokens_ = 0;
+  uint64_t new_tokens_ = 0;
+  double first_token_ms_ = 0;
+  double total_ms_ = 0;
+};
+
+ResumeOptions MakeResumeOptions(const GenerateOptions& options, Output& output) {
   ResumeOptions resume;
   if (options.resume_timeout_ms) {
     resume.resume_timeout = std::chrono::milliseconds(*options.resume_timeout_ms);
     resume.connect_timeout = resume.resume_timeout;
   }
-  v1::Usage usage;
-  resume.on_message = [&](const v1::GenerateResponse& message) {
-    WriteMessage(options, message);
-    if (message.has_finish()) usage = message.finish().usage();
-  };
+  resume.tenant = options.flags.tenant;
+  resume.on_message = [&output](const v1::GenerateResponse& message) { output.Write(message); };
   resume.on_interruption = [](const grpc::Status& status) {
     std::fprintf(stderr, "pergola: interrupted (%s), resuming\n", status.error_message().c_str());
   };
+  return resume;
+}
+
+int Generate(const GenerateOptions& options, const Context& context) {
+  const absl::StatusOr<std::string> prompt = ReadPrompt(options.prompt);
+  if (!prompt.ok()) return Fail(prompt.status(), kExitUsage);
+  const absl::StatusOr<v1::GenerateRequest> request = MakeGenerateRequest(options.flags, *prompt);
+  if (!request.ok()) return Fail(request.status(), kExitUsage);
+  const absl::StatusOr<std::string> address = PublicAddress(options.target);
+  if (!address.ok()) return Fail(address.status(), kExitUsage);
+  Output output(options.flags);
   const grpc::Status status =
-      RunResumableStream(Dial(*address), MakeRequest(options, *prompt), resume);
+      RunResumableStream(Dial(*address), *request, MakeResumeOptions(options, output));
+  output.End();
   // The terminal's next line starts on its own; the newline is not part of the text.
   if (context.stdout_is_terminal) std::fputc('\n', stderr);
   if (std::ferror(stdout) != 0) {
     return Fail(absl::DataLossError("cannot write to standard output"), 1);
   }
   if (status.ok()) {
-    if (options.stats) PrintStats(usage);
+    if (options.stats) output.PrintStats();
     return kExitOk;
   }
   std::fprintf(stderr, "pergola: %s: %s\n", address->c_str(), ErrorText(status).c_str());
@@ -147,25 +170,7 @@ void AddGenerate(CLI::App& app, const Context& context, int* exit_code) {
   command->add_option("PROMPT", options->prompt, "text to continue; - reads standard input")
       ->required();
   AddPublicFlags(*command, context, &options->target);
-  AddNumber(*command, "--max-new-tokens", &options->max_new_tokens, {1, UINT32_MAX},
-            "most new tokens (default: what fits in the context, at most 2048)");
-  AddNumber(*command, "--temperature", &options->temperature, {0, kMaxTemperature},
-            "of the draws, 0: greedy (default: the model's, else 0)");
-  AddNumber(*command, "--top-k", &options->top_k, {0, UINT32_MAX},
-            "keep the K most probable tokens, 0: all (default: the model's, else 0)");
-  AddNumber(*command, "--top-p", &options->top_p, {0, 1, true},
-            "keep the smallest set of this probability (default: the model's, else 1)");
-  AddNumber(*command, "--seed", &options->seed, {0, UINT64_MAX},
-            "of the draws (default: the server draws one)");
-  command
-      ->add_option("--stop", options->stop, "end before this text; up to 16 times (default: none)")
-      ->expected(1)
-      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
-  command->add_flag("--ignore-eos", options->ignore_eos,
-                    "do not end at the model's end-of-sequence token (default: end)");
-  command->add_flag("--json", options->json,
-                    "one JSON object per line instead of text, each a GenerateResponse with ids, "
-                    "text, and at last finish");
+  AddGenerateFlags(*command, &options->flags);
   command->add_flag("--stats", options->stats,
                     "at the end one line of tokens and times on standard error (default: none)");
   AddNumber(*command, "--resume-timeout-ms", &options->resume_timeout_ms, {0, 86'400'000},

@@ -27,10 +27,10 @@ bool AnyGroupReady(const v1::StatusResponse& status) {
 }  // namespace
 
 GroupMonitor::GroupMonitor(const std::string& public_address, const std::string& internal_address,
-                           const std::string& token)
+                           const std::string& token, bool probe)
     : public_address_(public_address),
       admin_(std::make_unique<AdminClient>(internal_address, token)),
-      thread_([this] { Run(); }) {}
+      thread_([this, probe] { Run(probe); }) {}
 
 GroupMonitor::~GroupMonitor() {
   std::shared_ptr<grpc::ClientContext> probe;
@@ -58,7 +58,8 @@ bool GroupMonitor::SleepUnlessStopping(std::chrono::milliseconds duration) {
   return !stopping_;
 }
 
-void GroupMonitor::Run() {
+void GroupMonitor::Run(bool probe) {
+  bool ready = !probe;
   while (SleepUnlessStopping(kStatusInterval)) {
     absl::StatusOr<v1::StatusResponse> status = admin_->Status(kStatusTimeout);
     if (!status.ok()) continue;
@@ -66,12 +67,12 @@ void GroupMonitor::Run() {
     {
       MutexLock lock(mutex_);
       view_.status = *std::move(status);
+      view_.ready = ready;
     }
-    if (group_ready && Probe()) {
-      MutexLock lock(mutex_);
-      view_.ready = true;
-      return;
-    }
+    if (ready || !group_ready || !Probe()) continue;
+    ready = true;
+    MutexLock lock(mutex_);
+    view_.ready = true;
   }
 }
 

@@ -1,5 +1,6 @@
-// Watches a coordinator from a thread of its own: how far loading is, and the moment from which a
-// token passes all ranks. The supervisor reads its findings; it decides nothing.
+// Watches a coordinator from a thread of its own: how far loading is, the moment from which a token
+// passes all ranks of some group, and which groups are attached. The supervisor reads its findings;
+// it decides nothing.
 #pragma once
 
 #include <chrono>
@@ -21,13 +22,15 @@ class AdminClient;
 class GroupMonitor {
  public:
   struct View {
-    bool ready = false;         // a Generate of one token through the public listener has succeeded
+    // A Generate of one token through the public listener has succeeded, or need not be tried.
+    bool ready = false;
     v1::StatusResponse status;  // the last one; empty before
     std::string probe_error;    // of the last probe that failed
   };
 
+  // `probe`: whether to try if a token passes.
   GroupMonitor(const std::string& public_address, const std::string& internal_address,
-               const std::string& token);
+               const std::string& token, bool probe);
   ~GroupMonitor();  // cancels what runs and waits for the thread
   GroupMonitor(const GroupMonitor&) = delete;
   GroupMonitor& operator=(const GroupMonitor&) = delete;
@@ -35,7 +38,7 @@ class GroupMonitor {
   View Look() const;
 
  private:
-  void Run();
+  void Run(bool probe);
   bool Probe();
   bool SleepUnlessStopping(std::chrono::milliseconds duration);
 

@@ -3,6 +3,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
+
 #include "absl/strings/str_split.h"
 #include "base/limits.h"
 #include "base/status.h"
@@ -65,13 +67,47 @@ absl::StatusOr<std::vector<std::string>> GroupCommand(const GroupOptions& option
   // With one machine nothing of MPI listens beyond the loopback.
   if (!options.remote) Add(line, {"--mca", "oob_tcp_if_include", "lo"});
   Add(line, {options.worker, "--model", options.model, "--coordinator", options.coordinator_address,
-             "--group", kGroupName, "--tp", std::to_string(options.tensor_parallel), "--pp",
+             "--group", options.name, "--tp", std::to_string(options.tensor_parallel), "--pp",
              std::to_string(options.pipeline_parallel)});
   if (options.threads > 0) Add(line, {"--threads", std::to_string(options.threads)});
-  if (!options.trace_dir.empty()) Add(line, {"--trace", options.trace_dir + "/worker.json"});
+  if (!options.trace_file.empty()) Add(line, {"--trace", options.trace_file});
   Add(line, {"--log-level", options.log_level});
   line.insert(line.end(), options.worker_arguments.begin(), options.worker_arguments.end());
   return line;
+}
+
+absl::StatusOr<std::vector<GroupOptions>> DealGroups(const GroupOptions& one, int count,
+                                                     const std::vector<int>& cpus) {
+  RETURN_IF_ERROR(CheckLayout(one));
+  const int host_count = static_cast<int>(one.hosts.size());
+  if (host_count % count != 0) {
+    return absl::InvalidArgumentError(absl::StrCat("--groups ", count, " does not divide the ",
+                                                   host_count,
+                                                   " hosts; each group takes equally many"));
+  }
+  std::vector<GroupOptions> groups(static_cast<size_t>(count), one);
+  if (count == 1) return groups;
+  const int cpu_count = static_cast<int>(cpus.size());
+  const int ranks = one.tensor_parallel * one.pipeline_parallel * count;
+  for (int i = 0; i < count; ++i) {
+    GroupOptions& group = groups[static_cast<size_t>(i)];
+    group.name = absl::StrCat("group-", i);
+    if (!one.trace_file.empty()) group.trace_file = absl::StrCat(one.trace_file, ".", group.name);
+    if (host_count > 0) {
+      // A host has ranks of one group only, so the worker's own count of threads is right.
+      const auto first = one.hosts.begin() + i * (host_count / count);
+      group.hosts.assign(first, first + host_count / count);
+      continue;
+    }
+    if (group.threads == 0) group.threads = std::max(1, cpu_count / ranks);
+    if (cpu_count == 0) continue;
+    // Each worker pins its threads from the first CPU on as if its group were alone, unless it is
+    // given a part of the machine.
+    const int first = cpu_count >= count ? i * cpu_count / count : i % cpu_count;
+    const int end = cpu_count >= count ? (i + 1) * cpu_count / count : first + 1;
+    group.cpus.assign(cpus.begin() + first, cpus.begin() + end);
+  }
+  return groups;
 }
 
 std::vector<std::string> CoordinatorCommand(const CoordinatorOptions& options) {

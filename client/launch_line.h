@@ -10,10 +10,8 @@
 
 namespace pergola {
 
-// The group's name while `up` starts one group.
-inline constexpr char kGroupName[] = "group-0";
-
 struct GroupOptions {
+  std::string name = "group-0";
   std::string mpirun = "mpirun";
   std::string worker = "pergola-worker";
   std::string model;                // absolute path
@@ -24,7 +22,8 @@ struct GroupOptions {
   std::vector<Host> hosts;  // empty: this machine
   bool remote = false;      // whether any host is another machine
   bool root = false;
-  std::string trace_dir;  // empty: no trace
+  std::vector<int> cpus;   // those its processes may use; empty: all
+  std::string trace_file;  // empty: no trace
   std::string log_level = "info";
   std::vector<std::string> worker_arguments;  // handed on as they are
 };
@@ -32,6 +31,13 @@ struct GroupOptions {
 // mpirun and its arguments. INVALID_ARGUMENT naming value and limit if the layout cannot be spread
 // over the hosts.
 absl::StatusOr<std::vector<std::string>> GroupCommand(const GroupOptions& options);
+
+// `count` groups like `one`, named group-0, group-1, ... Hosts are dealt evenly, each to one group:
+// INVALID_ARGUMENT with both numbers if they do not divide. Without hosts the groups share this
+// machine: each gets its share of `cpus` (one of them if they are fewer than the groups), and, if
+// `one` leaves it to the worker, which knows only its own group, the number of threads per rank.
+absl::StatusOr<std::vector<GroupOptions>> DealGroups(const GroupOptions& one, int count,
+                                                     const std::vector<int>& cpus);
 
 struct CoordinatorOptions {
   std::string program = "pergola-coordinator";

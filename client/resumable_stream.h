@@ -6,31 +6,45 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <string>
+#include <vector>
 
+#include "absl/status/status.h"
 #include "grpcpp/channel.h"
 #include "grpcpp/support/status.h"
 #include "pergola/v1/generation.grpc.pb.h"
 
 namespace pergola {
 
-// What a stream has given so far, and the request that continues it. Pure.
+// What the sequences of a stream have given so far, and the request that continues it. Pure.
 class StreamProgress {
  public:
   explicit StreamProgress(v1::GenerateRequest request);
 
-  void Take(const v1::GenerateResponse& message);
+  // INTERNAL, and nothing is taken, if the message is of a sequence that the request did not ask
+  // for.
+  absl::Status Take(const v1::GenerateResponse& message);
   bool started() const { return info_.has_value(); }
-  bool finished() const { return finished_; }
-  int received() const { return received_.ids_size(); }
+  bool finished() const;                           // every sequence has
+  uint64_t received() const { return received_; }  // new ids of all sequences
+  // Why what has arrived cannot be continued, in words; empty if it can be, or if nothing has
+  // arrived, so that the request may be sent again as it was.
+  std::string WhyNotResumable() const;
   // The original request, made resumable, until the first message came; then one that resumes.
   v1::GenerateRequest NextRequest() const;
 
  private:
+  struct Part {
+    v1::TokenIds ids;
+    uint64_t text_bytes = 0;
+    bool finished = false;
+  };
+
   v1::GenerateRequest request_;
   std::optional<v1::StreamInfo> info_;
-  v1::TokenIds received_;
-  uint64_t text_bytes_ = 0;
-  bool finished_ = false;
+  std::vector<Part> parts_;  // by index
+  uint64_t received_ = 0;
+  uint64_t prompt_logprobs_ = 0;
 };
 
 struct ResumeOptions {
@@ -40,14 +54,15 @@ struct ResumeOptions {
   std::chrono::milliseconds longest_delay{5000};
   // How long the very first connection may take.
   std::chrono::milliseconds connect_timeout{5000};
+  std::string tenant;  // printable ASCII; empty: none is named
   std::function<void(const v1::GenerateResponse&)> on_message;
   // An interruption, in words, just before it is waited out.
   std::function<void(const grpc::Status&)> on_interruption;
 };
 
-// Blocks until the stream has ended. OK only after a message with `finish`. UNAVAILABLE is waited
-// out within the bounds once the stream has begun; before that, only if the server gave RetryInfo
-// or the connection broke.
+// Blocks until the stream has ended. OK only after a message with `finish` of every sequence.
+// UNAVAILABLE is waited out within the bounds once the stream has begun, if what has arrived can be
+// continued; before that, only if the server gave RetryInfo or the connection broke.
 grpc::Status RunResumableStream(const std::shared_ptr<grpc::Channel>& channel,
                                 const v1::GenerateRequest& request, const ResumeOptions& options);
 

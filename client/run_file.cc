@@ -1,5 +1,7 @@
 #include "client/run_file.h"
 
+#include <utility>
+
 #include "base/status.h"
 #include "client/files.h"
 #include "nlohmann/json.hpp"
@@ -36,16 +38,35 @@ absl::StatusOr<Json> ParseObject(const std::string& text) {
   return object;
 }
 
+absl::Status ReadGroups(const Json& object, std::vector<RunFile::Group>* groups) {
+  const auto field = object.find("groups");
+  if (field == object.end() || !field->is_array() || field->empty()) {
+    return absl::InvalidArgumentError("field 'groups' must be a list of groups");
+  }
+  for (const Json& item : *field) {
+    if (!item.is_object()) return absl::InvalidArgumentError("field 'groups' holds no groups");
+    RunFile::Group group;
+    RETURN_IF_ERROR(ReadField(item, "name", &group.name));
+    RETURN_IF_ERROR(ReadField(item, "mpirun_pid", &group.mpirun_pid));
+    groups->push_back(std::move(group));
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 std::string RunFileToJson(const RunFile& run) {
+  Json groups = Json::array();
+  for (const RunFile::Group& group : run.groups) {
+    groups.push_back({{"name", group.name}, {"mpirun_pid", group.mpirun_pid}});
+  }
   const Json object = {{"model", run.model},
                        {"public_address", run.public_address},
                        {"internal_address", run.internal_address},
                        {"token_file", run.token_file},
                        {"up_pid", run.up_pid},
                        {"coordinator_pid", run.coordinator_pid},
-                       {"mpirun_pid", run.mpirun_pid}};
+                       {"groups", groups}};
   return object.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
 }
 
@@ -58,7 +79,7 @@ absl::StatusOr<RunFile> RunFileFromJson(const std::string& json) {
   RETURN_IF_ERROR(ReadField(object, "token_file", &run.token_file));
   RETURN_IF_ERROR(ReadField(object, "up_pid", &run.up_pid));
   RETURN_IF_ERROR(ReadField(object, "coordinator_pid", &run.coordinator_pid));
-  RETURN_IF_ERROR(ReadField(object, "mpirun_pid", &run.mpirun_pid));
+  RETURN_IF_ERROR(ReadGroups(object, &run.groups));
   return run;
 }
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 
@@ -15,7 +16,11 @@ struct RunFile {
   std::string token_file;
   int up_pid = 0;
   int coordinator_pid = 0;  // 0: not running at the moment
-  int mpirun_pid = 0;       // 0: not running at the moment
+  struct Group {
+    std::string name;
+    int mpirun_pid = 0;  // 0: not running at the moment
+  };
+  std::vector<Group> groups;  // at least one
 };
 
 std::string RunFileToJson(const RunFile& run);

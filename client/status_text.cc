@@ -1,5 +1,6 @@
 #include "client/status_text.h"
 
+#include <map>
 #include <string_view>
 
 #include "absl/strings/str_format.h"
@@ -12,6 +13,8 @@ namespace {
 
 // The text of a fault and its coordinates.
 constexpr size_t kMaxFaultBytes = kMaxFaultTextBytes + 1024;
+// Far more than there are; what a peer says must not fill a screen.
+constexpr size_t kMaxRefusalReasons = 32;
 
 // What a peer says of itself, made harmless for a terminal: everything but printable ASCII is
 // escaped, and what is longer than `max_bytes` is cut.
@@ -45,9 +48,10 @@ std::string GroupText(const v1::GroupStatus& group) {
   absl::StrAppendFormat(&text, ", epoch %d, tp %d x pp %d, last step %.1f ms\n", group.epoch(),
                         group.layout().tensor_parallel(), group.layout().pipeline_parallel(),
                         group.last_step_ms());
-  absl::StrAppendFormat(&text, "  blocks %d of %d used (%d tokens each), slots %d of %d used\n",
-                        group.blocks_used(), group.blocks_total(), group.block_tokens(),
-                        group.slots_used(), group.slots_total());
+  absl::StrAppendFormat(
+      &text, "  blocks %d of %d used, %d more cached (%d tokens each), slots %d of %d used\n",
+      group.blocks_used(), group.blocks_total(), group.blocks_cached(), group.block_tokens(),
+      group.slots_used(), group.slots_total());
   for (int i = 0; i < group.layout().stages_size(); ++i) {
     const v1::Stage& stage = group.layout().stages(i);
     const uint32_t layers = stage.layer_count();
@@ -60,6 +64,31 @@ std::string GroupText(const v1::GroupStatus& group) {
     absl::StrAppendFormat(&text, "  last fault: %s\n", Safe(group.last_fault(), kMaxFaultBytes));
   }
   return text;
+}
+
+std::string PrefixText(const v1::StatusResponse& status) {
+  const auto hits = static_cast<double>(status.prefix_hit_tokens());
+  const double all = hits + static_cast<double>(status.prefix_missed_tokens());
+  return absl::StrFormat("  prefix hits %.1f %% (%d of %.0f positions), forks %d\n",
+                         all > 0 ? 100.0 * hits / all : 0.0, status.prefix_hit_tokens(), all,
+                         status.forks());
+}
+
+// "refused 5: DRAINING 2, QUEUE_FULL 3", in the order of the alphabet.
+std::string RefusalText(const v1::StatusResponse& status) {
+  uint64_t sum = 0;
+  std::map<std::string, uint64_t> sorted;
+  for (const auto& [reason, count] : status.refusals()) {
+    sum += count;
+    if (sorted.size() < kMaxRefusalReasons) sorted[Name(reason)] += count;
+  }
+  std::string text = absl::StrFormat("  refused %d", sum);
+  const char* separator = ": ";
+  for (const auto& [reason, count] : sorted) {
+    absl::StrAppendFormat(&text, "%s%s %d", separator, reason, count);
+    separator = ", ";
+  }
+  return text + "\n";
 }
 
 }  // namespace
@@ -77,11 +106,16 @@ std::string GroupStateName(v1::GroupState state) {
   }
 }
 
-std::string StatusText(const v1::StatusResponse& status) {
+std::string StatusText(const v1::StatusResponse& status, const std::optional<StatusRates>& rates) {
   std::string text = absl::StrFormat(
       "%s: %s, up %.1f s\n", status.model().empty() ? "model" : Name(status.model()),
       status.draining() ? "draining" : (status.serving() ? "serving" : "not serving"),
       static_cast<double>(status.uptime_ms()) / 1e3);
+  if (rates.has_value()) {
+    absl::StrAppendFormat(&text,
+                          "  now %.1f tokens/s, %.1f requests/s, %.1f plans/s, mean batch %.2f\n",
+                          rates->tokens, rates->requests, rates->plans, rates->mean_batch);
+  }
   absl::StrAppendFormat(&text, "  running %d, queued %d, requests %d, tokens %d\n",
                         status.running(), status.queued(), status.requests_total(),
                         status.tokens_total());
@@ -89,9 +123,42 @@ std::string StatusText(const v1::StatusResponse& status) {
       &text, "  plans %d, mean batch %.2f, preemptions %d, replays %d, overrun tokens %d\n",
       status.plans_total(), status.mean_batch(), status.preemptions(), status.replays(),
       status.overrun_tokens());
+  text += PrefixText(status);
+  absl::StrAppendFormat(&text, "  paused %d, pauses %d, slow readers ended %d\n", status.paused(),
+                        status.pauses(), status.slow_readers_ended());
+  text += RefusalText(status);
   for (const v1::GroupStatus& group : status.groups()) text += GroupText(group);
   if (status.groups().empty()) text += "no group has attached\n";
   return text;
+}
+
+std::optional<StatusRates> RatesBetween(const v1::StatusResponse& before,
+                                        const v1::StatusResponse& after) {
+  if (after.uptime_ms() <= before.uptime_ms() || after.tokens_total() < before.tokens_total() ||
+      after.requests_total() < before.requests_total() ||
+      after.plans_total() < before.plans_total()) {
+    return std::nullopt;
+  }
+  const double seconds = static_cast<double>(after.uptime_ms() - before.uptime_ms()) / 1e3;
+  const auto plans = static_cast<double>(after.plans_total() - before.plans_total());
+  const auto entries = [](const v1::StatusResponse& status) {
+    return status.mean_batch() * static_cast<double>(status.plans_total());
+  };
+  StatusRates rates;
+  rates.tokens = static_cast<double>(after.tokens_total() - before.tokens_total()) / seconds;
+  rates.requests = static_cast<double>(after.requests_total() - before.requests_total()) / seconds;
+  rates.plans = plans / seconds;
+  if (plans > 0) rates.mean_batch = (entries(after) - entries(before)) / plans;
+  return rates;
+}
+
+std::string Redrawn(const std::string& text) {
+  std::string drawn = "\x1b[H";
+  for (const char c : text) {
+    if (c == '\n') drawn += "\x1b[K";
+    drawn += c;
+  }
+  return drawn + "\x1b[J";
 }
 
 }  // namespace pergola

@@ -1,4 +1,5 @@
-// Keeps one coordinator and one group alive until told to stop, and leaves nothing behind. One
+// Keeps one coordinator and its groups alive until told to stop, and leaves nothing behind. Each
+// group is an MPI job of its own, started again alone. One
 // thread owns everything here; the monitor's thread only looks. It waits in poll() for signals,
 // output and the next thing that is due.
 #pragma once
@@ -21,8 +22,8 @@
 namespace pergola {
 
 struct SupervisorOptions {
-  CoordinatorOptions coordinator;  // its run_file is the one `up` reads addresses from
-  GroupOptions group;              // coordinator_address is filled in from that file
+  CoordinatorOptions coordinator;    // its run_file is the one `up` reads addresses from
+  std::vector<GroupOptions> groups;  // at least one; coordinator_address comes from that file
   std::string dial_host;  // host by which ranks reach the internal listener; empty: as it is bound
   std::string run_file;
   std::string token;
@@ -45,7 +46,8 @@ class Supervisor {
   using Time = Clock::time_point;
 
   struct Member {
-    std::string name;
+    std::string name;    // as it is spoken of
+    std::string prefix;  // of each line of its output
     ChildProcess process;
     RestartPolicy policy;
     GroupOutput output;
@@ -53,21 +55,38 @@ class Supervisor {
     Time started{};
   };
 
+  struct Group : Member {
+    GroupOptions options;
+    size_t number = 0;
+    std::string printed_line;
+    uint64_t epoch = 0;    // the last one in which it served
+    bool serving = false;  // it has attached since it was started
+    bool given_up = false;
+  };
+
   absl::Status Prepare();
   void StartCoordinator(Time now);
-  void StartGroup(Time now);
+  void StartGroup(Group& group, Time now);
   void StartWhatIsDue(Time now);
   void ReadCoordinatorFile(Time now);
   void CoordinatorIsUp(const CoordinatorFile& file, Time now);
   void WatchLoading(Time now);
+  void NoteServing(const v1::StatusResponse& status, Time now);
+  void SayReady(const Group& group, const std::string& model, Time now);
+  void Watch();
+  bool Awaited() const;  // whether a group runs that does not serve yet
+  size_t Serving() const;
   void WaitForEvents(std::chrono::milliseconds longest);
   void ReadSignals();
   void Reap();
-  void Died(Member& member, int wait_status);
+  void CoordinatorDied(int wait_status);
+  void GroupDied(Group& group, int wait_status);
+  void StartAgain(Member& member, int wait_status, int exit_code);
+  void CannotStart(const Member& member, int wait_status);
   void ShowOutput(Member& member, bool ended);
   bool KillStrays();
   void Shutdown();
-  void WaitUntilGone(Member& member, std::chrono::milliseconds longest);
+  void WaitUntilGone(Member& member, Time until);
   void WriteRunFile();
   void End(int exit_code);
   void Say(const std::string& text);
@@ -76,14 +95,14 @@ class Supervisor {
   SupervisorOptions options_;
   RunFile run_;
   Member coordinator_;
-  Member group_;
+  std::vector<std::unique_ptr<Group>> groups_;
   std::unique_ptr<GroupMonitor> monitor_;  // while a group is awaited
   ProgressLine progress_;
-  std::string printed_group_line_;
   int signal_fd_ = -1;
   int signals_seen_ = 0;
   bool coordinator_up_ = false;  // this incarnation has said where it listens
   bool coordinator_ever_up_ = false;
+  bool said_ready_ = false;  // since the last time that no group served
   bool shutting_down_ = false;
   std::optional<int> exit_code_;  // set: end
   Time begun_{};

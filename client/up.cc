@@ -1,4 +1,5 @@
 // `pergola up`: checks what it was given, then hands over to the supervisor.
+#include <sched.h>
 #include <signal.h>
 #include <unistd.h>
 
@@ -26,6 +27,7 @@ struct UpOptions {
   std::string model;
   int tp = 1;
   int pp = 1;
+  int groups = 1;
   int threads = 0;
   std::string hosts;
   std::string listen = "127.0.0.1:50051";
@@ -38,6 +40,21 @@ struct UpOptions {
   std::vector<std::string> worker_arguments;
   std::vector<std::string> coordinator_arguments;
 };
+
+// Each group costs a whole model; who has more machines than this starts them by themselves.
+constexpr int kMaxGroups = 16;
+
+// Those this process may run on; none if there are more than the C library's fixed set holds.
+std::vector<int> UsableCpus() {
+  std::vector<int> cpus;
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  if (sched_getaffinity(0, sizeof(set), &set) != 0) return cpus;
+  for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
+    if (CPU_ISSET(cpu, &set)) cpus.push_back(cpu);
+  }
+  return cpus;
+}
 
 absl::StatusOr<std::string> AbsoluteModel(const std::string& model) {
   std::error_code error;
@@ -89,14 +106,13 @@ absl::Status ChooseListeners(const UpOptions& options, const Host* remote,
 absl::StatusOr<SupervisorOptions> Plan(const UpOptions& options, const Context& context) {
   SupervisorOptions supervisor;
   ASSIGN_OR_RETURN(const std::string model, AbsoluteModel(options.model));
-  GroupOptions& group = supervisor.group;
+  GroupOptions group;
   group.model = model;
   group.tensor_parallel = options.tp;
   group.pipeline_parallel = options.pp;
   group.threads = options.threads;
   ASSIGN_OR_RETURN(group.hosts, ParseHosts(options.hosts));
   const Host* remote = FirstRemote(group.hosts, context.host_name);
-  group.remote = remote != nullptr;
   group.root = context.root;
   group.log_level = options.log_level;
   group.worker_arguments = options.worker_arguments;
@@ -122,13 +138,17 @@ absl::StatusOr<SupervisorOptions> Plan(const UpOptions& options, const Context& 
       return absl::NotFoundError(
           absl::StrCat("--trace ", options.trace_dir, ": ", error.message()));
     }
-    group.trace_dir = trace.string();
+    group.trace_file = trace.string() + "/worker.json";
     coordinator.trace_dir = trace.string();
   }
   RETURN_IF_ERROR(ChooseListeners(options, remote, supervisor));
   // The same check as at the launch, before anything is started.
   group.coordinator_address = coordinator.internal_listen;
-  RETURN_IF_ERROR(GroupCommand(group).status());
+  ASSIGN_OR_RETURN(supervisor.groups, DealGroups(group, options.groups, UsableCpus()));
+  for (GroupOptions& dealt : supervisor.groups) {
+    dealt.remote = FirstRemote(dealt.hosts, context.host_name) != nullptr;
+    RETURN_IF_ERROR(GroupCommand(dealt).status());
+  }
   RETURN_IF_ERROR(CheckModel(model, options.tp, options.pp));
   supervisor.run_file = options.run_file;
   supervisor.environment = context.environment;
@@ -163,27 +183,28 @@ int Fail(const absl::Status& status) {
   return kExitUsage;
 }
 
-int PrintLine(const SupervisorOptions& supervisor) {
-  GroupOptions group = supervisor.group;
-  const absl::StatusOr<HostPort> bound = ParseHostPort(group.coordinator_address);
-  if (bound.ok() && !supervisor.dial_host.empty()) {
-    group.coordinator_address = JoinHostPort(supervisor.dial_host, bound->port);
-  }
+int PrintLines(const SupervisorOptions& supervisor) {
+  const absl::StatusOr<HostPort> bound = ParseHostPort(supervisor.groups[0].coordinator_address);
   if (bound.ok() && bound->port == 0) {
     std::fprintf(stderr,
                  "pergola: port 0 below stands for one chosen at the start; --internal-listen "
                  "fixes it\n");
   }
-  const absl::StatusOr<std::vector<std::string>> command = GroupCommand(group);
-  if (!command.ok()) return Fail(command.status());
-  std::fprintf(stdout, "%s\n", ShellLine(*command).c_str());
+  for (GroupOptions group : supervisor.groups) {
+    if (bound.ok() && !supervisor.dial_host.empty()) {
+      group.coordinator_address = JoinHostPort(supervisor.dial_host, bound->port);
+    }
+    const absl::StatusOr<std::vector<std::string>> command = GroupCommand(group);
+    if (!command.ok()) return Fail(command.status());
+    std::fprintf(stdout, "%s\n", ShellLine(*command).c_str());
+  }
   return kExitOk;
 }
 
 int Up(const UpOptions& options, const Context& context) {
   absl::StatusOr<SupervisorOptions> supervisor = Plan(options, context);
   if (!supervisor.ok()) return Fail(supervisor.status());
-  if (options.dry_run) return PrintLine(*supervisor);
+  if (options.dry_run) return PrintLines(*supervisor);
   const absl::Status made = MakePrivateFiles(context, *supervisor);
   if (!made.ok()) return Fail(made);
   return Supervisor(*std::move(supervisor)).Run();
@@ -193,11 +214,15 @@ void AddLayoutFlags(CLI::App& command, UpOptions& options) {
   command.add_option("--tp", options.tp, "ranks per stage (tensor parallel)")
       ->capture_default_str();
   command.add_option("--pp", options.pp, "stages (pipeline parallel)")->capture_default_str();
+  AddNumber(command, "--groups", &options.groups, {1, kMaxGroups},
+            "groups of this layout, each with the whole model; they serve one queue")
+      ->capture_default_str();
   AddNumber(command, "--threads", &options.threads, {0, 1024},
-            "threads per rank (default 0: cores / ranks on the node)");
-  command.add_option("--hosts", options.hosts,
-                     "NAME:SLOTS,... machines of the group; --pp must be a multiple of their "
-                     "number (default: this machine)");
+            "threads per rank (default 0: cores / ranks on the node, of all groups)");
+  command.add_option(
+      "--hosts", options.hosts,
+      "NAME:SLOTS,... machines, dealt evenly to the groups; --pp must be a multiple of "
+      "the number of a group's (default: this machine)");
 }
 
 }  // namespace
@@ -206,7 +231,7 @@ void AddUp(CLI::App& app, const Context& context, int* exit_code) {
   auto options = std::make_shared<UpOptions>();
   options->run_file = DefaultRunFile(context.runtime_dir);
   CLI::App* command = app.add_subcommand(
-      "up", "Start a coordinator and a group of workers, keep them alive, stop them on Ctrl-C");
+      "up", "Start a coordinator and groups of workers, keep them alive, stop them on Ctrl-C");
   command
       ->add_option("MODEL", options->model,
                    "GGUF file or Hugging Face directory, readable at this path on every node")

@@ -1,6 +1,7 @@
 #include "client/child_process.h"
 
 #include <poll.h>
+#include <sched.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -28,6 +29,30 @@ int RunToEnd(const std::vector<std::string>& argv, std::vector<std::string>* lin
   EXPECT_EQ(waitpid(child.pid(), &wait_status, 0), child.pid());
   child.Collected();
   return wait_status;
+}
+
+TEST(ChildProcessTest, RunsOnTheGivenCpusAlone) {
+  cpu_set_t own;
+  ASSERT_EQ(sched_getaffinity(0, sizeof(own), &own), 0);
+  int last = -1;
+  for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
+    if (CPU_ISSET(cpu, &own)) last = cpu;
+  }
+  ChildProcess child;
+  // A child of the child inherits them, as ranks do from mpirun.
+  ASSERT_TRUE(child
+                  .Start({"/bin/sh", "-c", "grep Cpus_allowed_list /proc/self/status; true"},
+                         {"PATH=/usr/bin:/bin"}, {last})
+                  .ok());
+  std::vector<std::string> lines;
+  while (child.output_fd() >= 0) {
+    pollfd watched = {child.output_fd(), POLLIN, 0};
+    poll(&watched, 1, 10000);
+    for (std::string& line : child.ReadLines()) lines.push_back(std::move(line));
+  }
+  EXPECT_EQ(waitpid(child.pid(), nullptr, 0), child.pid());
+  child.Collected();
+  EXPECT_THAT(lines, ElementsAre("Cpus_allowed_list:\t" + std::to_string(last)));
 }
 
 TEST(ChildProcessTest, GivesBothOutputsLineByLineAndTheExitCode) {

@@ -103,7 +103,8 @@ TEST_F(CommandLineTest, EveryCommandSaysAtOnceThatAHostDoesNotResolve) {
 TEST_F(CommandLineTest, ABadAddressInTheRunFileIsRefusedWithTheFilesName) {
   const std::string run_file = folder_ + "/run.json";
   std::ofstream(run_file) << R"({"model": "m", "public_address": "nope", "internal_address": "h:0",
-      "token_file": "t", "up_pid": 1, "coordinator_pid": 1, "mpirun_pid": 1})";
+      "token_file": "t", "up_pid": 1, "coordinator_pid": 1,
+      "groups": [{"name": "group-0", "mpirun_pid": 1}]})";
   const std::string limit = ": must be HOST:PORT with a port of 1 to 65535";
   ExpectRefusal({"generate", "hello"}, "run file " + run_file + ": nope" + limit);
   ExpectRefusal({"status"}, "run file " + run_file + ": h:0" + limit);
@@ -130,12 +131,21 @@ TEST_F(CommandLineTest, NumbersBeyondTheirLimitsAreOneLineWithOptionValueAndLimi
   ExpectRefusal(with(generate, "--top-k", "-1"), "--top-k -1: must be 0 to 4294967295");
   ExpectRefusal(with(generate, "--temperature", "101"), "--temperature 101: must be 0 to 100");
   ExpectRefusal(with(generate, "--max-new-tokens", "0"),
-                "--max-new-tokens 0: must be 1 to 4294967295");
+                "--max-new-tokens 0: must be 1 to 4294967295; 0 only with --prompt-logprobs");
+  ExpectRefusal(with(generate, "--logit-bias", "5=200"),
+                "--logit-bias 5=200: must be ID=BIAS with an id of 0 to 2147483647 and a bias of "
+                "-100 to 100");
+  ExpectRefusal(with(generate, "--priority", "-101"), "--priority -101: must be -100 to 100");
   ExpectRefusal(with(generate, "--resume-timeout-ms", "soon"),
                 "--resume-timeout-ms soon: must be 0 to 86400000");
+  ExpectRefusal({"up", "--groups", "17", "m"}, "--groups 17: must be 1 to 16");
+  ExpectRefusal({"up", "--groups", "0", "m"}, "--groups 0: must be 1 to 16");
   ExpectRefusal(with({"bench"}, "--streams", "1025"), "--streams 1025: must be 1 to 1024");
   ExpectRefusal(with({"bench"}, "--seed", "-5"), "--seed -5: must be 0 to 18446744073709551615");
   ExpectRefusal(with({"status"}, "--timeout-ms", "0"), "--timeout-ms 0: must be 1 to 3600000");
+  ExpectRefusal(with({"status", "--watch"}, "--interval-ms", "99"),
+                "--interval-ms 99: must be 100 to 3600000");
+  ExpectRefusal(with({"status"}, "--interval-ms", "500"), "--interval-ms 500: needs --watch");
   ExpectRefusal(with({"drain"}, "--timeout-ms", "0"), "--timeout-ms 0: must be 1 to 86400000");
 }
 

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <fstream>
+#include <numeric>
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -14,7 +15,9 @@ namespace pergola {
 namespace {
 
 using ::testing::Contains;
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+using ::testing::IsEmpty;
 using ::testing::Not;
 
 GroupOptions OneMachine() {
@@ -62,7 +65,7 @@ TEST(LaunchLineTest, RootMustBeAllowedExplicitly) {
 TEST(LaunchLineTest, ThreadsTraceAndFurtherArgumentsReachTheWorker) {
   GroupOptions options = OneMachine();
   options.threads = 3;
-  options.trace_dir = "/traces";
+  options.trace_file = "/traces/worker.json";
   options.worker_arguments = {"--block-tokens", "64"};
   const auto command = *GroupCommand(options);
   const auto worker = std::find(command.begin(), command.end(), "pergola-worker");
@@ -88,6 +91,85 @@ TEST(LaunchLineTest, RefusesStagesThatDoNotDivideOverHosts) {
   options.pipeline_parallel = 3;
   options.hosts = {{"a", 8}, {"b", 8}};
   EXPECT_THAT(std::string(GroupCommand(options).status().message()), HasSubstr("--pp 3"));
+}
+
+TEST(DealGroupsTest, OneGroupIsAsItWasAsked) {
+  const auto groups = DealGroups(OneMachine(), 1, {0, 1, 2, 3});
+  ASSERT_TRUE(groups.ok());
+  ASSERT_EQ(groups->size(), 1U);
+  EXPECT_EQ(Line((*groups)[0]), Line(OneMachine()));
+  EXPECT_THAT((*groups)[0].cpus, IsEmpty());
+}
+
+TEST(DealGroupsTest, GroupsOnOneMachineShareItsCpusAndThreads) {
+  GroupOptions one = OneMachine();  // of 4 ranks
+  one.trace_file = "/t/worker.json";
+  std::vector<int> cpus(17);
+  std::iota(cpus.begin(), cpus.end(), 10);
+  const auto groups = DealGroups(one, 2, cpus);
+  ASSERT_TRUE(groups.ok());
+  ASSERT_EQ(groups->size(), 2U);
+  EXPECT_THAT((*groups)[0].cpus, ElementsAre(10, 11, 12, 13, 14, 15, 16, 17));
+  EXPECT_THAT((*groups)[1].cpus, ElementsAre(18, 19, 20, 21, 22, 23, 24, 25, 26));
+  EXPECT_THAT(Line((*groups)[1]), HasSubstr("--group group-1 "));
+  // 17 CPUs / (2 groups x 4 ranks).
+  EXPECT_THAT(Line((*groups)[1]), HasSubstr("--threads 2 "));
+  EXPECT_NE((*groups)[0].trace_file, (*groups)[1].trace_file);
+}
+
+TEST(DealGroupsTest, MoreRanksThanCpusGetAThreadEachAndMoreGroupsACpuEach) {
+  const auto groups = DealGroups(OneMachine(), 3, {4, 6});
+  ASSERT_TRUE(groups.ok());
+  EXPECT_THAT((*groups)[0].cpus, ElementsAre(4));
+  EXPECT_THAT((*groups)[1].cpus, ElementsAre(6));
+  EXPECT_THAT((*groups)[2].cpus, ElementsAre(4));
+  for (const GroupOptions& group : *groups) EXPECT_EQ(group.threads, 1);
+}
+
+TEST(DealGroupsTest, ThreadsThatWereGivenStay) {
+  GroupOptions one = OneMachine();
+  one.threads = 5;
+  const auto groups = DealGroups(one, 2, {0, 1});
+  ASSERT_TRUE(groups.ok());
+  for (const GroupOptions& group : *groups) EXPECT_EQ(group.threads, 5);
+}
+
+TEST(DealGroupsTest, WithoutKnownCpusNoGroupIsBoundToAny) {
+  const auto groups = DealGroups(OneMachine(), 2, {});
+  ASSERT_TRUE(groups.ok());
+  for (const GroupOptions& group : *groups) {
+    EXPECT_THAT(group.cpus, IsEmpty());
+    EXPECT_EQ(group.threads, 1);
+  }
+}
+
+TEST(DealGroupsTest, HostsAreDealtEvenlyAndInOrder) {
+  GroupOptions one = OneMachine();
+  one.hosts = {{"a", 2}, {"b", 2}, {"c", 2}, {"d", 2}};
+  const auto groups = DealGroups(one, 2, {0, 1});
+  ASSERT_TRUE(groups.ok());
+  EXPECT_THAT(Line((*groups)[0]), HasSubstr("--host a:2,b:2 "));
+  EXPECT_THAT(Line((*groups)[1]), HasSubstr("--host c:2,d:2 "));
+  // These are other machines; how many CPUs they have, their workers know.
+  EXPECT_EQ((*groups)[1].threads, 0);
+  EXPECT_THAT((*groups)[1].cpus, IsEmpty());
+}
+
+TEST(DealGroupsTest, RefusesHostsThatCannotBeDealtEvenlyWithBothNumbers) {
+  GroupOptions one = OneMachine();
+  one.hosts = {{"a", 4}, {"b", 4}};
+  for (const int count : {3, 4}) {
+    const auto groups = DealGroups(one, count, {0});
+    EXPECT_EQ(groups.status().code(), absl::StatusCode::kInvalidArgument);
+    EXPECT_THAT(std::string(groups.status().message()),
+                HasSubstr("--groups " + std::to_string(count) + " does not divide the 2 hosts"));
+  }
+}
+
+TEST(DealGroupsTest, RefusesALayoutThatCannotBe) {
+  GroupOptions one = OneMachine();
+  one.tensor_parallel = 0;
+  EXPECT_THAT(std::string(DealGroups(one, 2, {0}).status().message()), HasSubstr("--tp 0"));
 }
 
 TEST(LaunchLineTest, CoordinatorLineCarriesNoTokenButItsFile) {

@@ -32,7 +32,7 @@ RunFile Example() {
   run.token_file = "/run/token";
   run.up_pid = 11;
   run.coordinator_pid = 12;
-  run.mpirun_pid = 13;
+  run.groups = {{"group-0", 13}, {"group-1", 0}};
   return run;
 }
 
@@ -45,12 +45,15 @@ TEST(RunFileTest, ReadsBackWhatItWrote) {
   EXPECT_EQ(run->token_file, "/run/token");
   EXPECT_EQ(run->up_pid, 11);
   EXPECT_EQ(run->coordinator_pid, 12);
-  EXPECT_EQ(run->mpirun_pid, 13);
+  ASSERT_EQ(run->groups.size(), 2U);
+  EXPECT_EQ(run->groups[0].mpirun_pid, 13);
+  EXPECT_EQ(run->groups[1].name, "group-1");
+  EXPECT_EQ(run->groups[1].mpirun_pid, 0);
 }
 
 TEST(RunFileTest, NamesEachFieldThatIsMissing) {
   for (const char* field : {"model", "public_address", "internal_address", "token_file", "up_pid",
-                            "coordinator_pid", "mpirun_pid"}) {
+                            "coordinator_pid", "groups"}) {
     nlohmann::json json = nlohmann::json::parse(RunFileToJson(Example()));
     json.erase(field);
     EXPECT_THAT(std::string(RunFileFromJson(json.dump()).status().message()), HasSubstr(field));
@@ -65,6 +68,15 @@ TEST(RunFileTest, RefusesWhatIsNoObjectOrHasAbsurdPids) {
   EXPECT_FALSE(CoordinatorFileFromJson(
                    R"({"pid": 99999999999, "public_address": "a", "internal_address": "b"})")
                    .ok());
+}
+
+TEST(RunFileTest, RefusesGroupsThatAreNone) {
+  for (const char* groups :
+       {"{}", "[]", "[3]", "[{}]", R"([{"name": "a"}])", R"([{"name": "a", "mpirun_pid": -1}])"}) {
+    nlohmann::json json = nlohmann::json::parse(RunFileToJson(Example()));
+    json["groups"] = nlohmann::json::parse(groups);
+    EXPECT_FALSE(RunFileFromJson(json.dump()).ok()) << groups;
+  }
 }
 
 TEST(RunFileTest, SaysThatNothingRunsWhereThereIsNone) {

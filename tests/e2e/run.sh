@@ -41,6 +41,10 @@ trap finish EXIT
 
 pergola() { "$bin/pergola" "$@"; }
 field() { python3 -c 'import json,sys; print(json.load(open(sys.argv[1]))[sys.argv[2]])' "$run_file" "$1"; }
+group_pid() {  # NUMBER: of its mpirun
+  python3 -c 'import json,sys; print(json.load(open(sys.argv[1]))["groups"][int(sys.argv[2])]["mpirun_pid"])' \
+    "$run_file" "$1"
+}
 status() { pergola status --json | python3 -c "import json,sys; s=json.load(sys.stdin); print($1)"; }
 
 # eventually SECONDS COMMAND...: until it succeeds.
@@ -144,7 +148,7 @@ case_fake_relaunch() {
   use_fakes
   start_up "$model"
   eventually 10 launched_at_least 1 || fail "mpirun was not started"
-  kill -KILL "$(field mpirun_pid)"
+  kill -KILL "$(group_pid 0)"
   eventually 10 launched_at_least 2 || fail "mpirun was not started again"
   local before
   before=$(field coordinator_pid)
@@ -155,6 +159,30 @@ case_fake_relaunch() {
   [[ $(tail -1 "$work/listens") == "listen 127.0.0.1:9" ]] || fail "another port: $(tail -1 "$work/listens")"
   [[ $(launches) -eq 2 ]] || fail "the group must survive its coordinator; launches: $(launches)"
   kill -INT "$up"
+  ends_with 0 15
+}
+
+# One group is started again; the other's process stays.
+case_fake_groups() {
+  use_fakes
+  start_up "$model" --groups 2 --tp 2
+  eventually 10 launched_at_least 2 || fail "mpirun was not started twice"
+  local name first second
+  for name in group-0 group-1; do
+    grep -q -- "--group $name .*--threads [1-9]" "$work/launches" || fail "no $name, or it has no threads"
+  done
+  both() { [[ $(group_pid 0) -gt 0 && $(group_pid 1) -gt 0 ]]; }
+  eventually 5 both || fail "the run file does not name both groups"
+  first=$(group_pid 0)
+  second=$(group_pid 1)
+  kill -KILL "$second"
+  again() { local now; now=$(group_pid 1); [[ $now != 0 && $now != "$second" ]]; }
+  eventually 10 again || fail "group-1 was not started again"
+  eventually 10 launched_at_least 3 || fail "group-1's mpirun did not run again"
+  [[ $(group_pid 0) == "$first" ]] && kill -0 "$first" || fail "group-0 was touched"
+  [[ $(launches) -eq 3 ]] || fail "launches: $(launches)"
+  grep -q 'group-1 ended with signal 9' "$work/up.err" || fail "no line says that group-1 ended"
+  kill -TERM "$up"
   ends_with 0 15
 }
 
@@ -225,6 +253,11 @@ expect_usage() {  # PATTERN COMMAND...: code 2, one line with PATTERN, nothing o
 
 case_usage() {
   use_fakes
+  expect_usage 'groups 3 does not divide the 2 hosts' up "$model" --groups 3 --pp 2 --hosts a:8,b:8 \
+    --internal-listen 127.0.0.1:0
+  expect_usage 'groups 17: must be 1 to 16' up "$model" --groups 17
+  expect_usage 'needs --watch' status --interval-ms 500
+  expect_usage 'needs --json' generate --logprobs 2 hello
   expect_usage 'does-not-exist' up "$work/does-not-exist"
   expect_usage '--pp 3 is not a multiple of the 2 hosts' up "$model" --pp 3 --hosts a:8,b:8 --internal-listen 127.0.0.1:0
   expect_usage 'host b has 1 slots' up "$model" --tp 2 --pp 2 --hosts a:2,b:1 --internal-listen 127.0.0.1:0
@@ -294,6 +327,114 @@ EOF
   grep -q 'drained' "$work/drain" || fail "drain: $(cat "$work/drain")"
   ends_with 0 30
   ls "$work"/trace/coordinator.json "$work"/trace/worker.json* >/dev/null || fail "no traces"
+}
+
+# Several sequences, log-probabilities and status --watch, against real processes.
+case_sequences() {
+  start_up "$model" --tp 1 --pp 2 --threads 1
+  wait_ready
+  local several="--n 2 --seed 7 --temperature 0.8 --max-new-tokens 16 --ignore-eos --tenant team-a"
+  # shellcheck disable=SC2086
+  pergola generate $several --stats 'The columns carry' >"$work/text" 2>"$work/stats.err"
+  grep -q '32 new tokens in 2 sequences' "$work/stats.err" || fail "stats: $(cat "$work/stats.err")"
+  # shellcheck disable=SC2086
+  pergola generate $several --json --logprobs 3 --prompt-logprobs 2 --echo 'The columns carry' >"$work/json"
+  python3 - "$work/json" "$work/text" <<'EOF' || fail "the sequences do not add up"
+import json, sys
+messages = [json.loads(line) for line in open(sys.argv[1])]
+prompt = "The columns carry"
+info = messages[0]["info"]
+texts = []
+for index in (0, 1):
+    own = [m for m in messages if m.get("index", 0) == index]
+    ids = [i for m in own for i in m.get("ids", [])]
+    logprobs = [l for m in own for l in m.get("logprobs", [])]
+    assert len(ids) == len(logprobs) == 16, (index, len(ids), len(logprobs))
+    for l in logprobs:
+        assert l["logprob"] <= 0 and len(l["top_ids"]) == len(l["top_logprobs"]) == 3, l
+        assert l["top_logprobs"] == sorted(l["top_logprobs"], reverse=True), l
+    assert sum("finish" in m for m in own) == 1 and "finish" in own[-1]
+    scores = [l for m in own for l in m.get("prompt_logprobs", [])]
+    assert len(scores) == (info["prompt_token_count"] - 1 if index == 0 else 0), len(scores)
+    text = "".join(m.get("text", "") for m in own)
+    assert text.startswith(prompt), text
+    texts.append(text[len(prompt):])
+assert texts[0] != texts[1], "both sequences drew the same"
+expected = "".join(f"--- {i + 1}\n{t}" + ("" if t.endswith("\n") or not t else "\n") for i, t in enumerate(texts))
+actual = open(sys.argv[2], "rb").read().decode()
+assert actual == expected, (actual, expected)
+EOF
+  local code=0
+  pergola generate --n 2 x >"$work/out" 2>"$work/error" || code=$?
+  [[ $code -eq 2 ]] || fail "several greedy sequences end with $code"
+  grep -q 'sampling.n' "$work/error" || fail "no field path: $(cat "$work/error")"
+  # Until interrupted, so it is ended from outside; a block's first line ends with the uptime.
+  "$bin/pergola" status --watch --interval-ms 100 >"$work/watch" 2>"$work/watch.err" &
+  local watch=$!
+  three_blocks() { [[ $(grep -c ', up [0-9.]* s$' "$work/watch") -ge 3 ]]; }
+  eventually 20 three_blocks || fail "status --watch: $(cat "$work/watch" "$work/watch.err")"
+  kill -TERM "$watch"
+  wait "$watch" || true
+  [[ $(grep -c ' tokens/s, ' "$work/watch") -ge 2 ]] || fail "no rates: $(cat "$work/watch")"
+  ! grep -q $'\x1b' "$work/watch" || fail "escape sequences without a terminal"
+  kill -TERM "$up"
+  ends_with 0 45
+}
+
+both_serve() { [[ $(status "sum(g['state']=='GROUP_STATE_READY' for g in s['groups'])") == 2 ]]; }
+
+# Two groups: a stream survives the death of the one it runs on, in the other, and equals its undisturbed run.
+case_kill_group() {
+  start_up "$model" --groups 2 --threads 1
+  wait_ready
+  eventually 60 both_serve || fail "the second group does not serve"
+  pergola status >"$work/status"
+  [[ $(grep -c '^group group-[01]: ready' "$work/status") -eq 2 ]] || fail "status: $(cat "$work/status")"
+  eventually 10 grep -q '2 of 2 groups serve' "$work/up.err" || fail "no line says that both groups serve"
+  local sampling
+  for sampling in "" "--temperature 0.8 --seed 7"; do
+    # shellcheck disable=SC2086
+    generate() { pergola generate --ignore-eos --max-new-tokens 1500 $sampling 'Columns and beams'; }
+    generate >"$work/undisturbed"
+    local try killed=no
+    for try in 1 2 3 4 5; do
+      if kill_its_group; then killed=yes; break; fi
+    done
+    [[ $killed == yes ]] || fail "no stream was still running when its group was killed, in 5 tries"
+  done
+  [[ $(ready_lines) -eq 1 ]] || fail "READY came $(ready_lines) times although one group served on"
+  kill -TERM "$up"
+  ends_with 0 45
+}
+
+# Kills the group under a stream of generate(); 1 if the stream had ended before.
+kill_its_group() {
+  local replays stream victim number other survivor ended
+  replays=$(status "s['replays']")
+  : >"$work/disturbed"
+  generate >"$work/disturbed" 2>"$work/disturbed.err" &
+  stream=$!
+  eventually 20 test -s "$work/disturbed" || fail "no text after 20 s"
+  # "NUMBER PID" of a rank of the group whose slot is in use.
+  victim=$(status "' '.join(g['name'][6:] + ' ' + str(g['layout']['stages'][0]['pids'][0])
+    for g in s['groups'] if g['slots_used'])")
+  if [[ -z $victim ]]; then
+    wait "$stream" || fail "the stream ended with code $?"
+    return 1
+  fi
+  number=${victim% *}
+  other=$((1 - number))
+  survivor=$(group_pid "$other")
+  ended=$(grep -c "group-$number ended with" "$work/up.err" || true)
+  kill -KILL "${victim#* }"
+  wait "$stream" || fail "the stream ended with code $?: $(cat "$work/disturbed.err")"
+  cmp "$work/undisturbed" "$work/disturbed" || fail "the stream differs from the undisturbed one"
+  [[ ! -s $work/disturbed.err ]] || fail "the client noticed: $(cat "$work/disturbed.err")"
+  noticed() { [[ $(grep -c "group-$number ended with" "$work/up.err") -gt $ended ]]; }
+  eventually 20 noticed || fail "nobody noticed that group-$number ended"
+  eventually 60 both_serve || fail "group-$number does not serve again"
+  [[ $(group_pid "$other") == "$survivor" ]] || fail "group-$other was started again too"
+  [[ $(status "s['replays']") -gt $replays ]]
 }
 
 # disturbed WHAT TP PP: kills WHAT (worker or coordinator) while a stream runs; it must equal the undisturbed one.
