@@ -203,9 +203,8 @@ absl::Status ShmCommunicator::AllReduce(float* data, int64_t count) {
     const int64_t now = std::min(chunk, count - at);
     ++round_;
     std::memcpy(In(options_.rank), data + at, now * sizeof(float));
-    // Two ranks move fewer bytes by adding everything twice than by exchanging halves.
-    const bool small = now * options_.size <= kSmallFloats;
-    RETURN_IF_ERROR(small ? ReduceSmall(data + at, now) : ReduceLarge(data + at, now));
+    RETURN_IF_ERROR(now * options_.size <= kSmallFloats ? ReduceSmall(data + at, now)
+                                                        : ReduceLarge(data + at, now));
   }
   return absl::OkStatus();
 }
