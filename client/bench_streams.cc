@@ -71,6 +71,7 @@ void BenchStreams::Start(BenchStream* stream) {
   ++connections_[stream->address].in_flight;
   stream->tokens = 0;
   stream->messages = 0;
+  stream->reader_.reset();  // lies in the memory of the old call, which the context holds
   stream->context_.emplace();
   stream->context_->set_deadline(std::chrono::system_clock::now() + timeout_);
   stream->state_ = BenchStream::State::kStarting;
