@@ -1,178 +1,204 @@
-// `pergola bench`: a closed loop of streams, each sending its next request when the last one has
-// ended.
+// `pergola bench`: loads servers as told and says how they did.
 #include <algorithm>
-#include <atomic>
 #include <chrono>
 #include <cstdio>
 #include <fstream>
 #include <memory>
-#include <thread>
+#include <string>
+#include <vector>
 
-#include "base/cli/number_option.h"
 #include "base/limits.h"
-#include "base/mutex.h"
 #include "base/status.h"
 #include "client/bench_report.h"
-#include "client/channel.h"
+#include "client/bench_run.h"
+#include "client/bench_streams.h"
+#include "client/bench_sweep.h"
 #include "client/commands.h"
 #include "client/connect_flags.h"
-#include "client/error_text.h"
 #include "client/files.h"
-#include "grpcpp/client_context.h"
-#include "grpcpp/support/sync_stream.h"
-#include "pergola/v1/generation.grpc.pb.h"
 
 namespace pergola {
 namespace {
 
-using Clock = std::chrono::steady_clock;
-
-// A thread per stream; beyond this the client would measure itself.
-constexpr uint32_t kMaxStreams = 1024;
+// As a shell reports a process that SIGINT has ended.
+constexpr int kExitInterrupted = 130;
+constexpr std::chrono::seconds kStatusTimeout{5};
 
 struct BenchOptions {
   PublicTarget target;
-  uint32_t streams = 1;
-  uint32_t prompt_tokens = 128;
-  uint32_t output_tokens = 128;
-  uint32_t requests = 0;
-  uint32_t warmup = 1;
-  uint64_t seed = 1;
-  uint32_t timeout_ms = 600000;
+  BenchFlags flags;
+};
+
+// One or several, in the order given.
+absl::StatusOr<std::vector<std::string>> Addresses(const PublicTarget& target) {
+  ASSIGN_OR_RETURN(std::vector<std::string> addresses, SplitAddresses(target.connect));
+  if (addresses.empty()) addresses.push_back("");
+  for (std::string& address : addresses) {
+    ASSIGN_OR_RETURN(address, PublicAddress({target.run_file, address}));
+  }
+  return addresses;
+}
+
+std::vector<std::string> PlotNames(BenchMode mode) {
+  if (mode == BenchMode::kSweep) return {"sweep", "step"};
+  return {"latency", "tokens"};
+}
+
+std::string PlotFile(const BenchFlags& flags, const std::string& name) {
+  return absl::StrCat(flags.svg, "-", name, ".svg");
+}
+
+// Not after minutes of measuring.
+absl::Status CheckFiles(const BenchFlags& flags, BenchMode mode) {
+  if (!flags.json.empty() && flags.json != "-") {
+    RETURN_IF_ERROR(Prefixed(CheckWritable(flags.json), "--json"));
+  }
+  if (flags.svg.empty()) return absl::OkStatus();
+  for (const std::string& name : PlotNames(mode)) {
+    RETURN_IF_ERROR(Prefixed(CheckWritable(PlotFile(flags, name)), "--svg"));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status WriteFile(const std::string& path, const std::string& content) {
+  std::ofstream file(path);
+  file << content;
+  file.close();
+  if (!file) return absl::DataLossError(absl::StrCat("cannot write ", path));
+  return absl::OkStatus();
+}
+
+absl::Status Publish(const BenchFlags& flags, const std::string& text, const std::string& json,
+                     const std::vector<NamedPlot>& plots) {
+  const bool json_out = flags.json == "-";
+  std::fputs(text.c_str(), json_out ? stderr : stdout);
+  if (json_out) std::fputs(json.c_str(), stdout);
+  if (std::fflush(stdout) != 0 || std::ferror(stdout) != 0) {
+    return absl::DataLossError("cannot write to standard output");
+  }
+  if (!flags.json.empty() && !json_out) RETURN_IF_ERROR(WriteFile(flags.json, json));
+  if (flags.svg.empty()) return absl::OkStatus();
+  for (const NamedPlot& plot : plots) {
+    RETURN_IF_ERROR(WriteFile(PlotFile(flags, plot.name), PlotSvg(plot.plot)));
+  }
+  return absl::OkStatus();
+}
+
+// What every address says, which must be the same model; of its context lengths the shortest.
+absl::StatusOr<v1::ModelInfoResponse> AskModel(const std::vector<std::string>& addresses,
+                                               BenchStreams& streams, BenchInterrupt& interrupt) {
+  v1::ModelInfoResponse common;
+  for (size_t i = 0; i < addresses.size(); ++i) {
+    absl::StatusOr<v1::ModelInfoResponse> info = streams.ModelInfo(i, interrupt);
+    if (!info.ok()) return Prefixed(info.status(), addresses[i]);
+    if (info->vocabulary_size() == 0 || info->context_length() == 0) {
+      return absl::FailedPreconditionError(
+          absl::StrCat(addresses[i], ": the server's model has a vocabulary of ",
+                       info->vocabulary_size(), " and a context of ", info->context_length()));
+    }
+    if (i == 0) common = *info;
+    if (info->vocabulary_size() != common.vocabulary_size()) {
+      return absl::FailedPreconditionError(absl::StrCat(addresses[0], " serves ", common.model(),
+                                                        ", ", addresses[i], " serves ",
+                                                        info->model(), ": another vocabulary"));
+    }
+    common.set_context_length(std::min(common.context_length(), info->context_length()));
+  }
+  return common;
+}
+
+RequestShape ShapeOf(const BenchPlan& plan, const v1::ModelInfoResponse& info) {
+  RequestShape shape;
+  shape.seed = plan.seed;
+  shape.sharegpt = plan.sharegpt;
+  shape.prompt_tokens =
+      plan.mode == BenchMode::kSweep ? plan.sweep_contexts[0] : plan.prompt_tokens;
+  shape.output_tokens = plan.output_tokens;
+  shape.mix = plan.mix;
+  shape.vocabulary = info.vocabulary_size();
+  shape.context_length = info.context_length();
+  return shape;
+}
+
+// What the server's status says, if the run file leads to it; an address says nothing of slots.
+SweepLimits LimitsOf(const PublicTarget& target, const v1::ModelInfoResponse& info) {
+  SweepLimits limits;
+  limits.context_length = info.context_length();
+  if (!target.connect.empty()) return limits;
+  absl::StatusOr<AdminClient> admin = ConnectAdmin({target.run_file, "", ""});
+  if (!admin.ok()) return limits;
+  const absl::StatusOr<v1::StatusResponse> status = admin->Status(kStatusTimeout);
+  if (status.ok()) AddStatus(*status, &limits);
+  return limits;
+}
+
+struct Measured {
+  std::string text;
   std::string json;
+  std::vector<NamedPlot> plots;
+  int exit_code = kExitOk;
 };
 
-double Milliseconds(Clock::duration d) {
-  return std::chrono::duration<double, std::milli>(d).count();
+Measured Report(const SweepResult& result) {
+  Measured measured{SweepText(result), SweepJson(result), SweepPlots(result), kExitOk};
+  bool any = false;
+  for (const SweepPoint& point : result.points) any = any || point.fits;
+  if (!any) measured.exit_code = 1;
+  if (result.interrupted) measured.exit_code = kExitInterrupted;
+  return measured;
 }
 
-// The same ids for the same (seed, request) in every run and on every machine: splitmix64 of
-// Steele, Lea and Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014.
-v1::GenerateRequest MakeRequest(const BenchOptions& options, uint32_t vocabulary, uint64_t number) {
-  v1::GenerateRequest request;
-  uint64_t state = options.seed * 0x9E3779B97F4A7C15ULL + (number << 32);
-  for (uint32_t i = 0; i < options.prompt_tokens; ++i) {
-    uint64_t z = (state += 0x9E3779B97F4A7C15ULL);
-    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ULL;
-    z = (z ^ (z >> 27)) * 0x94D049BB133111EBULL;
-    z ^= z >> 31;
-    request.mutable_tokens()->add_ids(static_cast<int32_t>(z % vocabulary));
+Measured Report(const BenchResult& result) {
+  Measured measured{BenchText(result), BenchJson(result), BenchPlots(result), kExitOk};
+  for (const BenchCounts& counts : result.addresses) {
+    if (counts.failed > 0) measured.exit_code = 1;
   }
-  request.mutable_stop()->set_max_new_tokens(options.output_tokens);
-  request.mutable_stop()->set_ignore_eos(true);
-  request.mutable_sampling()->set_temperature(0);
-  return request;
+  if (result.interrupted) measured.exit_code = kExitInterrupted;
+  return measured;
 }
 
-class Bench {
- public:
-  Bench(const BenchOptions& options, const std::string& address)
-      : options_(options), channel_(Dial(address)), stub_(v1::Generation::NewStub(channel_)) {
-    result_.address = address;
-    result_.streams = options.streams;
-    result_.prompt_tokens = options.prompt_tokens;
-    result_.output_tokens = options.output_tokens;
-    result_.requests = options.requests;
+absl::StatusOr<Measured> Measure(const BenchOptions& options, const BenchPlan& plan,
+                                 const std::vector<std::string>& addresses,
+                                 BenchInterrupt& interrupt) {
+  BenchStreams streams(addresses, plan.timeout_ms);
+  ASSIGN_OR_RETURN(const v1::ModelInfoResponse info, AskModel(addresses, streams, interrupt));
+  const RequestShape shape = ShapeOf(plan, info);
+  RETURN_IF_ERROR(WarmUp(plan, shape, streams, interrupt));
+  if (plan.mode == BenchMode::kSweep) {
+    BenchSweep sweep(plan, shape, streams, interrupt);
+    SweepResult result = sweep.Run(LimitsOf(options.target, info));
+    result.address = addresses[0];
+    result.model = info.model();
+    return Report(result);
   }
+  BenchRun run(plan, shape, streams, interrupt);
+  BenchResult result = run.Run();
+  result.model = info.model();
+  for (size_t i = 0; i < addresses.size(); ++i) result.addresses[i].address = addresses[i];
+  return Report(result);
+}
 
-  absl::Status Run() {
-    grpc::ClientContext context;
-    context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(10));
-    v1::ModelInfoResponse info;
-    RETURN_IF_ERROR(ToAbslStatus(stub_->ModelInfo(&context, v1::ModelInfoRequest(), &info)));
-    if (info.vocabulary_size() == 0) {
-      return absl::FailedPreconditionError("the server's model has a vocabulary of size 0");
-    }
-    result_.model = info.model();
-    vocabulary_ = info.vocabulary_size();
-    for (uint32_t i = 0; i < options_.warmup; ++i) {
-      BenchResult ignored;
-      // Numbers of their own, so that a warm-up leaves no prefix for the measured requests.
-      RETURN_IF_ERROR(ToAbslStatus(OneRequest((1ULL << 31) + i, ignored)));
-    }
-    const Clock::time_point start = Clock::now();
-    std::vector<std::thread> threads;
-    for (uint32_t i = 0; i < options_.streams; ++i) threads.emplace_back([this] { Stream(); });
-    for (std::thread& thread : threads) thread.join();
-    result_.wall_s = Milliseconds(Clock::now() - start) / 1e3;
-    return absl::OkStatus();
+int RunBench(const BenchOptions& options) {
+  // Before gRPC starts threads.
+  BenchInterrupt interrupt;
+  const absl::StatusOr<BenchPlan> plan = MakeBenchPlan(options.flags);
+  if (!plan.ok()) return Fail(plan.status(), kExitUsage);
+  const absl::Status writable = CheckFiles(options.flags, plan->mode);
+  if (!writable.ok()) return Fail(writable, kExitUsage);
+  const absl::StatusOr<std::vector<std::string>> addresses = Addresses(options.target);
+  if (!addresses.ok()) return Fail(addresses.status(), kExitUsage);
+  if (plan->mode == BenchMode::kSweep && addresses->size() > 1) {
+    return Fail(absl::InvalidArgumentError(absl::StrCat("--connect ", options.target.connect,
+                                                        ": one address only with --sweep")),
+                kExitUsage);
   }
-
-  BenchResult& result() { return result_; }
-
- private:
-  void Stream() {
-    BenchResult own;
-    while (true) {
-      const uint32_t number = next_.fetch_add(1);
-      if (number >= options_.requests) break;
-      const grpc::Status status = OneRequest(number, own);
-      if (status.ok()) continue;
-      if (own.failed++ == 0) own.first_error = ErrorText(status);
-    }
-    MutexLock lock(mutex_);
-    result_.failed += own.failed;
-    if (result_.first_error.empty()) result_.first_error = own.first_error;
-    result_.tokens += own.tokens;
-    result_.first_token_ms.insert(result_.first_token_ms.end(), own.first_token_ms.begin(),
-                                  own.first_token_ms.end());
-    result_.inter_token_ms.insert(result_.inter_token_ms.end(), own.inter_token_ms.begin(),
-                                  own.inter_token_ms.end());
+  const absl::StatusOr<Measured> measured = Measure(options, *plan, *addresses, interrupt);
+  if (!measured.ok()) {
+    return Fail(Prefixed(measured.status(), "bench"), interrupt.Seen() ? kExitInterrupted : 1);
   }
-
-  grpc::Status OneRequest(uint64_t number, BenchResult& own) {
-    grpc::ClientContext context;
-    context.set_deadline(std::chrono::system_clock::now() +
-                         std::chrono::milliseconds(options_.timeout_ms));
-    const v1::GenerateRequest request = MakeRequest(options_, vocabulary_, number);
-    const Clock::time_point start = Clock::now();
-    Clock::time_point last = start;
-    bool any = false;
-    const auto reader = stub_->Generate(&context, request);
-    v1::GenerateResponse message;
-    while (reader->Read(&message)) {
-      if (message.ids().empty()) continue;
-      const Clock::time_point now = Clock::now();
-      own.tokens += static_cast<uint64_t>(message.ids_size());
-      if (any) {
-        AddGap(Milliseconds(now - last), message.ids_size(), own.inter_token_ms);
-      } else {
-        own.first_token_ms.push_back(Milliseconds(now - start));
-      }
-      any = true;
-      last = now;
-    }
-    return reader->Finish();
-  }
-
-  const BenchOptions options_;
-  const std::shared_ptr<grpc::Channel> channel_;  // second owner: the stub
-  const std::unique_ptr<v1::Generation::Stub> stub_;
-  uint32_t vocabulary_ = 0;
-  std::atomic<uint32_t> next_{0};
-  Mutex mutex_;
-  BenchResult result_;  // written by the streams under mutex_, read when they have ended
-};
-
-int RunBench(BenchOptions options) {
-  if (options.requests == 0) options.requests = 4 * options.streams;
-  // Not after minutes of measuring.
-  const absl::Status writable =
-      options.json.empty() ? absl::OkStatus() : CheckWritable(options.json);
-  if (!writable.ok()) return Fail(Prefixed(writable, "--json"), kExitUsage);
-  const absl::StatusOr<std::string> address = PublicAddress(options.target);
-  if (!address.ok()) return Fail(address.status(), kExitUsage);
-  Bench bench(options, *address);
-  const absl::Status status = bench.Run();
-  if (!status.ok()) return Fail(Prefixed(status, "bench"), 1);
-  std::fputs(BenchText(bench.result()).c_str(), stdout);
-  if (!options.json.empty()) {
-    std::ofstream file(options.json);
-    file << BenchJson(bench.result());
-    file.close();
-    if (!file) return Fail(absl::DataLossError(absl::StrCat("cannot write ", options.json)), 1);
-  }
-  return bench.result().failed == 0 ? kExitOk : 1;
+  const absl::Status published =
+      Publish(options.flags, measured->text, measured->json, measured->plots);
+  return published.ok() ? measured->exit_code : Fail(published, 1);
 }
 
 }  // namespace
@@ -182,25 +208,11 @@ void AddBench(CLI::App& app, const Context& context, int* exit_code) {
   CLI::App* command = app.add_subcommand(
       "bench", "Measure time to first token, time between tokens and tokens per second");
   AddPublicFlags(*command, context, &options->target);
-  AddNumber(*command, "--streams", &options->streams, {1, kMaxStreams}, "requests at once")
-      ->capture_default_str();
-  AddNumber(*command, "--prompt-tokens", &options->prompt_tokens, {1, 1 << 24},
-            "random ids per prompt")
-      ->capture_default_str();
-  AddNumber(*command, "--output-tokens", &options->output_tokens, {1, 1 << 24},
-            "new tokens per request")
-      ->capture_default_str();
-  AddNumber(*command, "--requests", &options->requests, {1, 100'000'000},
-            "requests in all (default: 4 times the streams)");
-  AddNumber(*command, "--warmup", &options->warmup, {0, 10'000},
-            "requests before the measurement, one by one")
-      ->capture_default_str();
-  AddNumber(*command, "--seed", &options->seed, {0, UINT64_MAX}, "of the random prompts")
-      ->capture_default_str();
-  AddNumber(*command, "--timeout-ms", &options->timeout_ms, {1, 86'400'000},
-            "milliseconds one request may take")
-      ->capture_default_str();
-  command->add_option("--json", options->json, "also write the numbers to this file as JSON");
+  command->get_option("--connect")
+      ->description(
+          "HOST:PORT of the public listener, or several with commas between (default: as "
+          "the run file says)");
+  AddBenchFlags(*command, &options->flags);
   command->callback([=] { *exit_code = RunBench(*options); });
 }
 

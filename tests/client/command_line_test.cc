@@ -140,7 +140,7 @@ TEST_F(CommandLineTest, NumbersBeyondTheirLimitsAreOneLineWithOptionValueAndLimi
                 "--resume-timeout-ms soon: must be 0 to 86400000");
   ExpectRefusal({"up", "--groups", "17", "m"}, "--groups 17: must be 1 to 16");
   ExpectRefusal({"up", "--groups", "0", "m"}, "--groups 0: must be 1 to 16");
-  ExpectRefusal(with({"bench"}, "--streams", "1025"), "--streams 1025: must be 1 to 1024");
+  ExpectRefusal(with({"bench"}, "--streams", "16385"), "--streams 16385: must be 1 to 16384");
   ExpectRefusal(with({"bench"}, "--seed", "-5"), "--seed -5: must be 0 to 18446744073709551615");
   ExpectRefusal(with({"status"}, "--timeout-ms", "0"), "--timeout-ms 0: must be 1 to 3600000");
   ExpectRefusal(with({"status", "--watch"}, "--interval-ms", "99"),

@@ -1,16 +1,13 @@
-// What people read: bench tables, progress, status, filtered group output, decoded errors.
-#include "client/bench_report.h"
+// What people read: progress, status, filtered group output, decoded errors.
 #include "client/error_text.h"
 #include "client/group_output.h"
 #include "client/progress_line.h"
-#include "client/statistics.h"
 #include "client/status_text.h"
 #include "client/utf8.h"
 #include "gmock/gmock.h"
 #include "google/rpc/error_details.pb.h"
 #include "google/rpc/status.pb.h"
 #include "gtest/gtest.h"
-#include "nlohmann/json.hpp"
 
 namespace pergola {
 namespace {
@@ -18,55 +15,6 @@ namespace {
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
-using ::testing::Not;
-
-TEST(PercentileTest, IsTheNearestRank) {
-  std::vector<double> samples;
-  for (int i = 100; i >= 1; --i) samples.push_back(i);
-  EXPECT_EQ(Percentile(samples, 50), 50);
-  EXPECT_EQ(Percentile(samples, 99), 99);
-  EXPECT_EQ(Percentile(samples, 100), 100);
-  EXPECT_EQ(Percentile(samples, 0.5), 1);
-}
-
-TEST(PercentileTest, OfFewSamplesIsOneOfThem) {
-  std::vector<double> none;
-  EXPECT_EQ(Percentile(none, 50), 0);
-  std::vector<double> one = {7};
-  EXPECT_EQ(Percentile(one, 1), 7);
-  EXPECT_EQ(Percentile(one, 99), 7);
-  std::vector<double> two = {2, 1};
-  EXPECT_EQ(Percentile(two, 50), 1);
-  EXPECT_EQ(Percentile(two, 51), 2);
-}
-
-TEST(BenchReportTest, AMessageOfSeveralTokensSharesItsGap) {
-  std::vector<double> samples;
-  AddGap(12, 3, samples);
-  AddGap(5, 1, samples);
-  AddGap(5, 0, samples);
-  EXPECT_THAT(samples, ElementsAre(4, 4, 4, 5));
-}
-
-TEST(BenchReportTest, JsonHasRatesAndPercentiles) {
-  BenchResult result;
-  result.tokens = 100;
-  result.wall_s = 4;
-  result.first_token_ms = {30, 10, 20};
-  const auto json = nlohmann::json::parse(BenchJson(result));
-  EXPECT_EQ(json["tokens_per_s"], 25.0);
-  EXPECT_EQ(json["ttft_p50_ms"], 20.0);
-  EXPECT_EQ(json["inter_token_p99_ms"], 0.0);
-}
-
-TEST(BenchReportTest, TextNamesTheFirstFailure) {
-  BenchResult result;
-  result.requests = 8;
-  EXPECT_THAT(BenchText(result), Not(HasSubstr("failed")));
-  result.failed = 3;
-  result.first_error = "UNAVAILABLE: gone";
-  EXPECT_THAT(BenchText(result), HasSubstr("3 of 8 requests failed, the first with UNAVAILABLE"));
-}
 
 TEST(Utf8Test, AcceptsEveryLengthOfCharacter) {
   const std::string text = "a\xC3\xA9\xE2\x82\xAC\xF0\x9F\x98\x80\xED\x9F\xBF\xF4\x8F\xBF\xBF";

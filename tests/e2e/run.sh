@@ -329,6 +329,59 @@ EOF
   ls "$work"/trace/coordinator.json "$work"/trace/worker.json* >/dev/null || fail "no traces"
 }
 
+# bench_says PYTHON FLAGS...: a run whose JSON, b, fulfils the expression.
+bench_says() {
+  local expression=$1
+  shift
+  pergola bench --seed 5 --json "$work/bench.json" "$@" >"$work/bench.out" || fail "bench $*"
+  python3 -c "import json,sys; b=json.load(open(sys.argv[1])); assert $expression" "$work/bench.json" ||
+    fail "bench $*: $(cat "$work/bench.json")"
+}
+requests_above() { [[ $(status "s['requests_total']") -gt $1 ]]; }
+
+# Every load of `pergola bench`, its plots, and an interruption.
+case_bench() {
+  start_up "$model" --threads 1
+  wait_ready
+  bench_says "b['tokens'] == 24 and b['failed'] == 0" --streams 2 --requests 6 --output-tokens 4
+  bench_says "b['completed'] == 20 and b['dropped'] == 0 and b['goodput_share'] == 1" --rate 40 --burst 4 \
+    --requests 20 --output-tokens 4 --slo-ttft-ms 60000 --slo-gap-ms 60000 --svg "$work/open"
+  bench_says "b['tokens'] == 120 and b['failed'] == 0" --users 3 --think-s 0.1:0.2 --requests 6 --mix
+  bench_says "b['completed'] == 2" --lengths sharegpt --streams 2 --requests 2
+  local address before bench code=0
+  address=$(field public_address)
+  bench_says "[a['sent'] for a in b['addresses']] == [2, 2]" --connect "$address,$address" --requests 4 \
+    --output-tokens 4
+  pergola bench --sweep --sweep-contexts 8,100000 --sweep-max-batch 128 --sweep-repeats 1 --output-tokens 16 \
+    --json "$work/sweep.json" --svg "$work/sweep" >"$work/bench.out" || fail "bench --sweep"
+  python3 - "$work" <<'EOF' || fail "sweep: $(cat "$work/sweep.json")"
+import json, pathlib, sys
+import xml.etree.ElementTree
+work = pathlib.Path(sys.argv[1])
+points = json.loads((work / "sweep.json").read_text())["points"]
+assert points[0]["fits"] and points[0]["step_ms"] > 0, points
+# The run file leads to the status, which says how many slots there are.
+assert [p["remark"] for p in points if p["batch"] == 128] == ["the server has 64 slots"], points
+assert "context length" in points[-1]["remark"], points
+plots = sorted(p.name for p in work.glob("*.svg"))
+assert plots == ["open-latency.svg", "open-tokens.svg", "sweep-step.svg", "sweep-sweep.svg"], plots
+for plot in plots:
+    texts = [e.text for e in xml.etree.ElementTree.parse(work / plot).iter() if e.tag.endswith("text")]
+    assert len(texts) > 6 and all(texts), (plot, texts)
+EOF
+  before=$(status "s['requests_total']")
+  "$bin/pergola" bench --duration-s 60 --json - >"$work/interrupted.json" 2>"$work/interrupted.err" &
+  bench=$!
+  eventually 20 requests_above $((before + 2)) || fail "bench does not run"
+  kill -INT "$bench"
+  wait "$bench" || code=$?
+  [[ $code -eq 130 ]] || fail "an interrupted bench ends with $code"
+  python3 -c 'import json,sys; b=json.load(open(sys.argv[1])); assert b["interrupted"] and b["failed"] == 0' \
+    "$work/interrupted.json" || fail "interrupted: $(cat "$work/interrupted.json" "$work/interrupted.err")"
+  kill -TERM "$up"
+  ends_with 0 45
+}
+
 # Several sequences, log-probabilities and status --watch, against real processes.
 case_sequences() {
   start_up "$model" --tp 1 --pp 2 --threads 1
