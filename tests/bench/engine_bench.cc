@@ -12,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/limits.h"
 #include "base/log.h"
 #include "coordinator/engine/engine_core.h"
 
@@ -144,7 +145,7 @@ void BM_CoreStep(benchmark::State& state) {
   EngineCore core(EngineOptions(), 0, nullptr);
   auto link = std::make_shared<KeepLast>();
   v1::Hello hello;
-  hello.set_protocol_version(1);
+  hello.set_protocol_version(kProtocolVersion);
   hello.set_group("g");
   hello.mutable_layout()->set_tensor_parallel(1);
   hello.mutable_layout()->set_pipeline_parallel(1);

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "base/limits.h"
 #include "pergola/v1/worker.pb.h"
 
 namespace pergola::sim {
@@ -337,7 +338,7 @@ class ModelGroup {
 // A Hello that EngineCore accepts; tests change what they are about.
 inline v1::Hello MakeHello(const std::string& group, uint32_t stages) {
   v1::Hello hello;
-  hello.set_protocol_version(1);
+  hello.set_protocol_version(kProtocolVersion);
   hello.set_group(group);
   hello.set_fingerprint("f1");
   hello.set_text_hash("t1");
