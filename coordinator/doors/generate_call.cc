@@ -31,7 +31,7 @@ GenerateCall* GenerateCall::Start(const DoorContext& door, grpc::CallbackServerC
       [call, bytes, facts = CallFacts{DeadlineUs(*context), MetadataValue(*context, kTenantKey)}] {
         call->Admission(Flatten(*bytes), facts);
       });
-  if (!queued) call->Finish(ToGrpc(TextPoolFull()));
+  if (!queued) call->Finish(ToGrpc(TextPoolFull(door)));
   return call.get();
 }
 
