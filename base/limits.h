@@ -23,7 +23,7 @@ inline constexpr float kMaxPenalty = 100.0F;  // and of a logit bias
 inline constexpr uint32_t kMaxLogitBiases = 1024;
 inline constexpr uint32_t kMaxLogprobs = 20;
 inline constexpr uint32_t kMaxSuppressedIds = 256;  // end-of-sequence and stop ids of a slot
-inline constexpr uint32_t kMaxSequences = 128;  // of one request: n and best_of
+inline constexpr uint32_t kMaxSequences = 128;      // of one request: n and best_of
 // Metadata key by which a client says whom its requests are charged to, and the longest value.
 inline constexpr char kTenantKey[] = "pergola-tenant";
 inline constexpr uint32_t kMaxTenantBytes = 128;

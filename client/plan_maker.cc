@@ -93,6 +93,7 @@ struct Fit {
 std::vector<MemoryPlan> PlanRanks(const ShapeSpec& shape, const std::vector<RankLayout>& layouts,
                                   const MemoryLimits& limits) {
   std::vector<MemoryPlan> ranks;
+  ranks.reserve(layouts.size());
   for (const RankLayout& layout : layouts) ranks.push_back(PlanRank(shape, layout, limits));
   return ranks;
 }
@@ -180,6 +181,7 @@ absl::StatusOr<std::vector<Fit>> FitAll(const ShapeSpec& shape, const PlanOption
   ASSIGN_OR_RETURN(const MemoryLimits limits, LimitsOf(shape, options));
   ASSIGN_OR_RETURN(const auto layouts, LayoutsToTry(options, cluster));
   std::vector<Fit> fits;
+  fits.reserve(layouts.size());
   for (const auto& [tp, pp] : layouts) {
     fits.push_back(FitLayout(shape, options, cluster, tp, pp, limits));
   }

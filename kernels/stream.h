@@ -24,8 +24,8 @@ struct StreamOptions {
   // First CPU the pool pins its threads to (the caller of Stream::Cpu too), in steps of one; -1: do
   // not pin.
   int first_cpu = -1;
-  // For the ops that say so: today sampling (SampleWorkspaceBytes, per thread). Matmul and attention use the
-  // pool's own scratch.
+  // For the ops that say so: today sampling (SampleWorkspaceBytes, per thread). Matmul and
+  // attention use the pool's own scratch.
   int64_t workspace_bytes = 0;
 };
 

@@ -165,9 +165,10 @@ StageSeconds CostModel::Stage(int stage, const StageWork& work) const {
                                         rows * static_cast<double>(hidden_) * activation_bytes_);
   if (cost.last && work.logit_rows > 0) {
     const double row_bytes = static_cast<double>(vocabulary_) * sizeof(float);
-    const double own_rows =
-        static_cast<double>((work.logit_rows + tensor_parallel_ - 1) / tensor_parallel_);
-    slowest.sampling = kLogitPasses * own_rows * row_bytes / gpu_.memory_bandwidth;
+    // Rows are dealt whole: the slowest rank has the rounded-up share.
+    const int64_t own_rows = (work.logit_rows + tensor_parallel_ - 1) / tensor_parallel_;
+    slowest.sampling =
+        kLogitPasses * static_cast<double>(own_rows) * row_bytes / gpu_.memory_bandwidth;
     if (tensor_parallel_ > 1) {
       // The slices of a row meet on the rank that samples it.
       slowest.sampling += HopSeconds(gpu_, false, own_rows * row_bytes);
@@ -215,7 +216,7 @@ StepCost CostModel::DecodeIn(int64_t micro_batches, int64_t batch, int64_t lengt
 
 StepCost CostModel::Decode(int64_t batch, int64_t length) const {
   StepCost best = DecodeIn(1, batch, length);
-  for (int64_t count = 2; count <= std::min<int64_t>(batch, 2 * stages()); ++count) {
+  for (int64_t count = 2; count <= std::min<int64_t>(batch, int64_t{2} * stages()); ++count) {
     if (stages() == 1) break;
     const StepCost cost = DecodeIn(count, batch, length);
     if (cost.step_seconds < best.step_seconds) best = cost;

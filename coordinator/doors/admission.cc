@@ -47,7 +47,7 @@ google::rpc::Status TextPoolFull(const DoorContext& context) {
 
 google::rpc::Status Admit(const DoorContext& context, std::string_view bytes,
                           const std::string& field_prefix, const CallFacts& call,
-                          std::function<void()> notify, RunningRequest* running) {
+                          const std::function<void()>& notify, RunningRequest* running) {
   v1::GenerateRequest request;
   Violations violations(field_prefix);
   if (!ParseMessage(bytes, &request, &violations)) {
@@ -70,7 +70,7 @@ google::rpc::Status Admit(const DoorContext& context, std::string_view bytes,
   BuiltRequest built;
   google::rpc::Status status = BuildRequest(request, inputs, &built);
   if (status.code() != 0) return Invalid(context, request, std::move(status));
-  return ToRpcStatus(running->Submit(context.engine, std::move(built), std::move(notify)));
+  return ToRpcStatus(running->Submit(context.engine, std::move(built), notify));
 }
 
 }  // namespace pergola

@@ -60,6 +60,6 @@ struct CallFacts {
 // Else: why not.
 google::rpc::Status Admit(const DoorContext& context, std::string_view bytes,
                           const std::string& field_prefix, const CallFacts& call,
-                          std::function<void()> notify, RunningRequest* running);
+                          const std::function<void()>& notify, RunningRequest* running);
 
 }  // namespace pergola

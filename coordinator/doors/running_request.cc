@@ -6,7 +6,7 @@
 namespace pergola {
 
 absl::Status RunningRequest::Submit(Engine* engine, BuiltRequest built,
-                                    std::function<void()> notify) {
+                                    const std::function<void()>& notify) {
   engine_ = engine;
   facts_ = std::move(built.facts);
   parts_.reserve(built.sequences.size());

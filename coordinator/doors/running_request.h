@@ -22,7 +22,7 @@ class RunningRequest {
   // Submits every sequence of `built` that is not finished already. `notify` runs on the engine
   // thread whenever there is something to take. An error is the refusal of the first sequence that
   // was refused; the others are then cancelled.
-  absl::Status Submit(Engine* engine, BuiltRequest built, std::function<void()> notify);
+  absl::Status Submit(Engine* engine, BuiltRequest built, const std::function<void()>& notify);
 
   // Appends what gathered since the last call, at most one message per index; with best_of above n
   // nothing before all have ended. OK once all have ended by themselves, an error once one has

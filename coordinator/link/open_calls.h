@@ -17,7 +17,7 @@ class OpenCalls {
   using Close = std::function<void(const absl::Status&)>;
 
   // `close` must not keep the call alive. After EndAll it runs at once.
-  void Add(uint64_t connection, Close close) {
+  void Add(uint64_t connection, const Close& close) {
     absl::Status ended;
     {
       MutexLock lock(mutex_);

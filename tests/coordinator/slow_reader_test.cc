@@ -6,8 +6,6 @@
 namespace pergola {
 namespace {
 
-using ::testing::HasSubstr;
-
 class SlowReaderTest : public CoordinatorTest {
  protected:
   static constexpr int64_t kTimeoutMs = 1000;

@@ -30,7 +30,15 @@ constexpr uint64_t kSeed = 20240607;
 struct Output {
   std::vector<int32_t> ids;
   std::string text;
+  std::vector<float> logprobs;         // of the ids, where asked for
+  std::vector<float> prompt_logprobs;  // of prompt ids 1, 2, ..., where asked for
   grpc::Status status;
+
+  // In every bit.
+  bool SameAs(const Output& other) const {
+    return ids == other.ids && text == other.text && logprobs == other.logprobs &&
+           prompt_logprobs == other.prompt_logprobs;
+  }
 };
 
 class Service {
@@ -51,21 +59,35 @@ class Service {
     return info.vocabulary_size();
   }
 
-  // Cancels after `cancel_after` tokens unless that is negative.
-  Output Run(const v1::GenerateRequest& request, int cancel_after = -1) {
+  // By index of the request's sequences. Cancels after `cancel_after` tokens of one of them unless
+  // that is negative.
+  std::vector<Output> RunAll(const v1::GenerateRequest& request, int cancel_after = -1) {
     grpc::ClientContext context;
     auto reader = generation_->Generate(&context, request);
-    Output output;
+    std::vector<Output> outputs(request.sampling().has_n() ? request.sampling().n() : 1);
     v1::GenerateResponse response;
     while (reader->Read(&response)) {
+      if (response.index() >= outputs.size()) Fail("a message of an index beyond n");
+      Output& output = outputs[response.index()];
       output.ids.insert(output.ids.end(), response.ids().begin(), response.ids().end());
       output.text += response.text();
+      for (const auto& logprobs : response.logprobs()) {
+        output.logprobs.push_back(logprobs.logprob());
+      }
+      for (const auto& logprobs : response.prompt_logprobs()) {
+        output.prompt_logprobs.push_back(logprobs.logprob());
+      }
       if (cancel_after >= 0 && static_cast<int>(output.ids.size()) >= cancel_after) {
         context.TryCancel();
       }
     }
-    output.status = reader->Finish();
-    return output;
+    const grpc::Status status = reader->Finish();
+    for (Output& output : outputs) output.status = status;
+    return outputs;
+  }
+
+  Output Run(const v1::GenerateRequest& request, int cancel_after = -1) {
+    return RunAll(request, cancel_after)[0];
   }
 
   v1::GenerateBatchResponse RunBatch(const std::vector<v1::GenerateRequest>& requests) {
@@ -93,20 +115,47 @@ class Service {
   std::string token_;
 };
 
+// Each parameter is set in some streams, and most meet each other in one.
+void MixParameters(int i, uint32_t vocabulary, v1::GenerateRequest* request) {
+  v1::SamplingParameters& sampling = *request->mutable_sampling();
+  if (i % 3 == 0) sampling.set_repetition_penalty(1.3F);
+  if (i % 5 == 0) sampling.set_presence_penalty(0.7F);
+  if (i % 5 == 1) sampling.set_frequency_penalty(0.4F);
+  if (i % 7 == 0) sampling.set_no_repeat_ngram_size(2);
+  if (i % 7 == 1) sampling.set_min_p(0.02F);
+  if (i % 7 == 2) sampling.set_typical_p(0.9F);
+  if (i % 4 == 0) sampling.set_logprobs(static_cast<uint32_t>(i % 21));
+  if (i % 6 == 0) {
+    (*sampling.mutable_logit_bias())[static_cast<int32_t>(i % vocabulary)] = 3;
+    (*sampling.mutable_logit_bias())[static_cast<int32_t>((i + 7) % vocabulary)] = -100;
+  }
+  if (i % 9 == 0) request->set_prompt_logprobs(2);
+  if (i % 10 == 0) request->set_echo(true);
+  request->set_priority(i % 5 - 2);
+  if (i % 8 != 3) return;
+  request->mutable_stop()->set_ignore_eos(false);
+  request->mutable_stop()->set_min_new_tokens(20);
+}
+
 std::vector<v1::GenerateRequest> MakeRequests(uint32_t vocabulary) {
   std::mt19937_64 random(kSeed);
+  const auto any_id = [&] { return static_cast<int32_t>(random() % vocabulary); };
+  // Some prompts begin alike: they share blocks.
+  std::vector<int32_t> common(100);
+  for (int32_t& id : common) id = any_id();
   std::vector<v1::GenerateRequest> requests(kStreams);
   for (int i = 0; i < kStreams; ++i) {
     const auto prompt_tokens = 1 + random() % 150;
-    for (uint64_t t = 0; t < prompt_tokens; ++t) {
-      requests[i].mutable_tokens()->add_ids(static_cast<int32_t>(random() % vocabulary));
-    }
+    auto& ids = *requests[i].mutable_tokens()->mutable_ids();
+    if (i % 3 == 1) ids.Add(common.begin(), common.end());
+    for (uint64_t t = 0; t < prompt_tokens; ++t) ids.Add(any_id());
     requests[i].mutable_stop()->set_max_new_tokens(32 + random() % 64);
     requests[i].mutable_stop()->set_ignore_eos(true);
     requests[i].mutable_sampling()->set_temperature(i % 2 == 0 ? 0.0F : 0.8F);
     requests[i].mutable_sampling()->set_seed(random());
     if (i % 4 == 1) requests[i].mutable_sampling()->set_top_k(20);
     if (i % 4 == 3) requests[i].mutable_sampling()->set_top_p(0.9F);
+    MixParameters(i, vocabulary, &requests[i]);
   }
   return requests;
 }
@@ -133,13 +182,14 @@ void CheckTogetherEqualsAlone(Service& service, const std::vector<v1::GenerateRe
   const v1::StatusResponse after = service.Status();
   for (int i = 0; i < kStreams; ++i) {
     if (!together[i].status.ok()) Fail("stream " + std::to_string(i));
-    if (together[i].ids != alone[i].ids || together[i].text != alone[i].text) {
+    if (!together[i].SameAs(alone[i])) {
       Fail("stream " + std::to_string(i) + " differs from what it gives alone");
     }
   }
   const double mean_batch = (Entries(after) - Entries(before)) /
                             static_cast<double>(after.plans_total() - before.plans_total());
   std::printf("%d streams equal what they give alone; mean batch %.1f\n", kStreams, mean_batch);
+  if (after.prefix_hit_tokens() == before.prefix_hit_tokens()) Fail("no prompt shared a block");
   if (mean_batch < 16) Fail("the mean batch is below 16: the streams hardly ran together");
 }
 
@@ -192,6 +242,45 @@ void CheckBatchEqualsStreams(Service& service, std::vector<v1::GenerateRequest> 
     }
   }
   std::printf("batch items equal their streams\n");
+}
+
+// The sequences of one request: each has draws of its own, the first those of a request for one.
+void CheckSequences(Service& service, v1::GenerateRequest request) {
+  request.mutable_sampling()->set_temperature(0.9F);
+  request.mutable_sampling()->clear_n();
+  const Output single = service.Run(request);
+  request.mutable_sampling()->set_n(4);
+  const auto several = service.RunAll(request);
+  const auto again = service.RunAll(request);
+  if (!several[0].status.ok()) Fail("n = 4: " + several[0].status.error_message());
+  if (several[0].ids != single.ids) Fail("index 0 of n = 4 differs from the request for one");
+  if (several[1].ids == single.ids) Fail("index 1 drew what index 0 drew");
+  for (size_t i = 0; i < several.size(); ++i) {
+    if (!several[i].SameAs(again[i])) Fail("index " + std::to_string(i) + " is not repeatable");
+  }
+  if (service.Status().forks() == 0) Fail("no sequence started from another's blocks");
+  std::printf("sequences of one request share its prompt and draw for themselves\n");
+}
+
+// What the ids were told when they were sampled, scoring them tells again.
+void CheckScoring(Service& service, v1::GenerateRequest request) {
+  request.mutable_sampling()->Clear();
+  request.mutable_sampling()->set_logprobs(0);
+  const Output told = service.Run(request);
+  auto& ids = *request.mutable_tokens()->mutable_ids();
+  ids.Add(told.ids.begin(), told.ids.end());
+  request.clear_stop();
+  request.mutable_stop()->set_max_new_tokens(0);
+  request.set_prompt_logprobs(0);
+  const Output scored = service.Run(request);
+  if (!scored.status.ok()) Fail("scoring: " + scored.status.error_message());
+  if (scored.prompt_logprobs.size() + 1 != static_cast<size_t>(ids.size())) {
+    Fail("scoring gave " + std::to_string(scored.prompt_logprobs.size()) + " log-probabilities");
+  }
+  const std::vector<float> tail(scored.prompt_logprobs.end() - static_cast<int>(told.ids.size()),
+                                scored.prompt_logprobs.end());
+  if (tail != told.logprobs) Fail("scoring differs from what was told when sampling");
+  std::printf("scoring tells what sampling told\n");
 }
 
 int Main(int argc, char** argv) {

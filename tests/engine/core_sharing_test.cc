@@ -7,7 +7,6 @@ namespace pergola {
 namespace {
 
 using sim::MakeHello;
-using testing::ElementsAre;
 using testing::HasSubstr;
 using testing::SizeIs;
 

@@ -13,6 +13,7 @@ constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
 bool SameBytes(const TokenLogprobs& a, const TokenLogprobs& b) {
+  // NOLINTNEXTLINE(bugprone-suspicious-memory-comparison): the bits are what is compared.
   return std::memcmp(&a, &b, sizeof(a)) == 0;
 }
 
