@@ -115,6 +115,7 @@ std::vector<std::string> CoordinatorCommand(const CoordinatorOptions& options) {
   Add(line, {"--model", options.model, "--listen", options.listen, "--internal-listen",
              options.internal_listen, "--join-token-file", options.token_file, "--run-file",
              options.run_file});
+  if (!options.http_listen.empty()) Add(line, {"--http-listen", options.http_listen});
   if (!options.trace_dir.empty()) Add(line, {"--trace", options.trace_dir + "/coordinator.json"});
   Add(line, {"--drain-timeout-ms", std::to_string(options.drain_timeout_ms), "--log-level",
              options.log_level});

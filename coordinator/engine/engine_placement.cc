@@ -152,6 +152,7 @@ void EngineCore::Placed(Sequence& sequence, Group& group, TimeUs now) {
   if (sequence.first_planned == kNever) {
     sequence.first_planned = now;
     measured_.queue_wait.Observe(now - sequence.submitted);
+    measured_.prompt_tokens += sequence.prompt_count;
   }
   if (sequence.info_sent) return;
   sequence.info_sent = true;

@@ -7,6 +7,8 @@
 #include <utility>
 #include <vector>
 
+#include "coordinator/engine/overload.h"
+#include "coordinator/text/utf8.h"
 #include "prometheus/metric_family.h"
 #include "prometheus/text_serializer.h"
 
@@ -18,7 +20,16 @@ using prometheus::MetricFamily;
 using prometheus::MetricType;
 using Labels = std::vector<ClientMetric::Label>;
 
-// Gathers families; a family without a value yet is left out.
+// A model's name comes from a path or a file, and one bad byte would spoil the whole page.
+std::string ValidUtf8(const std::string& text) {
+  LossyUtf8Decoder decoder;
+  std::string valid;
+  decoder.Push(text, &valid);
+  decoder.Finish(&valid);
+  return valid;
+}
+
+// Gathers families; one without a value yet is left out.
 class Page {
  public:
   void Gauge(const char* name, const char* help, double value) {
@@ -61,6 +72,7 @@ class Page {
 
  private:
   ClientMetric& Add(Labels labels) {
+    for (ClientMetric::Label& label : labels) label.value = ValidUtf8(label.value);
     families_.back().metric.emplace_back().label = std::move(labels);
     return families_.back().metric.back();
   }
@@ -99,19 +111,25 @@ void AddTotals(const v1::StatusResponse& status, Page* page) {
   page->Begin("pergola_refusals_total",
               "Requests and sequences refused before the waiting queue, by reason.",
               MetricType::Counter);
-  for (const auto& [reason, count] : status.refusals()) {
-    page->AddCounter({{"reason", reason}}, Number(count));
+  // All reasons from the start: a rate over a first refusal needs the 0 before it.
+  for (int i = 0; i < kRefusals; ++i) {
+    const char* reason = RefusalName(static_cast<Refusal>(i));
+    const auto found = status.refusals().find(reason);
+    page->AddCounter({{"reason", reason}},
+                     found == status.refusals().end() ? 0.0 : Number(found->second));
   }
-  page->Counter("pergola_tokens_total", "New tokens given to sequences.",
+  page->Counter("pergola_prompt_tokens_total",
+                "Prompt tokens of sequences that got a slot, each prompt once.",
+                Number(status.prompt_tokens_total()));
+  page->Counter("pergola_generated_tokens_total", "New tokens given to sequences.",
                 Number(status.tokens_total()));
   page->Counter("pergola_overrun_tokens_total", "Tokens computed for sequences that had ended.",
                 Number(status.overrun_tokens()));
-  page->Counter("pergola_prefix_hit_tokens_total",
-                "Positions that stood in shared blocks when their sequence got a slot.",
+  page->Counter("pergola_prefix_asked_tokens_total",
+                "Positions looked for in shared blocks when their sequence got a slot.",
+                Number(status.prefix_hit_tokens() + status.prefix_missed_tokens()));
+  page->Counter("pergola_prefix_hit_tokens_total", "Positions of those that stood there.",
                 Number(status.prefix_hit_tokens()));
-  page->Counter("pergola_prefix_missed_tokens_total",
-                "Positions that were to be computed when their sequence got a slot.",
-                Number(status.prefix_missed_tokens()));
   page->Counter("pergola_forks_total", "Sequences that started behind a sibling's prompt.",
                 Number(status.forks()));
   page->Counter("pergola_preemptions_total", "Sequences that lost their slot to others.",

@@ -56,7 +56,7 @@ TEST_F(MetricsPageTest, CountsWhatWasServedAndWhatWasRefused) {
   std::this_thread::sleep_for(std::chrono::milliseconds(110));  // a new picture
   EXPECT_THAT(Get("/metrics"), HasSubstr("Content-Type: text/plain; version=0.0.4; charset=utf-8"));
   const Exposition page = Metrics();
-  EXPECT_EQ(page.samples.at("pergola_tokens_total"), 7);
+  EXPECT_EQ(page.samples.at("pergola_generated_tokens_total"), 7);
   EXPECT_EQ(page.samples.at("pergola_sequences_accepted_total"), 1);
   EXPECT_EQ(page.samples.at("pergola_sequences_ended_total{status=\"OK\",finish=\"LENGTH\"}"), 1);
   EXPECT_EQ(page.samples.at("pergola_refusals_total{reason=\"INVALID_REQUEST\"}"), 1);

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "coordinator/engine/measurements.h"
+#include "coordinator/engine/overload.h"
 #include "coordinator/metrics/status_snapshots.h"
 #include "tests/coordinator/exposition.h"
 
@@ -47,6 +48,7 @@ v1::StatusResponse FullStatus() {
   (*status.mutable_refusals())["DRAINING"] = 17;
   Measurements measured;
   measured.bad_logits = 18;
+  measured.prompt_tokens = 19;
   measured.CountEnd(absl::StatusCode::kOk, v1::FINISH_REASON_EOS);
   measured.CountEnd(absl::StatusCode::kCancelled, v1::FINISH_REASON_UNSPECIFIED);
   measured.first_token.Observe(12'000);
@@ -59,10 +61,10 @@ v1::StatusResponse FullStatus() {
     group.set_name(name);
     group.set_state(name[0] == 'a' ? v1::GROUP_STATE_READY : v1::GROUP_STATE_LOST);
     group.set_blocks_total(100);
-    group.set_blocks_used(19);
-    group.set_blocks_cached(20);
+    group.set_blocks_used(20);
+    group.set_blocks_cached(21);
     group.set_slots_total(64);
-    group.set_slots_used(21);
+    group.set_slots_used(22);
     TimeHistogram steps;
     steps.Observe(700);
     steps.CopyTo(group.mutable_step_time());
@@ -83,29 +85,31 @@ TEST(MetricsTextTest, SaysWhatTheStatusSays) {
       {"pergola_sequences_running", 2},
       {"pergola_sequences_paused", 3},
       {"pergola_sequences_accepted_total", 4},
-      {"pergola_tokens_total", 5e9},
+      {"pergola_generated_tokens_total", 5e9},
+      {"pergola_prompt_tokens_total", 19},
       {"pergola_overrun_tokens_total", 6},
       {"pergola_preemptions_total", 7},
       {"pergola_replays_total", 8},
       {"pergola_plans_total", 9},
       {"pergola_plan_entries_total", 31},
       {"pergola_prefix_hit_tokens_total", 11},
-      {"pergola_prefix_missed_tokens_total", 12},
+      {"pergola_prefix_asked_tokens_total", 23},
       {"pergola_forks_total", 13},
       {"pergola_pauses_total", 14},
       {"pergola_slow_readers_ended_total", 15},
       {"pergola_refusals_total{reason=\"QUEUE_FULL\"}", 16},
       {"pergola_refusals_total{reason=\"DRAINING\"}", 17},
+      {"pergola_refusals_total{reason=\"INVALID_REQUEST\"}", 0},
       {"pergola_bad_logits_total", 18},
       {"pergola_sequences_ended_total{status=\"OK\",finish=\"EOS\"}", 1},
       {"pergola_sequences_ended_total{status=\"CANCELLED\",finish=\"\"}", 1},
       {"pergola_group_ready{group=\"a\"}", 1},
       {"pergola_group_ready{group=\"b\"}", 0},
       {"pergola_group_blocks{group=\"a\"}", 100},
-      {"pergola_group_blocks_used{group=\"a\"}", 19},
-      {"pergola_group_blocks_cached{group=\"a\"}", 20},
+      {"pergola_group_blocks_used{group=\"a\"}", 20},
+      {"pergola_group_blocks_cached{group=\"a\"}", 21},
       {"pergola_group_slots{group=\"a\"}", 64},
-      {"pergola_group_slots_used{group=\"b\"}", 21},
+      {"pergola_group_slots_used{group=\"b\"}", 22},
       {"pergola_first_token_seconds_count", 2},
       {"pergola_first_token_seconds_sum", 1000.012},
       {"pergola_first_token_seconds_bucket{le=\"0.01\"}", 0},
@@ -133,8 +137,18 @@ TEST(MetricsTextTest, AnEmptyStatusIsAValidPage) {
   const Exposition page = ReadExposition(MetricsText({}));
   EXPECT_EQ(page.error, "");
   EXPECT_EQ(page.samples.at("pergola_serving"), 0);
-  EXPECT_EQ(page.types.count("pergola_refusals_total"), 0U) << "nothing was refused";
+  EXPECT_EQ(page.types.count("pergola_sequences_ended_total"), 0U) << "nothing has ended";
+  for (int i = 0; i < kRefusals; ++i) {
+    const std::string reason = RefusalName(static_cast<Refusal>(i));
+    EXPECT_EQ(page.samples.at("pergola_refusals_total{reason=\"" + reason + "\"}"), 0);
+  }
   EXPECT_EQ(page.types.count("pergola_step_seconds"), 0U) << "no group";
+}
+
+TEST(MetricsTextTest, ANameThatIsNoUtf8DoesNotSpoilThePage) {
+  v1::StatusResponse status;
+  status.set_model("a\xff\xc3\xa9");
+  EXPECT_THAT(MetricsText(status), HasSubstr("pergola_info{model=\"a\xef\xbf\xbd\xc3\xa9\"} 1\n"));
 }
 
 TEST(MetricsTextTest, AHistogramOfAnotherShapeIsStillOne) {

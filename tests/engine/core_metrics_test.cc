@@ -38,6 +38,7 @@ TEST_F(CoreMetricsTest, MeasuresOneSequenceFromItsSubmission) {
     AnswerOne(*link, "g", 4);
   }
   const v1::StatusResponse status = core_.Status(now_);
+  EXPECT_EQ(status.prompt_tokens_total(), 4U);
   EXPECT_EQ(Count(status.queue_wait()), 1U);
   EXPECT_DOUBLE_EQ(status.queue_wait().sum(), 0.003);
   EXPECT_EQ(Count(status.first_token()), 1U);
@@ -91,6 +92,7 @@ TEST_F(CoreMetricsTest, APreemptedOrReplayedSequenceWaitsForItsFirstSlotOnce) {
   AnswerOne(*link, "g", 4);
   const v1::StatusResponse status = core_.Status(now_);
   EXPECT_EQ(status.replays(), 1U);
+  EXPECT_EQ(status.prompt_tokens_total(), 4U) << "each prompt once";
   EXPECT_EQ(Count(status.queue_wait()), 1U);
   EXPECT_EQ(Count(status.first_token()), 1U);
 }
