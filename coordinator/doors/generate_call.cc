@@ -108,6 +108,8 @@ void GenerateCall::Continue(bool ok) {
 
 std::optional<GenerateCall::Next> GenerateCall::TakeNext() {
   if (busy_) return std::nullopt;
+  // Before the next look: the end may have come, and been told of, while the write was in flight.
+  if (broken_) messages_.clear();
   if (messages_.empty() && !end_) {
     std::vector<v1::GenerateResponse> messages;
     end_ = running_.Take(&messages);

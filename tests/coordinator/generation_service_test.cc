@@ -461,6 +461,23 @@ TEST_F(SequencesTest, CancellingEndsAllSequences) {
   EXPECT_TRUE(WaitFor([&] { return Status().running() == 0 && Status().queued() == 0; }));
 }
 
+// A write that fails drops what waits behind it, and must not drop the news of the end with it.
+TEST_F(SequencesTest, CallsCancelledWithMessagesLeftGiveTheirPlacesBack) {
+  server_options_.max_calls = 1;
+  StartServing();
+  v1::GenerateRequest several = Sampled("all", 400);
+  several.mutable_sampling()->set_n(5);
+  for (int i = 0; i < 30; ++i) {
+    grpc::ClientContext context;
+    const auto reader = generation_->Generate(&context, several);
+    v1::GenerateResponse message;
+    EXPECT_TRUE(reader->Read(&message));
+    context.TryCancel();
+    reader->Finish();
+    ASSERT_TRUE(WaitFor([&] { return Generate(Prompt("x", 1)).status.ok(); }));
+  }
+}
+
 TEST_F(SequencesTest, RefusesALongTenant) {
   StartServing();
   grpc::ClientContext context;
