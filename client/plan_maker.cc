@@ -324,7 +324,7 @@ absl::StatusOr<PlanReport> PlanGpu(const ShapeSpec& shape, const PlanOptions& op
   }
   report.published = FindPublishedRun(shape.spec.name, cluster);
   for (const PublishedTime& time : report.published.times) {
-    const StepCost floor = model.Decode(time.batch, report.published.length);
+    const DecodeCost floor = model.Decode(time.batch, report.published.length);
     report.compared.push_back({time, floor.token_seconds() * 1e3});
   }
   report.layouts = std::move(best->layouts);

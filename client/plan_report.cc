@@ -142,7 +142,7 @@ std::string StepsText(const PlanReport& report) {
       "KV  all-reduce  sampling   hops, ms\n",
       report.length);
   for (const PlannedStep& step : report.steps) {
-    const StepCost& cost = step.cost;
+    const DecodeCost& cost = step.cost;
     absl::StrAppendFormat(&text, "%5d%15d%9.3f%10.4f%13.0f%7.1f%%%26.3f%9.3f%12.3f%10.3f%8.3f%s\n",
                           cost.batch, cost.micro_batches, cost.step_seconds * kMs,
                           cost.token_seconds() * kMs, 1 / cost.token_seconds(), cost.bubble * 100,
@@ -213,7 +213,7 @@ void AddTimesJson(const PlanReport& report, nlohmann::ordered_json* json) {
   }
   (*json)["steps"] = nlohmann::ordered_json::array();
   for (const PlannedStep& step : report.steps) {
-    const StepCost& cost = step.cost;
+    const DecodeCost& cost = step.cost;
     (*json)["steps"].push_back({{"batch", cost.batch},
                                 {"fits", step.fits},
                                 {"micro_batches", cost.micro_batches},

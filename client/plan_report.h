@@ -27,7 +27,7 @@ struct PlanCandidate {
 
 struct PlannedStep {
   bool fits = false;  // the KV holds this batch at the length of the times
-  StepCost cost;
+  DecodeCost cost;
 };
 
 struct ComparedTime {

@@ -72,6 +72,10 @@ void Declare(CLI::App* app, Flags* flags) {
             {int64_t{1} << 16, int64_t{1} << 40}, "Bytes of queued prompts");
   AddNumber(*app, "--max-calls", &flags->server.max_calls, {1, 1'000'000},
             "Generate and GenerateBatch calls in progress; beyond: RESOURCE_EXHAUSTED");
+  AddNumber(*app, "--max-held-bytes", &flags->server.max_held_result_bytes,
+            {int64_t{1} << 20, int64_t{1} << 40},
+            "Results that GenerateBatch and best_of hold until all are there; beyond: "
+            "RESOURCE_EXHAUSTED");
   AddNumber(*app, "--max-streams", &flags->server.max_streams, {1, 1'000'000},
             "HTTP/2 streams per connection");
   AddNumber(*app, "--slow-reader-timeout-ms", &flags->server.slow_reader_timeout_ms,

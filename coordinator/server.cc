@@ -96,16 +96,12 @@ class CoordinatorServer::Impl {
  public:
   Impl(const ServerOptions& options, ServedModel model, Engine* engine,
        std::function<void()> on_drained)
-      : text_pool_({"text", options.text_threads, options.max_text_jobs, options.max_text_bytes}),
-        // A job per call in progress is all there can be.
-        delivery_pool_({"delivery", 1, size_t{options.max_calls} * 2, 0}),
-        door_{model,
-              engine,
-              &text_pool_,
-              &delivery_pool_,
-              &calls_,
-              options.max_calls,
-              options.slow_reader_timeout_ms},
+      : results_(options.max_held_result_bytes),
+        text_pool_({"text", options.text_threads, options.max_text_jobs, options.max_text_bytes}),
+        door_{model,       engine,
+              &text_pool_, &delivery_,
+              &calls_,     options.max_calls,
+              &results_,   options.slow_reader_timeout_ms},
         token_(options.join_token),
         generation_(door_),
         internal_door_(&token_),
@@ -144,7 +140,7 @@ class CoordinatorServer::Impl {
     worker_.EndStreams(absl::UnavailableError("the coordinator ends"));
     if (internal_) internal_->Shutdown(deadline);
     text_pool_.Stop();
-    delivery_pool_.Stop();
+    delivery_.Stop();
     public_.reset();
     internal_.reset();
   }
@@ -193,8 +189,9 @@ class CoordinatorServer::Impl {
   std::shared_ptr<Health> health_ =
       std::make_shared<Health>();  // the others are the engine's callback and HTTP
   std::atomic<int64_t> calls_{0};
+  ResultBudget results_;  // before door_, which points to it
   WorkPool text_pool_;
-  WorkPool delivery_pool_;
+  DeliveryThread delivery_;
   const DoorContext door_;
   const TokenCheck token_;
   GenerationService generation_;

@@ -10,6 +10,7 @@
 #include <string>
 
 #include "absl/status/statusor.h"
+#include "coordinator/doors/held_results.h"
 #include "coordinator/doors/request_builder.h"
 #include "coordinator/engine/engine.h"
 
@@ -24,9 +25,10 @@ struct ServerOptions {
   uint32_t max_text_jobs = 1024;        // requests waiting for them; beyond: RESOURCE_EXHAUSTED
   uint64_t max_text_bytes = 256 << 20;  // of those requests
   uint32_t max_calls = 4096;  // Generate and GenerateBatch in progress; beyond: RESOURCE_EXHAUSTED
-  uint32_t max_streams = 4096;              // HTTP/2 streams per connection
-  int64_t slow_reader_timeout_ms = 30'000;  // a client that takes nothing for so long:
-                                            // RESOURCE_EXHAUSTED
+  uint64_t max_held_result_bytes = kMaxHeldResultBytes;  // of GenerateBatch and best_of
+  uint32_t max_streams = 4096;                           // HTTP/2 streams per connection
+  int64_t slow_reader_timeout_ms = 30'000;               // a client that takes nothing for so long:
+                                                         // RESOURCE_EXHAUSTED
 };
 
 class CoordinatorServer {

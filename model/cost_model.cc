@@ -147,6 +147,7 @@ StageSeconds CostModel::Stage(int stage, const StageWork& work) const {
   const auto rows = static_cast<double>(work.rows);
   const auto logit_rows = static_cast<double>(work.logit_rows);
   const auto kv_tokens = static_cast<double>(work.kv_tokens);
+  const auto attended = static_cast<double>(work.attended);
   const auto roofline = [&](double bytes, double products) {
     return std::max(bytes / gpu_.memory_bandwidth, 2 * products / flops_);
   };
@@ -157,7 +158,7 @@ StageSeconds CostModel::Stage(int stage, const StageWork& work) const {
     if (cost.last && work.logit_rows > 0) {
       seconds.matrices += roofline(rank.head_bytes, rank.head_values * logit_rows);
     }
-    seconds.kv = roofline(rank.kv_token_bytes * kv_tokens, rank.attention_values * kv_tokens);
+    seconds.kv = roofline(rank.kv_token_bytes * kv_tokens, rank.attention_values * attended);
     if (seconds.total() > slowest.total()) slowest = seconds;
   }
   slowest.all_reduce = 2 * static_cast<double>(cost.layers) *
@@ -177,7 +178,6 @@ StageSeconds CostModel::Stage(int stage, const StageWork& work) const {
   return slowest;
 }
 
-// From `stage` to the next one; from the last one the ids alone go back to the first.
 double CostModel::Hop(int stage, int64_t rows) const {
   const StageCost& cost = stages_[stage];
   if (cost.last) {
@@ -192,16 +192,16 @@ double CostModel::Hop(int stage, int64_t rows) const {
   return seconds;
 }
 
-StepCost CostModel::DecodeIn(int64_t micro_batches, int64_t batch, int64_t length) const {
+DecodeCost CostModel::DecodeIn(int64_t micro_batches, int64_t batch, int64_t length) const {
   // The largest micro-batch sets the pace.
   const int64_t rows = (batch + micro_batches - 1) / micro_batches;
-  StepCost cost;
+  DecodeCost cost;
   cost.batch = batch;
   cost.micro_batches = micro_batches;
   double way = 0;
   double busy = 0;
   for (int stage = 0; stage < stages(); ++stage) {
-    const StageSeconds seconds = Stage(stage, {rows, rows * length, rows});
+    const StageSeconds seconds = Stage(stage, {rows, rows * length, rows * length, rows});
     if (seconds.total() > cost.slowest.total()) cost.slowest = seconds;
     busy += seconds.total();
     const double hop = Hop(stage, rows);
@@ -214,11 +214,11 @@ StepCost CostModel::DecodeIn(int64_t micro_batches, int64_t batch, int64_t lengt
   return cost;
 }
 
-StepCost CostModel::Decode(int64_t batch, int64_t length) const {
-  StepCost best = DecodeIn(1, batch, length);
+DecodeCost CostModel::Decode(int64_t batch, int64_t length) const {
+  DecodeCost best = DecodeIn(1, batch, length);
   for (int64_t count = 2; count <= std::min<int64_t>(batch, int64_t{2} * stages()); ++count) {
     if (stages() == 1) break;
-    const StepCost cost = DecodeIn(count, batch, length);
+    const DecodeCost cost = DecodeIn(count, batch, length);
     if (cost.step_seconds < best.step_seconds) best = cost;
   }
   return best;

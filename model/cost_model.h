@@ -57,7 +57,8 @@ double HopSeconds(const GpuSpec& gpu, bool across_nodes, double bytes);
 // What a stage does for one micro-batch.
 struct StageWork {
   int64_t rows = 0;        // token rows
-  int64_t kv_tokens = 0;   // cached positions read, summed over the rows' sequences
+  int64_t kv_tokens = 0;   // cached positions read, once per sequence (a chunk's rows share them)
+  int64_t attended = 0;    // pairs of a row and a position; as many for plain decodes
   int64_t logit_rows = 0;  // rows that need a token, last stage only
 };
 struct StageSeconds {
@@ -66,7 +67,7 @@ struct StageSeconds {
 };
 
 // A decode step: every sequence of the batch gets one token.
-struct StepCost {
+struct DecodeCost {
   int64_t batch = 0;
   int64_t micro_batches = 1;
   StageSeconds slowest;  // of the slowest stage and one micro-batch
@@ -86,9 +87,11 @@ class CostModel {
   int stages() const { return static_cast<int>(stages_.size()); }
   // Of the slowest rank of a stage.
   StageSeconds Stage(int stage, const StageWork& work) const;
+  // From `stage` to the next one; from the last one, the ids' way back to the first.
+  double Hop(int stage, int64_t rows) const;
   // Of `batch` sequences that have `length` cached tokens each, with the number of micro-batches
   // (at most twice the stages) that takes least time.
-  StepCost Decode(int64_t batch, int64_t length) const;
+  DecodeCost Decode(int64_t batch, int64_t length) const;
 
  private:
   struct RankCost {
@@ -105,8 +108,7 @@ class CostModel {
     bool last = false;
     bool next_is_remote = false;  // the next stage is on another node
   };
-  StepCost DecodeIn(int64_t micro_batches, int64_t batch, int64_t length) const;
-  double Hop(int stage, int64_t rows) const;
+  DecodeCost DecodeIn(int64_t micro_batches, int64_t batch, int64_t length) const;
 
   GpuSpec gpu_ = {};
   int tensor_parallel_ = 1;

@@ -70,7 +70,7 @@ google::rpc::Status Admit(const DoorContext& context, std::string_view bytes,
   BuiltRequest built;
   google::rpc::Status status = BuildRequest(request, inputs, &built);
   if (status.code() != 0) return Invalid(context, request, std::move(status));
-  return ToRpcStatus(running->Submit(context.engine, std::move(built), notify));
+  return ToRpcStatus(running->Submit(context.engine, context.results, std::move(built), notify));
 }
 
 }  // namespace pergola

@@ -8,6 +8,8 @@
 #include <string>
 #include <string_view>
 
+#include "coordinator/doors/delivery_thread.h"
+#include "coordinator/doors/held_results.h"
 #include "coordinator/doors/request_builder.h"
 #include "coordinator/doors/running_request.h"
 #include "coordinator/doors/work_pool.h"
@@ -21,11 +23,11 @@ namespace pergola {
 struct DoorContext {
   ServedModel served;
   Engine* engine = nullptr;
-  WorkPool* text_pool = nullptr;  // parsing, tokenising, building
-  WorkPool* delivery_pool =
-      nullptr;  // from mailboxes to writes; one thread, at most one job per call
+  WorkPool* text_pool = nullptr;          // parsing, tokenising, building
+  DeliveryThread* delivery = nullptr;     // from mailboxes to writes
   std::atomic<int64_t>* calls = nullptr;  // calls that generate, in progress
   int64_t max_calls = 0;
+  ResultBudget* results = nullptr;          // held back by best_of and GenerateBatch
   int64_t slow_reader_timeout_ms = 30'000;  // a write the client does not take for so long ends
                                             // its call
 };

@@ -102,19 +102,24 @@ void BatchCall::OnDone() {
 
 void BatchCall::OnMail() {
   if (mail_posted_.exchange(true)) return;
-  const bool queued = door_.delivery_pool->TryRun(0, [call = shared_from_this()] {
-    call->mail_posted_.store(false);
-    call->Collect();
-  });
-  // The pool holds a job per call in progress, so it has room for this one unless it has stopped.
-  if (!queued) mail_posted_.store(false);
+  // Only a thread that has stopped refuses.
+  if (!door_.delivery->Post(shared_from_this())) mail_posted_.store(false);
+}
+
+void BatchCall::TakeMail() {
+  mail_posted_.store(false);
+  Collect();
 }
 
 void BatchCall::TakeFrom(Item* item) {
   v1::GenerateBatchResult& result = item->result;
   std::vector<v1::GenerateResponse> messages;
-  const std::optional<absl::Status> end = item->running.Take(&messages);
+  std::optional<absl::Status> end = item->running.Take(&messages);
   for (v1::GenerateResponse& message : messages) {
+    if (const absl::Status held = held_.Add(message.SpaceUsedLong()); !held.ok()) {
+      end = held;
+      break;
+    }
     while (static_cast<uint32_t>(result.completions_size()) <= message.index()) {
       result.add_completions();
     }

@@ -15,16 +15,18 @@
 namespace pergola {
 
 class BatchCall final : public grpc::ServerUnaryReactor,
+                        public MailReceiver,
                         public std::enable_shared_from_this<BatchCall> {
  public:
   // `bytes` and `response` are gRPC's and valid until OnDone.
   static BatchCall* Start(const DoorContext& door, grpc::CallbackServerContext* context,
                           const grpc::ByteBuffer* bytes, grpc::ByteBuffer* response);
   BatchCall(const DoorContext& door, grpc::CallbackServerContext* context)
-      : door_(door), place_(door), call_(context) {}
+      : door_(door), place_(door), call_(context), held_(door.results, kMaxHeldPerCallBytes) {}
 
   void OnCancel() override;
   void OnDone() override;
+  void TakeMail() override;
 
  private:
   struct Item {
@@ -40,18 +42,20 @@ class BatchCall final : public grpc::ServerUnaryReactor,
   void OnMail();
   // Empties the mailboxes; answers when every item has ended.
   void Collect();
-  static void TakeFrom(Item* item);
+  // An item whose results no longer fit ends with RESOURCE_EXHAUSTED and keeps what it has.
+  void TakeFrom(Item* item) REQUIRES(mutex_);
 
   const DoorContext& door_;
   const CallPlace place_;
   const CallHandle call_;
   std::shared_ptr<WriteWatch> watch_;  // of the answer; the second owner is its alarm
-  std::shared_ptr<BatchCall> self_;    // the second owner is any job on a pool; released in OnDone
+  std::shared_ptr<BatchCall> self_;    // the second owner is any job or queue; released in OnDone
   grpc::ByteBuffer* response_ = nullptr;
   std::atomic<bool> mail_posted_{false};
 
   Mutex mutex_;
   std::vector<Item> items_ GUARDED_BY(mutex_);
+  HeldResults held_ GUARDED_BY(mutex_);  // in the items' results
   bool all_admitted_ GUARDED_BY(mutex_) = false;
   bool finished_ GUARDED_BY(mutex_) = false;
   bool cancelled_ GUARDED_BY(mutex_) = false;

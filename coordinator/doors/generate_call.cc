@@ -87,27 +87,37 @@ void GenerateCall::OnDone() {
 
 void GenerateCall::OnMail() {
   if (mail_posted_.exchange(true)) return;
-  const bool queued = door_.delivery_pool->TryRun(0, [call = shared_from_this()] {
-    call->mail_posted_.store(false);
-    call->Deliver();
-  });
-  // The pool holds a job per call in progress, so it has room for this one unless it has stopped.
-  if (!queued) mail_posted_.store(false);
+  // Only a thread that has stopped refuses.
+  if (!door_.delivery->Post(shared_from_this())) mail_posted_.store(false);
+}
+
+void GenerateCall::TakeMail() {
+  mail_posted_.store(false);
+  Deliver();
 }
 
 void GenerateCall::Continue(bool ok) {
   watch_->End();
+  bool at_once = !ok;
+  bool mail = false;
   {
     MutexLock lock(mutex_);
     busy_ = false;
     if (!ok) broken_ = true;
+    // What was taken already goes out now, what came since in its round.
+    at_once = at_once || !messages_.empty() || end_.has_value();
+    if (!at_once) mail = std::exchange(mail_waits_, false);
   }
   if (!ok) OnCancel();
-  Deliver();
+  if (at_once) Deliver();
+  if (mail) OnMail();
 }
 
 std::optional<GenerateCall::Next> GenerateCall::TakeNext() {
-  if (busy_) return std::nullopt;
+  if (busy_) {
+    mail_waits_ = true;
+    return std::nullopt;
+  }
   // Before the next look: the end may have come, and been told of, while the write was in flight.
   if (broken_) messages_.clear();
   if (messages_.empty() && !end_) {

@@ -16,6 +16,7 @@
 namespace pergola {
 
 class GenerateCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
+                           public MailReceiver,
                            public std::enable_shared_from_this<GenerateCall> {
  public:
   // The reactor of one call; it owns itself until OnDone. `context` and `bytes` are gRPC's and
@@ -29,6 +30,7 @@ class GenerateCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
   void OnWriteDone(bool ok) override { Continue(ok); }
   void OnCancel() override;
   void OnDone() override;
+  void TakeMail() override;
 
  private:
   // On the text pool.
@@ -38,7 +40,7 @@ class GenerateCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
   void OnOverdue(const absl::Status& why);
   // On the engine thread: the mailbox has something.
   void OnMail();
-  // After an operation of ours ended, or with mail.
+  // After an operation of ours ended.
   void Continue(bool ok);
   void Deliver();
   // The next message or the end; nullopt: nothing to do now.
@@ -52,7 +54,7 @@ class GenerateCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
   const CallPlace place_;
   const CallHandle call_;
   std::shared_ptr<WriteWatch> watch_;   // the second owner is its alarm, while that runs
-  std::shared_ptr<GenerateCall> self_;  // the second owner is any job on a pool; released in OnDone
+  std::shared_ptr<GenerateCall> self_;  // the second owner is any job or queue; released in OnDone
   std::atomic<bool> mail_posted_{false};
 
   Mutex mutex_;
@@ -61,6 +63,7 @@ class GenerateCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
   bool cancelled_ GUARDED_BY(mutex_) = false;
   // An operation is in flight, or none may start any more: who sets it owns out_ and the stream.
   bool busy_ GUARDED_BY(mutex_) = true;
+  bool mail_waits_ GUARDED_BY(mutex_) = false;  // some came while busy_
   bool broken_ GUARDED_BY(mutex_) = false;  // a write failed: what comes is dropped until the end
   std::optional<absl::Status> end_ GUARDED_BY(mutex_);  // to be sent after messages_
   grpc::ByteBuffer out_;

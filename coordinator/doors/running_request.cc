@@ -5,9 +5,10 @@
 
 namespace pergola {
 
-absl::Status RunningRequest::Submit(Engine* engine, BuiltRequest built,
+absl::Status RunningRequest::Submit(Engine* engine, ResultBudget* budget, BuiltRequest built,
                                     const std::function<void()>& notify) {
   engine_ = engine;
+  held_ = HeldResults(budget, kMaxHeldPerCallBytes);
   facts_ = std::move(built.facts);
   parts_.reserve(built.sequences.size());
   for (BuiltSequence& sequence : built.sequences) {
@@ -72,6 +73,7 @@ std::optional<absl::Status> RunningRequest::Take(std::vector<v1::GenerateRespons
     all_ended = all_ended && part.ended;
     if (delivery.empty()) continue;
     if (delivery.ended && !delivery.status.ok() && failure_.ok()) failure_ = delivery.status;
+    if (chooses && failure_.ok()) failure_ = held_.Add(Mailbox::BytesOf(delivery));
     v1::GenerateResponse message;
     Translate(part, std::move(delivery), chooses ? &part.whole : &message);
     // Of a sequence that failed without a last token there is nothing to tell.
@@ -81,7 +83,10 @@ std::optional<absl::Status> RunningRequest::Take(std::vector<v1::GenerateRespons
   }
   if (!failure_.ok()) return failure_;
   if (!all_ended) return std::nullopt;
-  if (chooses) Choose(messages);
+  if (chooses) {
+    Choose(messages);
+    held_.Clear();
+  }
   return absl::OkStatus();
 }
 

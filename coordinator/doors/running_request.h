@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "coordinator/doors/held_results.h"
 #include "coordinator/doors/request_builder.h"
 #include "coordinator/engine/engine.h"
 #include "coordinator/engine/mailbox.h"
@@ -21,12 +22,14 @@ class RunningRequest {
 
   // Submits every sequence of `built` that is not finished already. `notify` runs on the engine
   // thread whenever there is something to take. An error is the refusal of the first sequence that
-  // was refused; the others are then cancelled.
-  absl::Status Submit(Engine* engine, BuiltRequest built, const std::function<void()>& notify);
+  // was refused; the others are then cancelled. What best_of holds back comes out of `budget`
+  // (borrowed, as the engine).
+  absl::Status Submit(Engine* engine, ResultBudget* budget, BuiltRequest built,
+                      const std::function<void()>& notify);
 
   // Appends what gathered since the last call, at most one message per index; with best_of above n
   // nothing before all have ended. OK once all have ended by themselves, an error once one has
-  // failed (what was reached before is in the messages).
+  // failed (what was reached before is in the messages) or best_of holds back too much.
   std::optional<absl::Status> Take(std::vector<v1::GenerateResponse>* messages);
 
   // Every sequence that has not ended ends with `status`. The messages and the end still come.
@@ -51,6 +54,7 @@ class RunningRequest {
   Engine* engine_ = nullptr;
   RequestFacts facts_;
   std::vector<Part> parts_;
+  HeldResults held_;  // best_of: what the parts hold
   bool info_sent_ = false;
   absl::Status failure_;
 };

@@ -8,17 +8,12 @@
 namespace pergola {
 namespace {
 
-size_t BytesOf(const std::vector<v1::Logprobs>& logprobs) {
+size_t LogprobBytes(const std::vector<v1::Logprobs>& logprobs) {
   size_t bytes = logprobs.size() * sizeof(v1::Logprobs);
   for (const v1::Logprobs& one : logprobs) {
     bytes += static_cast<size_t>(one.top_ids_size()) * (sizeof(int32_t) + sizeof(float));
   }
   return bytes;
-}
-
-size_t BytesOf(const Mailbox::Delivery& delivery) {
-  return delivery.ids.size() * sizeof(int32_t) + delivery.text.size() + BytesOf(delivery.logprobs) +
-         BytesOf(delivery.prompt_logprobs);
 }
 
 void Append(std::vector<v1::Logprobs>* to, std::vector<v1::Logprobs>* from) {
@@ -27,6 +22,11 @@ void Append(std::vector<v1::Logprobs>* to, std::vector<v1::Logprobs>* from) {
 }
 
 }  // namespace
+
+size_t Mailbox::BytesOf(const Delivery& delivery) {
+  return delivery.ids.size() * sizeof(int32_t) + delivery.text.size() +
+         LogprobBytes(delivery.logprobs) + LogprobBytes(delivery.prompt_logprobs);
+}
 
 bool Mailbox::Put(Delivery delivery) {
   bool was_empty = false;

@@ -58,6 +58,9 @@ class Mailbox {
   // Reader. Returns what gathered, possibly nothing.
   Delivery Take();
 
+  // Of ids, text and log-probabilities.
+  static size_t BytesOf(const Delivery& delivery);
+
  private:
   bool FullLocked() const REQUIRES(mutex_) {
     return pending_.ids.size() >= bounds_.tokens || bytes_ >= bounds_.bytes;

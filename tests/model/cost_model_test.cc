@@ -58,7 +58,7 @@ TEST(AllReduceTest, SmallMessagesCostTheirStartAndOneStep) {
 
 TEST(CostModelTest, BatchOneReadsEveryWeightOnce) {
   const ShapeSpec shape = Known("bloom-176b");
-  const StepCost cost = Model(shape, Of("a100-80g", 1), 8, 1).Decode(1, 1);
+  const DecodeCost cost = Model(shape, Of("a100-80g", 1), 8, 1).Decode(1, 1);
   // All but norms, biases: 12 h^2 a layer and the tied head, 2 bytes each, over 8 GPUs.
   const double values = 70 * 12.0 * 14336 * 14336 + 250880.0 * 14336;
   EXPECT_NEAR(cost.slowest.matrices, 2 * values / 8 / 2.039e12, 1e-6);
@@ -83,6 +83,7 @@ TEST(CostModelTest, CachedTokensCostTheirBytes) {
   StageWork work;
   work.rows = 1;
   work.kv_tokens = 1'000'000;
+  work.attended = 1'000'000;
   // One KV head a rank: K and V, 32 layers, 128 values of 2 bytes.
   EXPECT_NEAR(model.Stage(0, work).kv, 1e6 * 2 * 32 * 128 * 2 / 4.8e12, 1e-9);
 }
@@ -93,7 +94,7 @@ TEST(CostModelTest, StepsGrowAndTokensGetCheaperWithTheBatch) {
     double step = 0;
     double token = 1e9;
     for (int64_t batch = 1; batch <= 512; batch *= 2) {
-      const StepCost cost = model.Decode(batch, 1024);
+      const DecodeCost cost = model.Decode(batch, 1024);
       EXPECT_GE(cost.step_seconds, step) << "batch " << batch;
       EXPECT_LT(cost.token_seconds(), token) << "batch " << batch;
       step = cost.step_seconds;
@@ -116,7 +117,7 @@ TEST(CostModelTest, MoreRanksOfAStageAreFasterAndLongerSequencesSlower) {
 
 TEST(CostModelTest, OneSequenceLeavesAllStagesButOneIdle) {
   const CostModel model = Model(Known("bloom-176b"), Of("h100", 2), 8, 2);
-  const StepCost cost = model.Decode(1, 100);
+  const DecodeCost cost = model.Decode(1, 100);
   EXPECT_EQ(cost.micro_batches, 1);
   // Half, and what the hops add.
   EXPECT_GT(cost.bubble, 0.5);
@@ -125,7 +126,7 @@ TEST(CostModelTest, OneSequenceLeavesAllStagesButOneIdle) {
 
 TEST(CostModelTest, MicroBatchesFillThePipeline) {
   const CostModel model = Model(Known("bloom-176b"), Of("h100", 2), 8, 2);
-  const StepCost cost = model.Decode(64, 1000);
+  const DecodeCost cost = model.Decode(64, 1000);
   EXPECT_GE(cost.micro_batches, 2);
   EXPECT_GE(cost.bubble, 0);
   EXPECT_LT(cost.bubble, 0.1);

@@ -1,66 +1,13 @@
 // How well the scheduler fills a pipeline, on a virtual clock.
 #include <gtest/gtest.h>
 
-#include "coordinator/engine/engine_core.h"
-#include "tests/sim/sim_group.h"
+#include "tests/sim/pipeline.h"
 
 namespace pergola::sim {
 namespace {
 
-struct Pipeline {
-  VirtualClock clock;
-  EngineCore core{EngineOptions(), 0, nullptr};
-  std::shared_ptr<SimLink> link;
-  uint64_t requests = 0;
-
-  Pipeline(uint32_t stages, StageCost cost) {
-    v1::Hello hello = MakeHello("g", stages);
-    hello.set_vocabulary_size(1U << 20);
-    hello.set_context_length(4096);
-    hello.set_block_count(1024);
-    hello.set_slot_count(64);
-    hello.set_step_tokens(512);
-    link = std::make_shared<SimLink>(hello, cost, &clock, [this](const v1::StepResult& result) {
-      core.GroupResult("g", result, clock.now());
-    });
-    core.GroupAttached(1, hello, link, 0);
-    core.ResultsConnected("g", 2, 0);
-    core.Advance(0);
-  }
-
-  std::shared_ptr<Mailbox> Submit(uint32_t prompt, uint32_t max_new) {
-    SequenceRequest request;
-    request.prompt_ids.assign(prompt, static_cast<int32_t>(requests + 1));
-    request.seed = ++requests;
-    request.max_new_tokens = max_new;
-    request.mailbox = std::make_shared<Mailbox>([] {});
-    std::shared_ptr<Mailbox> mailbox = request.mailbox;
-    core.Submit(requests, std::move(request), clock.now());
-    return mailbox;
-  }
-
-  void RunUntilIdle() {
-    core.Advance(clock.now());
-    while (core.sequence_count() > 0) {
-      ASSERT_NE(clock.next(), kNever);
-      clock.Step();
-      core.Advance(clock.now());
-      ASSERT_EQ(link->error(), "");
-    }
-  }
-
-  // The share of [from, to) in which `stage` computed.
-  double Busy(size_t stage, TimeUs from, TimeUs to) const {
-    TimeUs busy = 0;
-    for (const auto& [start, end] : link->busy()[stage]) {
-      busy += std::max<TimeUs>(0, std::min(end, to) - std::max(start, from));
-    }
-    return static_cast<double>(busy) / static_cast<double>(to - from);
-  }
-};
-
 TEST(PipelineTest, KeepsBothOfTwoEqualStagesBusyWithEightStreams) {
-  Pipeline pipeline(2, {1000, 50});
+  Pipeline pipeline(2, PerPlanAndRow(1000, 50));
   for (int i = 0; i < 8; ++i) pipeline.Submit(20, 100);
   pipeline.RunUntilIdle();
   // After the fill: from the first decode on the second stage to the last plan the first stage
@@ -75,7 +22,7 @@ TEST(PipelineTest, KeepsBothOfTwoEqualStagesBusyWithEightStreams) {
 }
 
 TEST(PipelineTest, KeepsFourStagesBusyWithSixteenStreamsThatArriveOneByOne) {
-  Pipeline pipeline(4, {1000, 50});
+  Pipeline pipeline(4, PerPlanAndRow(1000, 50));
   for (int i = 0; i < 16; ++i) {
     pipeline.clock.At(i * 700, [&] { pipeline.Submit(30, 100); });
   }
@@ -91,7 +38,7 @@ TEST(PipelineTest, KeepsFourStagesBusyWithSixteenStreamsThatArriveOneByOne) {
 }
 
 TEST(PipelineTest, RebalancesMicroBatchesWhenOneOfThemEnds) {
-  Pipeline pipeline(2, {1000, 200});
+  Pipeline pipeline(2, PerPlanAndRow(1000, 200));
   // The first four fill the first micro-batch and end early.
   for (int i = 0; i < 4; ++i) pipeline.Submit(60, 10);
   for (int i = 0; i < 4; ++i) pipeline.Submit(60, 200);
@@ -103,7 +50,7 @@ TEST(PipelineTest, RebalancesMicroBatchesWhenOneOfThemEnds) {
 }
 
 TEST(PipelineTest, RunsOneStreamAheadOfItsAnswersOnOneStage) {
-  Pipeline pipeline(1, {1000, 0});
+  Pipeline pipeline(1, PerPlanAndRow(1000, 0));
   pipeline.Submit(5, 50);
   pipeline.RunUntilIdle();
   EXPECT_EQ(pipeline.link->max_in_flight(), 2U);

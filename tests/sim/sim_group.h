@@ -40,18 +40,49 @@ class VirtualClock {
   std::multimap<TimeUs, std::function<void()>> events_;
 };
 
-struct StageCost {
-  TimeUs plan_us = 100;
-  TimeUs row_us = 10;
+// What a plan asks of a stage.
+struct PlanWork {
+  int64_t rows = 0;
+  int64_t kv_tokens = 0;   // positions read, summed over the entries
+  int64_t attended = 0;    // pairs of a row and a position
+  int64_t logit_rows = 0;  // rows that give a token
 };
+
+inline PlanWork WorkOf(const v1::StepPlan& plan) {
+  PlanWork work;
+  for (const v1::Entry& entry : plan.entries()) {
+    const int64_t rows = std::max(1, entry.ids_size());
+    work.rows += rows;
+    work.kv_tokens += entry.first_position() + rows;
+    work.attended += rows * entry.first_position() + rows * (rows + 1) / 2;
+    work.logit_rows += entry.logits_at_size();
+  }
+  return work;
+}
+
+// How long things take on a group.
+struct GroupTimes {
+  std::function<TimeUs(size_t stage, const PlanWork&)> compute;
+  // From a stage to the next, from the last one back to the first; it keeps no stage busy.
+  std::function<TimeUs(size_t stage, const PlanWork&)> hop = [](size_t, const PlanWork&) {
+    return TimeUs{0};
+  };
+  TimeUs answer_us = 0;  // from the last stage to the coordinator
+};
+
+inline GroupTimes PerPlanAndRow(TimeUs plan_us, TimeUs row_us) {
+  GroupTimes times;
+  times.compute = [=](size_t, const PlanWork& work) { return plan_us + work.rows * row_us; };
+  return times;
+}
 
 class SimLink final : public GroupLink {
  public:
   using Answer = std::function<void(v1::StepResult)>;
 
-  SimLink(v1::Hello hello, StageCost cost, VirtualClock* clock, Answer answer)
+  SimLink(v1::Hello hello, GroupTimes times, VirtualClock* clock, Answer answer)
       : hello_(std::move(hello)),
-        cost_(cost),
+        times_(std::move(times)),
         clock_(clock),
         answer_(std::move(answer)),
         free_at_(hello_.layout().pipeline_parallel(), 0),
@@ -64,22 +95,23 @@ class SimLink final : public GroupLink {
     ++in_flight_;
     max_in_flight_ = std::max(max_in_flight_, in_flight_);
     v1::StepResult result = model_->Execute(*plan);
+    const PlanWork work = WorkOf(*plan);
     TimeUs ready = clock_->now();
-    TimeUs rows = 0;
     for (const v1::Entry& entry : plan->entries()) {
-      rows += std::max(1, entry.ids_size());
       // The first stage waits for a token that the last one has not sampled yet.
       if (entry.has_from()) ready = std::max(ready, finished_[entry.from().plan_id()]);
     }
     for (size_t stage = 0; stage < free_at_.size(); ++stage) {
-      result.add_stages()->set_compute_us(
-          static_cast<uint32_t>(cost_.plan_us + rows * cost_.row_us));
+      const TimeUs compute = times_.compute(stage, work);
+      result.add_stages()->set_compute_us(static_cast<uint32_t>(compute));
       const TimeUs start = std::max(ready, free_at_[stage]);
-      ready = start + cost_.plan_us + rows * cost_.row_us;
+      ready = start + compute;
       if (plan->entries_size() > 0) busy_[stage].emplace_back(start, ready);
       free_at_[stage] = ready;
+      if (stage + 1 < free_at_.size()) ready += times_.hop(stage, work);
     }
-    finished_[plan->plan_id()] = ready;
+    finished_[plan->plan_id()] = ready + times_.hop(free_at_.size() - 1, work);
+    ready += times_.answer_us;
     if (on_send && !stalled_) on_send(*plan, ready);
     if (stalled_) return;
     clock_->At(ready, [this, result] {
@@ -113,7 +145,7 @@ class SimLink final : public GroupLink {
 
  private:
   const v1::Hello hello_;
-  const StageCost cost_;
+  const GroupTimes times_;
   VirtualClock* const clock_;
   const Answer answer_;
   std::unique_ptr<ModelGroup> model_;

@@ -106,10 +106,11 @@ class Simulation {
     auto live = std::make_shared<Live>();
     live->connection = ++connections_;
     live->results = ++connections_;
-    const StageCost cost{static_cast<TimeUs>(Draw(0, 2000)), static_cast<TimeUs>(Draw(0, 100))};
+    const TimeUs plan_us = Draw(0, 2000);
+    const GroupTimes times = PerPlanAndRow(plan_us, Draw(0, 100));
     const std::weak_ptr<Live> weak = live;
     live->link = std::make_shared<SimLink>(
-        hello, cost, &clock_,
+        hello, times, &clock_,
         [this, name, weak](const v1::StepResult& result) { Answer(name, weak, result); });
     live->link->on_send = [this, weak](const v1::StepPlan& plan, TimeUs ready) {
       if (auto strong = weak.lock()) OnSend(*strong, plan, ready);

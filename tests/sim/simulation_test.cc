@@ -74,8 +74,9 @@ TEST(SimulationSeedTest, DISABLED_OneSeed) {
   simulation.Run();
 }
 
-// As many seeds as one likes: PERGOLA_SIM_SEED=first PERGOLA_SIM_COUNT=n sim_tests
-// --gtest_also_run_disabled_tests --gtest_filter=*ManySeeds (about 300 seeds a second).
+// As many seeds as one likes, for scripts/simulate: PERGOLA_SIM_SEED=first PERGOLA_SIM_COUNT=n
+// sim_tests
+// --gtest_also_run_disabled_tests --gtest_filter=*ManySeeds.
 TEST(SimulationSeedTest, DISABLED_ManySeeds) {
   const char* first = std::getenv("PERGOLA_SIM_SEED");
   const char* count = std::getenv("PERGOLA_SIM_COUNT");
