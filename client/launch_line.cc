@@ -95,7 +95,7 @@ absl::StatusOr<std::vector<GroupOptions>> DealGroups(const GroupOptions& one, in
     if (!one.trace_file.empty()) group.trace_file = absl::StrCat(one.trace_file, ".", group.name);
     if (host_count > 0) {
       // A host has ranks of one group only, so the worker's own count of threads is right.
-      const auto first = one.hosts.begin() + i * (host_count / count);
+      const auto first = one.hosts.begin() + ptrdiff_t{i} * (host_count / count);
       group.hosts.assign(first, first + host_count / count);
       continue;
     }

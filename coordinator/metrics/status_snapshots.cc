@@ -10,19 +10,17 @@ StatusSnapshots::StatusSnapshots(std::function<void(Done)> ask, std::function<Ti
 void StatusSnapshots::Get(std::function<void(Snapshot)> done) {
   Snapshot known;
   bool ask = false;
-  bool full = false;
   {
     MutexLock lock(mutex_);
     if (last_ != nullptr && now_() - taken_ < kSnapshotAgeUs) {
       known = last_;
-    } else if (waiting_.size() >= kMaxWaiting) {
-      full = true;
-    } else {
+    } else if (waiting_.size() < kMaxWaiting) {
       ask = waiting_.empty();
       waiting_.push_back(std::move(done));
+      done = nullptr;
     }
   }
-  if (known != nullptr || full) return done(std::move(known));
+  if (done != nullptr) return done(std::move(known));
   if (!ask) return;
   // The answer may come when nobody else holds this any more.
   ask_([self = shared_from_this()](v1::StatusResponse status) {
