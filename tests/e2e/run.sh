@@ -416,7 +416,7 @@ pergola_prompt_tokens_total more
 pergola_prefix_asked_tokens_total more
 pergola_refusals_total{reason="INVALID_REQUEST"} 1
 pergola_first_token_seconds_count 2
-pergola_token_gap_seconds_count 30
+pergola_token_gap_seconds_count more
 pergola_queue_wait_seconds_count 2
 pergola_step_seconds_count{group="group-0"} more
 pergola_plans_total more
