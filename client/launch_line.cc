@@ -95,7 +95,7 @@ absl::StatusOr<std::vector<GroupOptions>> DealGroups(const GroupOptions& one, in
     if (!one.trace_file.empty()) group.trace_file = absl::StrCat(one.trace_file, ".", group.name);
     if (host_count > 0) {
       // A host has ranks of one group only, so the worker's own count of threads is right.
-      const auto first = one.hosts.begin() + i * (host_count / count);
+      const auto first = one.hosts.begin() + ptrdiff_t{i} * (host_count / count);
       group.hosts.assign(first, first + host_count / count);
       continue;
     }
@@ -115,6 +115,7 @@ std::vector<std::string> CoordinatorCommand(const CoordinatorOptions& options) {
   Add(line, {"--model", options.model, "--listen", options.listen, "--internal-listen",
              options.internal_listen, "--join-token-file", options.token_file, "--run-file",
              options.run_file});
+  if (!options.http_listen.empty()) Add(line, {"--http-listen", options.http_listen});
   if (!options.trace_dir.empty()) Add(line, {"--trace", options.trace_dir + "/coordinator.json"});
   Add(line, {"--drain-timeout-ms", std::to_string(options.drain_timeout_ms), "--log-level",
              options.log_level});

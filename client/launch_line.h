@@ -44,6 +44,7 @@ struct CoordinatorOptions {
   std::string model;
   std::string listen;
   std::string internal_listen;
+  std::string http_listen;  // empty: no HTTP
   std::string token_file;
   std::string run_file;
   std::string trace_dir;

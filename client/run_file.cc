@@ -32,6 +32,11 @@ absl::Status ReadField(const Json& object, const char* name, int* value) {
   return absl::OkStatus();
 }
 
+// Left as it is if the field is missing.
+absl::Status ReadOptional(const Json& object, const char* name, std::string* value) {
+  return object.contains(name) ? ReadField(object, name, value) : absl::OkStatus();
+}
+
 absl::StatusOr<Json> ParseObject(const std::string& text) {
   Json object = Json::parse(text, nullptr, /*allow_exceptions=*/false);
   if (!object.is_object()) return absl::InvalidArgumentError("not a JSON object");
@@ -63,6 +68,7 @@ std::string RunFileToJson(const RunFile& run) {
   const Json object = {{"model", run.model},
                        {"public_address", run.public_address},
                        {"internal_address", run.internal_address},
+                       {"http_address", run.http_address},
                        {"token_file", run.token_file},
                        {"up_pid", run.up_pid},
                        {"coordinator_pid", run.coordinator_pid},
@@ -76,6 +82,7 @@ absl::StatusOr<RunFile> RunFileFromJson(const std::string& json) {
   RETURN_IF_ERROR(ReadField(object, "model", &run.model));
   RETURN_IF_ERROR(ReadField(object, "public_address", &run.public_address));
   RETURN_IF_ERROR(ReadField(object, "internal_address", &run.internal_address));
+  RETURN_IF_ERROR(ReadOptional(object, "http_address", &run.http_address));
   RETURN_IF_ERROR(ReadField(object, "token_file", &run.token_file));
   RETURN_IF_ERROR(ReadField(object, "up_pid", &run.up_pid));
   RETURN_IF_ERROR(ReadField(object, "coordinator_pid", &run.coordinator_pid));
@@ -101,6 +108,7 @@ absl::StatusOr<CoordinatorFile> CoordinatorFileFromJson(const std::string& json)
   RETURN_IF_ERROR(ReadField(object, "pid", &file.pid));
   RETURN_IF_ERROR(ReadField(object, "public_address", &file.public_address));
   RETURN_IF_ERROR(ReadField(object, "internal_address", &file.internal_address));
+  RETURN_IF_ERROR(ReadOptional(object, "http_address", &file.http_address));
   return file;
 }
 

@@ -13,6 +13,7 @@ struct RunFile {
   std::string model;
   std::string public_address;    // host:port
   std::string internal_address;  // host:port
+  std::string http_address;      // host:port; empty: none
   std::string token_file;
   int up_pid = 0;
   int coordinator_pid = 0;  // 0: not running at the moment
@@ -33,6 +34,7 @@ struct CoordinatorFile {
   int pid = 0;
   std::string public_address;
   std::string internal_address;
+  std::string http_address;  // empty: none
 };
 absl::StatusOr<CoordinatorFile> CoordinatorFileFromJson(const std::string& json);
 

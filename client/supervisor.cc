@@ -152,8 +152,12 @@ void Supervisor::CoordinatorIsUp(const CoordinatorFile& file, Time now) {
   // Its successor takes the same ports, so that clients and ranks find it where it was.
   options_.coordinator.listen = file.public_address;
   options_.coordinator.internal_listen = file.internal_address;
+  if (!options_.coordinator.http_listen.empty()) {
+    options_.coordinator.http_listen = file.http_address;
+  }
   run_.public_address = file.public_address;
   run_.internal_address = DialAddress(file.internal_address);
+  run_.http_address = file.http_address.empty() ? "" : DialAddress(file.http_address);
   run_.coordinator_pid = file.pid;
   std::string dial = run_.internal_address;
   const absl::StatusOr<HostPort> bound = ParseHostPort(file.internal_address);
@@ -161,8 +165,10 @@ void Supervisor::CoordinatorIsUp(const CoordinatorFile& file, Time now) {
     dial = JoinHostPort(options_.dial_host, bound->port);
   }
   WriteRunFile();
-  Say(absl::StrFormat("coordinator at %s, internal listener at %s, pid %d", file.public_address,
-                      file.internal_address, file.pid));
+  const std::string http =
+      file.http_address.empty() ? "" : absl::StrCat(", HTTP at ", file.http_address);
+  Say(absl::StrFormat("coordinator at %s, internal listener at %s%s, pid %d", file.public_address,
+                      file.internal_address, http, file.pid));
   for (const auto& group : groups_) {
     group->options.coordinator_address = dial;
     const bool waits = group->process.running() || group->start_at.has_value();

@@ -32,6 +32,7 @@ struct UpOptions {
   std::string hosts;
   std::string listen = "127.0.0.1:50051";
   std::string internal_listen;
+  std::string http_listen;
   std::string run_file;
   bool dry_run = false;
   std::string trace_dir;
@@ -79,13 +80,18 @@ const Host* FirstRemote(const std::vector<Host>& hosts, const std::string& own_h
   return nullptr;
 }
 
-// Fills in both listeners, and the host by which ranks dial where that differs from what is bound.
+// Fills in the listeners, and the host by which ranks dial where that differs from what is bound.
 absl::Status ChooseListeners(const UpOptions& options, const Host* remote,
                              SupervisorOptions& supervisor) {
   CoordinatorOptions& coordinator = supervisor.coordinator;
   coordinator.listen = options.listen;
   absl::StatusOr<HostPort> parsed = ParseHostPort(options.listen);
   if (!parsed.ok()) return Prefixed(parsed.status(), "--listen");
+  coordinator.http_listen = options.http_listen;
+  if (!options.http_listen.empty()) {
+    parsed = ParseHostPort(options.http_listen);
+    if (!parsed.ok()) return Prefixed(parsed.status(), "--http-listen");
+  }
   coordinator.internal_listen = options.internal_listen;
   if (!options.internal_listen.empty()) {
     parsed = ParseHostPort(options.internal_listen);
@@ -242,6 +248,8 @@ void AddUp(CLI::App& app, const Context& context, int* exit_code) {
   command->add_option("--internal-listen", options->internal_listen,
                       "HOST:PORT of the internal listener (default: 127.0.0.1:0, with remote "
                       "hosts the address that routes to them)");
+  command->add_option("--http-listen", options->http_listen,
+                      "HOST:PORT of /metrics and /healthz, port 0: any (default: none)");
   command->add_option("--run-file", options->run_file, "where to write addresses and pids")
       ->capture_default_str();
   command->add_flag("--dry-run", options->dry_run, "only print the mpirun line");

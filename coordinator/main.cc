@@ -55,6 +55,8 @@ void Declare(CLI::App* app, Flags* flags) {
   app->add_option("--listen", flags->server.listen, "Public address, HOST:PORT (port 0: any free)");
   app->add_option("--internal-listen", flags->server.internal_listen,
                   "Address for workers and operators; beyond loopback it needs a join token");
+  app->add_option("--http-listen", flags->server.http_listen,
+                  "Address of /metrics and /healthz, such as 127.0.0.1:9400; empty: none");
   app->add_option(
       "--join-token-file", flags->join_token_file,
       absl::StrCat("File of mode 0600 with the join token (default: environment variable ",
@@ -94,6 +96,8 @@ void Declare(CLI::App* app, Flags* flags) {
             "--prefill-rows always");
   AddNumber(*app, "--max-queue-wait-ms", &flags->max_queue_wait_ms, {0, 86'400'000},
             "Estimated wait for a slot beyond which a request is refused; 0: none");
+  app->add_flag("!--no-request-log", flags->engine.log_requests,
+                "No line per ended sequence and about refusals");
   app->add_flag("!--no-prefix-cache", flags->engine.prefix_cache,
                 "Compute every prompt anew instead of sharing blocks of equal beginnings");
 }
@@ -204,7 +208,7 @@ int Serve(Flags flags, int signals) {
   if (!flags.run_file.empty()) {
     const absl::Status written = WriteRunFile(
         flags.run_file, {pid, (*server)->public_address(), (*server)->internal_address(),
-                         flags.join_token_file, started_us});
+                         flags.join_token_file, started_us, (*server)->http_address()});
     if (!written.ok()) return Fail(written);
   }
   if (flags.server.join_token.empty()) {
@@ -212,6 +216,7 @@ int Serve(Flags flags, int signals) {
   }
   LOG_INFO("model {} on {}, workers on {}", parts->model_name, (*server)->public_address(),
            (*server)->internal_address());
+  if (!(*server)->http_address().empty()) LOG_INFO("HTTP on {}", (*server)->http_address());
   WaitForEnd(signals, drained, flags.drain_timeout_ms, &engine);
   // Every sequence has ended; what remains is the last bytes on their way to clients.
   (*server)->Shutdown(std::chrono::seconds(2));
@@ -223,6 +228,7 @@ int Serve(Flags flags, int signals) {
 
 int Main(int argc, char** argv) {
   Flags flags;
+  flags.engine.log_requests = true;
   const uint32_t cores = std::max(1U, std::thread::hardware_concurrency());
   flags.server.text_threads = std::clamp(cores / 2, 1U, 8U);
   CLI::App app("Pergola's coordinator: gRPC doors, scheduling and text. Holds no weights.",

@@ -77,6 +77,7 @@ absl::Status WriteRunFile(const std::string& path, const CoordinatorRun& run) {
   const nlohmann::json json = {{"pid", run.pid},
                                {"public_address", run.public_address},
                                {"internal_address", run.internal_address},
+                               {"http_address", run.http_address},
                                {"join_token_file", run.join_token_file},
                                {"started_us", run.started_us}};
   // A path from the command line may hold any bytes; what is no UTF-8 is replaced, not thrown.

@@ -22,6 +22,7 @@ struct CoordinatorRun {
   std::string internal_address;
   std::string join_token_file;  // may be empty
   int64_t started_us = 0;       // since 1970
+  std::string http_address;     // empty: none
 };
 
 // Writes JSON with mode 0600 beside `path` and renames it there: a reader sees a whole file or

@@ -13,6 +13,7 @@
 #include "coordinator/doors/admin_service.h"
 #include "coordinator/doors/generation_service.h"
 #include "coordinator/doors/work_pool.h"
+#include "coordinator/http/operator_routes.h"
 #include "coordinator/link/internal_door.h"
 #include "coordinator/link/worker_service.h"
 #include "grpcpp/ext/health_check_service_server_builder_option.h"
@@ -38,6 +39,10 @@ class Health {
     MutexLock lock(mutex_);
     serving_ = serving;
     Publish();
+  }
+  bool serving() {
+    MutexLock lock(mutex_);
+    return serving_;
   }
 
  private:
@@ -119,6 +124,7 @@ class CoordinatorServer::Impl {
     // listener is up.
     engine->OnServingChanged([health = health_](bool serving) { health->Set(serving); });
     RETURN_IF_ERROR(StartInternal(&internal));
+    RETURN_IF_ERROR(StartHttp(options, engine));
     public_address_ = FormatAddress(open_to);
     internal_address_ = FormatAddress(internal);
     return absl::OkStatus();
@@ -128,6 +134,7 @@ class CoordinatorServer::Impl {
     health_->Bind(nullptr);
     const auto deadline = std::chrono::system_clock::now() + grace;
     if (public_) public_->Shutdown(deadline);
+    if (http_) http_->Stop();
     // Workers keep their streams open for as long as they live, so nobody waits for that. After the
     // public calls: those in progress needed the workers.
     worker_.EndStreams(absl::UnavailableError("the coordinator ends"));
@@ -140,6 +147,7 @@ class CoordinatorServer::Impl {
 
   const std::string& public_address() const { return public_address_; }
   const std::string& internal_address() const { return internal_address_; }
+  const std::string& http_address() const { return http_address_; }
 
  private:
   absl::Status StartPublic(const ServerOptions& options, Address* address) {
@@ -166,8 +174,20 @@ class CoordinatorServer::Impl {
     return absl::OkStatus();
   }
 
+  absl::Status StartHttp(const ServerOptions& options, Engine* engine) {
+    if (options.http_listen.empty()) return absl::OkStatus();
+    HttpOptions http;
+    ASSIGN_OR_RETURN(http.listen, ParseAddress(options.http_listen));
+    ASSIGN_OR_RETURN(
+        http_,
+        HttpServer::Start(http, OperatorRoutes(engine, door_.served.parts->model_name,
+                                               [health = health_] { return health->serving(); })));
+    http_address_ = http_->address();
+    return absl::OkStatus();
+  }
+
   std::shared_ptr<Health> health_ =
-      std::make_shared<Health>();  // the second owner is the engine's callback
+      std::make_shared<Health>();  // the others are the engine's callback and HTTP
   std::atomic<int64_t> calls_{0};
   ResultBudget results_;  // before door_, which points to it
   WorkPool text_pool_;
@@ -180,8 +200,10 @@ class CoordinatorServer::Impl {
   AdminService admin_;
   std::string public_address_;
   std::string internal_address_;
+  std::string http_address_;
   std::unique_ptr<grpc::Server> public_;
   std::unique_ptr<grpc::Server> internal_;
+  std::unique_ptr<HttpServer> http_;
 };
 
 absl::StatusOr<std::unique_ptr<CoordinatorServer>> CoordinatorServer::Start(
@@ -200,6 +222,10 @@ const std::string& CoordinatorServer::public_address() const {
 }
 const std::string& CoordinatorServer::internal_address() const {
   return impl_->internal_address();
+}
+
+const std::string& CoordinatorServer::http_address() const {
+  return impl_->http_address();
 }
 
 void CoordinatorServer::Shutdown(std::chrono::milliseconds grace) {

@@ -1,5 +1,6 @@
-// The coordinator's two listeners and what stands behind them: the public one (Generation, health,
-// reflection) and the internal one (Worker, Admin). Not for flags, signals or files (main.cc).
+// The coordinator's listeners and what stands behind them: the public one (Generation, health,
+// reflection), the internal one (Worker, Admin) and, if asked for, HTTP (metrics, health). Not for
+// flags, signals or files (main.cc).
 #pragma once
 
 #include <chrono>
@@ -18,6 +19,7 @@ namespace pergola {
 struct ServerOptions {
   std::string listen = "127.0.0.1:8080";
   std::string internal_listen = "127.0.0.1:0";
+  std::string http_listen;              // empty: no HTTP
   std::string join_token;               // empty: only on loopback, and everybody may attach
   uint32_t text_threads = 1;            // parse and tokenize
   uint32_t max_text_jobs = 1024;        // requests waiting for them; beyond: RESOURCE_EXHAUSTED
@@ -31,7 +33,7 @@ struct ServerOptions {
 
 class CoordinatorServer {
  public:
-  // Binds both listeners and serves. `model` and `engine` are borrowed and must outlive the server.
+  // Binds the listeners and serves. `model` and `engine` are borrowed and must outlive the server.
   // `on_drained` runs after an Admin.Drain was answered, on some gRPC thread. Errors: one line
   // naming address and reason.
   static absl::StatusOr<std::unique_ptr<CoordinatorServer>> Start(const ServerOptions& options,
@@ -42,6 +44,7 @@ class CoordinatorServer {
   // As bound, "host:port".
   const std::string& public_address() const;
   const std::string& internal_address() const;
+  const std::string& http_address() const;  // empty: none
 
   // Refuses new calls, gives those in progress `grace` to end, cancels the rest. The engine must
   // still run. Idempotent.

@@ -17,18 +17,32 @@ uint64_t DrawSeed() {
   return (static_cast<uint64_t>(device()) << 32) | device();
 }
 
+google::rpc::Status Refuse(const DoorContext& context, Refusal refusal,
+                           const absl::Status& status) {
+  context.engine->CountRefusal(refusal, "", status);
+  return ToRpcStatus(status, RefusalName(refusal));
+}
+
+// The request is at fault: counted with the id that it names, if it was read that far.
+google::rpc::Status Invalid(const DoorContext& context, const v1::GenerateRequest& request,
+                            google::rpc::Status status) {
+  context.engine->CountRefusal(
+      Refusal::kInvalidRequest, request.request_id().substr(0, kMaxRequestIdBytes),
+      absl::Status(static_cast<absl::StatusCode>(status.code()), status.message()));
+  return status;
+}
+
 }  // namespace
 
 google::rpc::Status CallPlace::Refusal() const {
-  return ToRpcStatus(absl::ResourceExhaustedError(absl::StrCat(
-                         "as many calls as allowed are in progress: ", context_.max_calls)),
-                     "TOO_MANY_CALLS");
+  return Refuse(context_, pergola::Refusal::kTooManyCalls,
+                absl::ResourceExhaustedError(absl::StrCat(
+                    "as many calls as allowed are in progress: ", context_.max_calls)));
 }
 
-google::rpc::Status TextPoolFull() {
-  return ToRpcStatus(
-      absl::ResourceExhaustedError("as many requests as allowed wait for the tokenizer"),
-      "TEXT_POOL_FULL");
+google::rpc::Status TextPoolFull(const DoorContext& context) {
+  return Refuse(context, Refusal::kTextPoolFull,
+                absl::ResourceExhaustedError("as many requests as allowed wait for the tokenizer"));
 }
 
 google::rpc::Status Admit(const DoorContext& context, std::string_view bytes,
@@ -36,11 +50,13 @@ google::rpc::Status Admit(const DoorContext& context, std::string_view bytes,
                           const std::function<void()>& notify, RunningRequest* running) {
   v1::GenerateRequest request;
   Violations violations(field_prefix);
-  if (!ParseMessage(bytes, &request, &violations)) return violations.ToStatus();
+  if (!ParseMessage(bytes, &request, &violations)) {
+    return Invalid(context, request, violations.ToStatus());
+  }
   if (call.tenant.size() > kMaxTenantBytes) {
     violations.Add("", absl::StrCat("metadata ", kTenantKey, " has ", call.tenant.size(),
                                     " bytes, the limit is ", kMaxTenantBytes));
-    return violations.ToStatus();
+    return Invalid(context, request, violations.ToStatus());
   }
 
   BuildInputs inputs;
@@ -53,7 +69,7 @@ google::rpc::Status Admit(const DoorContext& context, std::string_view bytes,
   inputs.draw_seed = DrawSeed;
   BuiltRequest built;
   google::rpc::Status status = BuildRequest(request, inputs, &built);
-  if (status.code() != 0) return status;
+  if (status.code() != 0) return Invalid(context, request, std::move(status));
   return ToRpcStatus(running->Submit(context.engine, context.results, std::move(built), notify));
 }
 

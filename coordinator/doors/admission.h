@@ -50,7 +50,7 @@ class CallPlace {
 };
 
 // RESOURCE_EXHAUSTED for a full text pool.
-google::rpc::Status TextPoolFull();
+google::rpc::Status TextPoolFull(const DoorContext& context);
 
 // What a call says beside its message.
 struct CallFacts {

@@ -33,7 +33,7 @@ BatchCall* BatchCall::Start(const DoorContext& door, grpc::CallbackServerContext
       [call, bytes, facts = CallFacts{DeadlineUs(*context), MetadataValue(*context, kTenantKey)}] {
         call->Admission(Flatten(*bytes), facts);
       });
-  if (!queued) call->Finish(ToGrpc(TextPoolFull()));
+  if (!queued) call->Finish(ToGrpc(TextPoolFull(door)));
   return call.get();
 }
 

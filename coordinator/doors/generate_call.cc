@@ -31,7 +31,7 @@ GenerateCall* GenerateCall::Start(const DoorContext& door, grpc::CallbackServerC
       [call, bytes, facts = CallFacts{DeadlineUs(*context), MetadataValue(*context, kTenantKey)}] {
         call->Admission(Flatten(*bytes), facts);
       });
-  if (!queued) call->Finish(ToGrpc(TextPoolFull()));
+  if (!queued) call->Finish(ToGrpc(TextPoolFull(door)));
   return call.get();
 }
 
@@ -118,6 +118,8 @@ std::optional<GenerateCall::Next> GenerateCall::TakeNext() {
     mail_waits_ = true;
     return std::nullopt;
   }
+  // Before the next look: the end may have come, and been told of, while the write was in flight.
+  if (broken_) messages_.clear();
   if (messages_.empty() && !end_) {
     std::vector<v1::GenerateResponse> messages;
     end_ = running_.Take(&messages);

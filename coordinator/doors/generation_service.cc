@@ -98,7 +98,7 @@ class TextCall final : public grpc::ServerUnaryReactor {
     const bool queued = door.text_pool->TryRun(bytes->Length(), [=, &door] {
       call->Finish(ToGrpc(Answer(door, Flatten(*bytes), response, handler)));
     });
-    if (!queued) call->Finish(ToGrpc(TextPoolFull()));
+    if (!queued) call->Finish(ToGrpc(TextPoolFull(door)));
     return call;
   }
 

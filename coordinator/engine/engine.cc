@@ -12,7 +12,9 @@
 #include "absl/strings/str_cat.h"
 #include "base/log.h"
 #include "base/mutex.h"
+#include "base/status.h"
 #include "coordinator/engine/engine_core.h"
+#include "coordinator/engine/request_log.h"
 #include "coordinator/engine/trace.h"
 
 namespace pergola {
@@ -37,6 +39,11 @@ EngineOptions WithSecret(EngineOptions options) {
   return options;
 }
 
+std::unique_ptr<RequestLog> MakeRequestLog(const EngineOptions& options) {
+  if (!options.log_requests) return nullptr;
+  return std::make_unique<RequestLog>([](const std::string& line) { LOG_INFO("{}", line); });
+}
+
 }  // namespace
 
 class Engine::Impl {
@@ -44,12 +51,35 @@ class Engine::Impl {
   Impl(EngineOptions options, const std::string& trace_path)
       : options_(WithSecret(std::move(options))),
         trace_(trace_path.empty() ? nullptr : std::make_unique<Trace>(trace_path)),
-        core_(options_, SteadyNowUs(), trace_.get()),
-        thread_([this] { Run(); }) {}
+        log_(MakeRequestLog(options_)),
+        core_(options_, SteadyNowUs(), trace_.get()) {
+    if (log_ != nullptr) {
+      core_.OnSequenceEnd([this](SequenceEnd end) { log_->Ended(std::move(end)); });
+    }
+    thread_ = std::thread([this] { Run(); });
+  }
 
   ~Impl() { Stop(); }
 
   absl::StatusOr<SequenceId> Submit(SequenceRequest request) {
+    absl::StatusOr<SequenceId> id = TrySubmit(request);
+    if (!id.ok()) CountRefusal(RefusalReason(id.status()), request.request_id, id.status());
+    return id;
+  }
+
+  void CountRefusal(const std::string& reason, const std::string& request_id,
+                    const absl::Status& status) {
+    {
+      MutexLock lock(mutex_);
+      for (int i = 0; i < kRefusals; ++i) {
+        if (reason == RefusalName(static_cast<Refusal>(i))) ++refusals_[i];
+      }
+    }
+    if (log_ != nullptr) log_->Refused(reason, request_id, status);
+  }
+
+  // Takes `request` only if it is accepted.
+  absl::StatusOr<SequenceId> TrySubmit(SequenceRequest& request) {
     Asked asked;
     asked.prompt_tokens = request.prompt_ids.size() + request.received_ids.size();
     asked.least_new_tokens = request.least_new_tokens;
@@ -58,18 +88,11 @@ class Engine::Impl {
     const TimeUs asked_at = SteadyNowUs();
     MutexLock lock(mutex_);
     if (stopping_) return RefusalStatus(Refusal::kDraining, "the coordinator stops", -1);
-    if (draining_) {
-      ++refusals_[static_cast<int>(Refusal::kDraining)];
-      return RefusalStatus(Refusal::kDraining, "the coordinator drains", -1);
-    }
+    if (draining_) return RefusalStatus(Refusal::kDraining, "the coordinator drains", -1);
     Load load = core_load_;
     load.queued += uint64_t{inbox_queued_} + batch_queued_;
     load.queued_bytes += inbox_queued_bytes_ + batch_queued_bytes_;
-    absl::Status fits = CheckLoad(options_, load, asked, asked_at);
-    if (!fits.ok()) {
-      CountRefusalLocked(fits);
-      return fits;
-    }
+    RETURN_IF_ERROR(CheckLoad(options_, load, asked, asked_at));
     ++inbox_queued_;
     inbox_queued_bytes_ += bytes;
     const SequenceId id = ++last_id_;
@@ -155,16 +178,10 @@ class Engine::Impl {
     }
     MutexLock lock(join_mutex_);
     if (thread_.joinable()) thread_.join();
+    if (log_ != nullptr) log_->Stop();
   }
 
  private:
-  void CountRefusalLocked(const absl::Status& refused) REQUIRES(mutex_) {
-    const std::string reason = RefusalReason(refused);
-    for (int i = 0; i < kRefusals; ++i) {
-      if (reason == RefusalName(static_cast<Refusal>(i))) ++refusals_[i];
-    }
-  }
-
   void AddRefusals(v1::StatusResponse* status) {
     MutexLock lock(mutex_);
     for (int i = 0; i < kRefusals; ++i) {
@@ -249,6 +266,7 @@ class Engine::Impl {
 
   // The engine thread's own.
   const std::unique_ptr<Trace> trace_;
+  const std::unique_ptr<RequestLog> log_;  // null: nobody asked; doors refuse through it as well
   EngineCore core_;
   bool serving_ = false;
   uint64_t published_limits_ = 0;
@@ -270,6 +288,11 @@ void Engine::Cancel(SequenceId id, absl::Status status) {
   impl_->Post([id, status = std::move(status)](EngineCore& core, TimeUs now) {
     core.Cancel(id, status, now);
   });
+}
+
+void Engine::CountRefusal(Refusal refusal, const std::string& request_id,
+                          const absl::Status& status) {
+  impl_->CountRefusal(RefusalName(refusal), request_id, status);
 }
 
 ServingLimits Engine::limits() const {

@@ -41,6 +41,8 @@ struct EngineOptions {
   int64_t max_queue_wait_us = 60'000'000;
   // A sequence whose mailbox stays full so long ends (RESOURCE_EXHAUSTED).
   int64_t slow_reader_timeout_us = 30'000'000;
+  // Tells every ended sequence, and refusals at most once a second, at level info (request_log.h).
+  bool log_requests = false;
 };
 
 // What doors need to know of the groups to validate a request; changes when groups come and go.
@@ -67,6 +69,9 @@ class Engine {
   // RESOURCE_EXHAUSTED, DEADLINE_EXCEEDED, UNAVAILABLE; RefusalReason() and RetryDelayUs() read
   // what the status carries). On OK the mailbox gets exactly one end, whatever happens.
   absl::StatusOr<SequenceId> Submit(SequenceRequest request);
+  // A door refused a request before it came to Submit(): for metrics and the log. The id may be
+  // empty: not every refused request was read.
+  void CountRefusal(Refusal refusal, const std::string& request_id, const absl::Status& status);
   // The sequence ends with `status` (CANCELLED, DEADLINE_EXCEEDED); its slot and blocks are free
   // within two steps. Unknown or ended ids are ignored.
   void Cancel(SequenceId id, absl::Status status);

@@ -148,7 +148,11 @@ void EngineCore::OnAnswer(const Scheduler::Outcome& outcome, TimeUs now) {
     sequence.losses = 0;
     sequence.suspect = false;
     sequence.queue_order = sequence.id;
-    if (sequence.first_token == kNever) sequence.first_token = now;
+    if (sequence.first_token == kNever) {
+      sequence.first_token = now;
+      measured_.first_token.Observe(now - sequence.submitted);
+    }
+    sequence.gaps.OnToken(now, &measured_.token_gap);
     delivery.ids.push_back(sequence.known.back());
     delivery.logprobs.assign(answer.logprobs().begin(), answer.logprobs().end());
     delivery.continuity = std::exchange(sequence.continuity, v1::CONTINUITY_UNSPECIFIED);
@@ -185,6 +189,7 @@ void EngineCore::End(Sequence& sequence, absl::Status status, std::optional<v1::
     usage.set_first_token_ms(Milliseconds(sequence.submitted, sequence.first_token));
     usage.set_total_ms(Milliseconds(sequence.submitted, now));
   }
+  MeasureEnd(sequence, status, finish ? finish->reason() : v1::FINISH_REASON_UNSPECIFIED, now);
   delivery.ended = true;
   delivery.status = std::move(status);
   delivery.finish = std::move(finish);
@@ -193,6 +198,26 @@ void EngineCore::End(Sequence& sequence, absl::Status status, std::optional<v1::
   sequences_.erase(sequence.id);
   for (PendingDrain& drain : drains_) drain.response.set_finished(drain.response.finished() + 1);
   mailbox->Put(std::move(delivery));
+}
+
+void EngineCore::MeasureEnd(Sequence& sequence, const absl::Status& status, v1::FinishReason finish,
+                            TimeUs now) {
+  sequence.gaps.OnEnd(&measured_.token_gap);
+  measured_.CountEnd(status.code(), finish);
+  if (!on_end_) return;
+  SequenceEnd end;
+  end.request_id = std::move(sequence.request.request_id);
+  end.tenant = sequence.request.tenant;
+  end.index = sequence.request.index;
+  end.prompt_tokens = sequence.prompt_count;
+  end.new_tokens = static_cast<uint32_t>(sequence.known.size()) - sequence.prompt_count;
+  end.submitted = sequence.submitted;
+  end.first_planned = sequence.first_planned;
+  end.first_token = sequence.first_token;
+  end.ended = now;
+  end.status = status;
+  end.finish = finish;
+  on_end_(std::move(end));
 }
 
 void EngineCore::EndWithError(Sequence& sequence, absl::Status status, TimeUs now) {

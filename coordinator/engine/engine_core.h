@@ -20,6 +20,8 @@
 #include "absl/status/status.h"
 #include "coordinator/engine/engine.h"
 #include "coordinator/engine/group.h"
+#include "coordinator/engine/measurements.h"
+#include "coordinator/engine/request_log.h"
 #include "coordinator/engine/sequence.h"
 #include "coordinator/engine/trace.h"
 #include "coordinator/engine/waiting_queue.h"
@@ -65,6 +67,8 @@ class EngineCore {
   // Raised whenever limits() may have changed.
   uint64_t limits_version() const { return limits_version_; }
   v1::StatusResponse Status(TimeUs now) const;
+  // Called at the end of every sequence, before its mailbox is told.
+  void OnSequenceEnd(std::function<void(SequenceEnd)> callback) { on_end_ = std::move(callback); }
   const std::map<std::string, std::unique_ptr<Group>>& groups() const { return groups_; }
 
  private:
@@ -81,6 +85,8 @@ class EngineCore {
   void End(Sequence& sequence, absl::Status status, std::optional<v1::Finish> finish,
            Mailbox::Delivery delivery, TimeUs now);
   void EndWithError(Sequence& sequence, absl::Status status, TimeUs now);
+  void MeasureEnd(Sequence& sequence, const absl::Status& status, v1::FinishReason finish,
+                  TimeUs now);
   v1::StreamInfo InfoOf(const Sequence& sequence, uint64_t epoch) const;
   void ExpireSequences(TimeUs now);
   void AdvanceDrains(TimeUs now);
@@ -139,6 +145,8 @@ class EngineCore {
   PrefixCounts past_prefixes_;
   uint64_t pauses_ = 0;
   uint64_t slow_readers_ended_ = 0;
+  Measurements measured_;
+  std::function<void(SequenceEnd)> on_end_;
 };
 
 }  // namespace pergola

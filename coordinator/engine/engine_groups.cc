@@ -250,11 +250,13 @@ void EngineCore::GroupResult(const std::string& name, const v1::StepResult& resu
     for (const v1::StageTime& stage : result.stages()) step_us += stage.compute_us();
     if (result.stages_size() == 0) step_us = static_cast<uint64_t>(now - sent);
     group->last_step_ms = static_cast<double>(step_us) / 1000.0;
+    group->step_time.Observe(static_cast<int64_t>(step_us));
   }
   for (const Scheduler::Outcome& outcome : outcomes_) {
     if (outcome.status == v1::ENTRY_STATUS_OK) {
       OnAnswer(outcome, now);
     } else {
+      ++measured_.bad_logits;
       EndWithError(*outcome.sequence,
                    absl::InternalError(absl::StrCat("the logits after position ",
                                                     outcome.sequence->computed - 1,

@@ -149,7 +149,11 @@ void EngineCore::Placed(Sequence& sequence, Group& group, TimeUs now) {
   }
   sequence.numerics_id = hello.numerics_id();
   sequence.home_since = kNever;
-  if (sequence.first_planned == kNever) sequence.first_planned = now;
+  if (sequence.first_planned == kNever) {
+    sequence.first_planned = now;
+    measured_.queue_wait.Observe(now - sequence.submitted);
+    measured_.prompt_tokens += sequence.prompt_count;
+  }
   if (sequence.info_sent) return;
   sequence.info_sent = true;
   Mailbox::Delivery delivery;

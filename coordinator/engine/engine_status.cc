@@ -52,6 +52,7 @@ v1::StatusResponse EngineCore::Status(TimeUs now) const {
     out.set_slots_total(group->hello.slot_count());
     out.set_last_fault(group->last_fault);
     out.set_last_step_ms(group->last_step_ms);
+    group->step_time.CopyTo(out.mutable_step_time());
     out.set_numerics_id(group->hello.numerics_id());
     out.set_block_tokens(group->hello.block_tokens());
     out.set_step_tokens(group->hello.step_tokens());
@@ -71,6 +72,7 @@ v1::StatusResponse EngineCore::Status(TimeUs now) const {
   status.set_prefix_hit_tokens(prefixes.hit_tokens);
   status.set_prefix_missed_tokens(prefixes.missed_tokens);
   status.set_forks(prefixes.forks);
+  measured_.CopyTo(&status);
   status.set_uptime_ms(static_cast<uint64_t>((now - started_) / 1000));
   return status;
 }

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "coordinator/engine/group_link.h"
+#include "coordinator/engine/measurements.h"
 #include "coordinator/engine/scheduler.h"
 #include "coordinator/engine/time.h"
 #include "pergola/v1/admin.pb.h"
@@ -34,6 +35,7 @@ struct Group {
       0;  // since when it owes what it owes: the oldest plan's answer, or a Results stream
   TimeUs last_sent = kNever;  // the last plan of all
   double last_step_ms = 0;
+  TimeHistogram step_time;  // of all incarnations
   uint32_t trace_id = 0;
 
   bool ready() const { return state == v1::GROUP_STATE_READY; }

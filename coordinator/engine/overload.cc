@@ -47,6 +47,12 @@ const char* RefusalName(Refusal refusal) {
       return "DEADLINE";
     case Refusal::kDraining:
       return "DRAINING";
+    case Refusal::kTooManyCalls:
+      return "TOO_MANY_CALLS";
+    case Refusal::kTextPoolFull:
+      return "TEXT_POOL_FULL";
+    case Refusal::kInvalidRequest:
+      return "INVALID_REQUEST";
   }
   PERGOLA_CHECK(false);
 }

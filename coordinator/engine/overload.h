@@ -20,8 +20,12 @@ enum class Refusal {
   kDeadlineWait,  // RESOURCE_EXHAUSTED: with the wait before it, it cannot meet its deadline
   kDeadline,      // DEADLINE_EXCEEDED: not even alone; coming back with as little time is of no use
   kDraining,      // UNAVAILABLE
+  // Refused by doors, which make the status:
+  kTooManyCalls,    // RESOURCE_EXHAUSTED: max_calls
+  kTextPoolFull,    // RESOURCE_EXHAUSTED: max_text_jobs, max_text_bytes
+  kInvalidRequest,  // INVALID_ARGUMENT, NOT_FOUND: what it asks for is wrong or not served
 };
-inline constexpr int kRefusals = 6;
+inline constexpr int kRefusals = 9;
 // "QUEUE_FULL", ...
 const char* RefusalName(Refusal refusal);
 

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "coordinator/engine/measurements.h"
 #include "coordinator/engine/prefix_index.h"
 #include "coordinator/engine/request.h"
 #include "coordinator/engine/time.h"
@@ -64,6 +65,7 @@ struct Sequence {
   TimeUs submitted = 0;
   TimeUs first_planned = kNever;
   TimeUs first_token = kNever;
+  TokenGaps gaps;
   bool info_sent = false;
   uint64_t text_skip = 0;      // bytes of text that a resume already has
   std::string resumed_text;    // of received ids, not sent before: goes out with the info

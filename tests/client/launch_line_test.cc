@@ -183,6 +183,8 @@ TEST(LaunchLineTest, CoordinatorLineCarriesNoTokenButItsFile) {
             "pergola-coordinator --model /m --listen 127.0.0.1:1 --internal-listen 127.0.0.1:2 "
             "--join-token-file /run/token --run-file /run/c.json --drain-timeout-ms 30000 "
             "--log-level info");
+  options.http_listen = "127.0.0.1:3";
+  EXPECT_THAT(ShellLine(CoordinatorCommand(options)), HasSubstr(" --http-listen 127.0.0.1:3 "));
 }
 
 TEST(LaunchLineTest, ShellLineQuotesWhatAShellWouldChange) {

@@ -29,6 +29,7 @@ RunFile Example() {
   run.model = "/models/\"odd\" name.gguf";
   run.public_address = "127.0.0.1:1";
   run.internal_address = "127.0.0.1:2";
+  run.http_address = "127.0.0.1:3";
   run.token_file = "/run/token";
   run.up_pid = 11;
   run.coordinator_pid = 12;
@@ -42,6 +43,7 @@ TEST(RunFileTest, ReadsBackWhatItWrote) {
   EXPECT_EQ(run->model, Example().model);
   EXPECT_EQ(run->public_address, "127.0.0.1:1");
   EXPECT_EQ(run->internal_address, "127.0.0.1:2");
+  EXPECT_EQ(run->http_address, "127.0.0.1:3");
   EXPECT_EQ(run->token_file, "/run/token");
   EXPECT_EQ(run->up_pid, 11);
   EXPECT_EQ(run->coordinator_pid, 12);
@@ -58,6 +60,15 @@ TEST(RunFileTest, NamesEachFieldThatIsMissing) {
     json.erase(field);
     EXPECT_THAT(std::string(RunFileFromJson(json.dump()).status().message()), HasSubstr(field));
   }
+}
+
+TEST(RunFileTest, ACoordinatorWithoutHttpIsOne) {
+  const std::string json = R"({"pid": 1, "public_address": "a", "internal_address": "b"})";
+  const auto file = CoordinatorFileFromJson(json);
+  ASSERT_TRUE(file.ok()) << file.status();
+  EXPECT_EQ(file->http_address, "");
+  EXPECT_FALSE(
+      CoordinatorFileFromJson(json.substr(0, json.size() - 1) + R"(, "http_address": 3})").ok());
 }
 
 TEST(RunFileTest, RefusesWhatIsNoObjectOrHasAbsurdPids) {

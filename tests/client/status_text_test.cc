@@ -4,6 +4,8 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <string>
+#include <vector>
 
 namespace pergola {
 namespace {
@@ -41,7 +43,7 @@ TEST(StatusTextTest, EscapesEverythingAPeerSaysThatATerminalWouldObey) {
     EXPECT_TRUE(c == '\n' || (c >= 0x20 && c < 0x7F)) << static_cast<int>(c);
   }
   EXPECT_EQ(CountOf(text, "a\\x1b[2J\\x0ab\\x7f\\xc2\\x9b31m"), 6U) << text;
-  // model, five lines of the coordinator, group, its blocks, its stage, its fault.
+  // model, six lines of the coordinator, group, its blocks, its stage, its fault.
   const std::string plain = StatusText(SaidByAPeer("a"));
   EXPECT_EQ(std::count(text.begin(), text.end(), '\n'),
             std::count(plain.begin(), plain.end(), '\n'));
@@ -66,6 +68,7 @@ TEST(StatusTextTest, TellsPrefixHitsPausesAndRefusalsByReason) {
   status.set_paused(1);
   status.set_pauses(4);
   status.set_slow_readers_ended(2);
+  status.set_bad_logits(5);
   (*status.mutable_refusals())["QUEUE_FULL"] = 3;
   (*status.mutable_refusals())["DRAINING"] = 2;
   v1::GroupStatus* group = status.add_groups();
@@ -74,7 +77,7 @@ TEST(StatusTextTest, TellsPrefixHitsPausesAndRefusalsByReason) {
   group->set_blocks_cached(5);
   const std::string text = StatusText(status);
   EXPECT_THAT(text, HasSubstr("  prefix hits 75.0 % (300 of 400 positions), forks 7\n"));
-  EXPECT_THAT(text, HasSubstr("  paused 1, pauses 4, slow readers ended 2\n"));
+  EXPECT_THAT(text, HasSubstr("  paused 1, pauses 4, slow readers ended 2, bad logits ended 5\n"));
   EXPECT_THAT(text, HasSubstr("  refused 5: DRAINING 2, QUEUE_FULL 3\n"));
   EXPECT_THAT(text, HasSubstr("blocks 3 of 10 used, 5 more cached"));
 }
@@ -128,6 +131,51 @@ TEST(StatusRatesTest, ThereAreNoneAcrossARestartOrWithoutTime) {
   EXPECT_FALSE(RatesBetween(Counted(9000, 5, 5, 5, 1), Counted(9000, 5, 5, 5, 1)).has_value());
   // A restart whose successor has been up for longer than the time between the looks.
   EXPECT_FALSE(RatesBetween(Counted(900, 5, 5, 5, 1), Counted(1000, 1, 5, 5, 1)).has_value());
+}
+
+v1::Histogram Histogram(const std::vector<uint64_t>& counts) {
+  v1::Histogram histogram;
+  for (const double bound : {0.01, 0.02, 0.1}) histogram.add_bounds(bound);
+  histogram.mutable_counts()->Assign(counts.begin(), counts.end());
+  return histogram;
+}
+
+TEST(QuantileTest, LiesEvenlyWithinItsBucket) {
+  // Two up to 10 ms, four up to 20 ms, two up to 100 ms.
+  const v1::Histogram histogram = Histogram({2, 4, 2, 0});
+  EXPECT_DOUBLE_EQ(*Quantile(histogram, 0.125), 0.005);
+  EXPECT_DOUBLE_EQ(*Quantile(histogram, 0.25), 0.01);
+  EXPECT_DOUBLE_EQ(*Quantile(histogram, 0.5), 0.015);
+  EXPECT_DOUBLE_EQ(*Quantile(histogram, 1), 0.1);
+}
+
+TEST(QuantileTest, IsTheLastBoundBeyondAllAndNoneOfNothing) {
+  EXPECT_DOUBLE_EQ(*Quantile(Histogram({0, 0, 0, 3}), 0.5), 0.1);
+  EXPECT_FALSE(Quantile(Histogram({0, 0, 0, 0}), 0.5).has_value());
+  EXPECT_FALSE(Quantile(v1::Histogram(), 0.5).has_value());
+}
+
+TEST(QuantileTest, TakesWhateverAPeerSays) {
+  v1::Histogram histogram;
+  histogram.add_counts(3);
+  EXPECT_DOUBLE_EQ(*Quantile(histogram, 0.5), 0) << "no bounds";
+  histogram.add_bounds(1);
+  histogram.add_bounds(2);
+  EXPECT_DOUBLE_EQ(*Quantile(histogram, 1), 1) << "fewer counts than bounds";
+}
+
+TEST(StatusTextTest, TellsTimesOfTheLastMomentWhileWatchedAndOfAllElse) {
+  v1::StatusResponse before = Counted(1000, 100, 1, 10, 2);
+  v1::StatusResponse after = Counted(2000, 200, 2, 20, 2);
+  *before.mutable_first_token() = Histogram({100, 0, 0, 0});
+  *after.mutable_first_token() = Histogram({100, 0, 2, 0});
+  *after.mutable_token_gap() = Histogram({0, 2, 0, 0});
+  EXPECT_THAT(StatusText(after),
+              HasSubstr("  first token p50 5.1 p99 59.2 ms, gap p50 15.0 p99 19.9 ms, "
+                        "queue p50 - p99 - ms\n"));
+  EXPECT_THAT(StatusText(after, RatesBetween(before, after)),
+              HasSubstr("  first token p50 60.0 p99 99.2 ms, gap p50 15.0 p99 19.9 ms, "
+                        "queue p50 - p99 - ms\n"));
 }
 
 TEST(RedrawnTest, StartsAtTheTopAndClearsWhatStoodThere) {

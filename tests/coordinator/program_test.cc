@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "nlohmann/json.hpp"
+#include "tests/coordinator/http_client.h"
 
 namespace pergola {
 namespace {
@@ -101,6 +102,8 @@ TEST_F(ProgramTest, BadStartsAreOneLineAndExitCode2) {
       {{"--model", Model(), "--no-such-flag"}, "--no-such-flag"},
       {{"--model", "/nonexistent"}, "/nonexistent"},
       {{"--model", Model(), "--listen", "here"}, "'here' is no address"},
+      {{"--model", Model(), "--listen", "127.0.0.1:0", "--http-listen", "9400"},
+       "'9400' is no address"},
       {{"--model", Model(), "--max-queued", "0"}, "--max-queued 0: must be 1 to 1000000"},
       {{"--model", Model(), "--slow-reader-timeout-ms", "99"}, "--slow-reader-timeout-ms"},
       {{"--model", Model(), "--log-level", "loud"}, "--log-level"},
@@ -126,9 +129,22 @@ TEST_F(ProgramTest, TerminatesCleanlyAndTakesItsRunFileAlong) {
   EXPECT_EQ(run["pid"], pid_);
   EXPECT_THAT(std::string(run["public_address"]), StartsWith("127.0.0.1:"));
   EXPECT_NE(run["public_address"], run["internal_address"]);
+  EXPECT_EQ(run["http_address"], "") << "nobody asked for it";
   kill(pid_, SIGTERM);
   EXPECT_EQ(Wait(), 0) << Errors();
   EXPECT_NE(access((folder_ + "/run.json").c_str(), F_OK), 0);
+}
+
+TEST_F(ProgramTest, ServesHealthOverHttpWhereItsRunFileSays) {
+  std::vector<std::string> arguments = Serving();
+  arguments.insert(arguments.end(), {"--http-listen", "127.0.0.1:0"});
+  Start(arguments);
+  const std::string address = RunFile()["http_address"];
+  EXPECT_EQ(BodyOf(HttpGet(address, "/healthz")), "NOT_SERVING\n");
+  EXPECT_THAT(HttpGet(address, "/metrics"), HasSubstr("\npergola_serving 0\n"));
+  EXPECT_THAT(Errors(), HasSubstr("HTTP on " + address));
+  kill(pid_, SIGTERM);
+  EXPECT_EQ(Wait(), 0) << Errors();
 }
 
 TEST_F(ProgramTest, APortInUseIsOneLine) {

@@ -170,6 +170,25 @@ TEST_F(SequencesTest, CancellingEndsAllSequences) {
   EXPECT_TRUE(WaitFor([&] { return Status().running() == 0 && Status().queued() == 0; }));
 }
 
+// A write that fails drops what waits behind it, and must not drop the news of the end with it.
+TEST_F(SequencesTest, CallsCancelledWithMessagesLeftGiveTheirPlacesBack) {
+  server_options_.max_calls = 1;
+  StartServing();
+  v1::GenerateRequest several = Sampled("all", 400);
+  several.mutable_sampling()->set_n(5);
+  const auto begins_and_is_cancelled = [&] {
+    grpc::ClientContext context;
+    const auto reader = generation_->Generate(&context, several);
+    v1::GenerateResponse message;
+    const bool began = reader->Read(&message);
+    context.TryCancel();
+    reader->Finish();
+    return began;
+  };
+  // The one place is free again a moment after a client's end of the call.
+  for (int i = 0; i < 100; ++i) ASSERT_TRUE(WaitFor(begins_and_is_cancelled)) << i;
+}
+
 TEST_F(SequencesTest, RefusesALongTenant) {
   StartServing();
   grpc::ClientContext context;

@@ -264,6 +264,7 @@ case_usage() {
   expect_usage '--tp 0' up "$model" --tp 0
   expect_usage 'a:x' up "$model" --hosts a:x
   expect_usage '65536' up "$model" --listen 127.0.0.1:65536
+  expect_usage '--http-listen.*9400' up "$model" --http-listen 9400
   expect_usage 'nowhere.invalid' up "$model" --hosts nowhere.invalid:1
   expect_usage 'no pergola is running' status
   expect_usage 'no pergola is running' drain
@@ -430,6 +431,62 @@ EOF
   wait "$watch" || true
   [[ $(grep -c ' tokens/s, ' "$work/watch") -ge 2 ]] || fail "no rates: $(cat "$work/watch")"
   ! grep -q $'\x1b' "$work/watch" || fail "escape sequences without a terminal"
+  kill -TERM "$up"
+  ends_with 0 45
+}
+
+scrape() {
+  python3 -c 'import sys, urllib.request as u; print(u.urlopen(sys.argv[1], timeout=10).read().decode(), end="")' \
+    "http://$(field http_address)/$1"
+}
+# metric FILE NAME: its value on that page; 0 if it is not there.
+metric() { awk -v name="$2" '$1 == name { value = $2 } END { print value + 0 }' "$work/$1"; }
+
+# Counters of a whole system move with what it serves, and each request is a line of the log.
+case_metrics() {
+  start_up "$model" --tp 2 --threads 1 --http-listen 127.0.0.1:0
+  wait_ready
+  local address name want
+  address=$(field http_address)
+  grep -q "HTTP at $address" "$work/up.err" || fail "no line says where HTTP is"
+  [[ $(scrape healthz) == SERVING ]] || fail "healthz: $(scrape healthz)"
+  scrape metrics >"$work/before"  # READY came after a request of `up` itself
+  pergola generate --n 2 --seed 7 --temperature 0.8 --max-new-tokens 16 --ignore-eos --request-id metrics-1 \
+    'The columns carry' >"$work/out"
+  ! pergola generate --top-k 4000000 x >"$work/out" 2>"$work/error" || fail "a top_k beyond the vocabulary is taken"
+  sleep 0.2  # one picture of the engine serves all who ask within 100 ms
+  scrape metrics >"$work/after"
+  while read -r name want; do
+    grep -qF "$name " "$work/after" || fail "no $name in: $(cat "$work/after")"
+    awk -v was="$(metric before "$name")" -v is="$(metric after "$name")" -v want="$want" \
+      'BEGIN { exit !(want == "more" ? is > was : is - was == want) }' ||
+      fail "$name went from $(metric before "$name") to $(metric after "$name"), not by $want"
+  done <<'EOF'
+pergola_sequences_accepted_total 2
+pergola_sequences_ended_total{status="OK",finish="LENGTH"} 2
+pergola_generated_tokens_total 32
+pergola_prompt_tokens_total more
+pergola_prefix_asked_tokens_total more
+pergola_refusals_total{reason="INVALID_REQUEST"} 1
+pergola_first_token_seconds_count 2
+pergola_token_gap_seconds_count more
+pergola_queue_wait_seconds_count 2
+pergola_step_seconds_count{group="group-0"} more
+pergola_plans_total more
+pergola_bad_logits_total 0
+EOF
+  [[ $(metric after pergola_serving) == 1 && $(metric after pergola_sequences_running) == 0 ]] || fail "not idle"
+  [[ $(metric after 'pergola_group_ready{group="group-0"}') == 1 ]] || fail "the group is not ready"
+  [[ $(metric after 'pergola_group_blocks{group="group-0"}') -gt 0 ]] || fail "the group has no blocks"
+  local line='request id="metrics-1" index=[01] .* new_tokens=16 .* status=OK finish=LENGTH$'
+  logged() { [[ $(grep -c "$line" "$work/up.err") -eq 2 ]] && grep -q 'refused count=1 INVALID_REQUEST=1 ' "$work/up.err"; }
+  eventually 5 logged || fail "the log does not tell of both sequences and the refusal"
+  pergola status >"$work/status"
+  grep -q '  first token p50 [0-9.]* p99 [0-9.]* ms, gap p50 [0-9.]* ' "$work/status" || fail "status: $(cat "$work/status")"
+  # A coordinator that is started again listens where scrapers look for it.
+  kill -KILL "$(field coordinator_pid)"
+  wait_ready 2
+  [[ $(field http_address) == "$address" && $(scrape healthz) == SERVING ]] || fail "HTTP is at $(field http_address)"
   kill -TERM "$up"
   ends_with 0 45
 }

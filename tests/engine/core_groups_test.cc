@@ -43,7 +43,7 @@ TEST_F(CoreGroupsTest, RefusesAHelloInWordsWithValueAndLimit) {
     std::function<void(v1::Hello&)> damage;
   };
   const Case cases[] = {
-      {"protocol version 1", [](v1::Hello& hello) { hello.set_protocol_version(1); }},
+      {"protocol version 99", [](v1::Hello& hello) { hello.set_protocol_version(99); }},
       {"0 bytes", [](v1::Hello& hello) { hello.set_group(""); }},
       {"65 bytes", [](v1::Hello& hello) { hello.set_group(std::string(65, 'g')); }},
       {"text_hash other", [](v1::Hello& hello) { hello.set_text_hash("other"); }},
