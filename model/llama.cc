@@ -1,8 +1,9 @@
 #include "model/llama.h"
 
+#include <algorithm>
 #include <cmath>
-#include <cstring>
 
+#include "base/check.h"
 #include "base/limits.h"
 #include "base/status.h"
 #include "model/rope.h"
@@ -22,15 +23,6 @@ struct ClassDefaults {
 };
 constexpr ClassDefaults kLlamaDefaults = {11008, 0, 2048, 0, true};
 constexpr ClassDefaults kMistralDefaults = {14336, 8, 131072, 4096, false};
-
-absl::Status RefuseWhatTheDecoderCannot(const JsonObject& config) {
-  ASSIGN_OR_RETURN(const std::string act, config.String("hidden_act", "silu"));
-  if (act != "silu") return config.Wrong("hidden_act", "silu");
-  if (config.Has("quantization_config")) {
-    return config.Wrong("quantization_config", "absent: quantised safetensors are not supported");
-  }
-  return absl::OkStatus();
-}
 
 absl::Status ReadHfSizes(const JsonObject& config, const ClassDefaults& defaults, ModelSpec* spec) {
   ASSIGN_OR_RETURN(spec->hidden, config.Int("hidden_size", 4096, 1, kMaxHidden));
@@ -57,11 +49,12 @@ absl::Status ReadHfSizes(const JsonObject& config, const ClassDefaults& defaults
 }
 
 absl::StatusOr<ModelSpec> SpecFromHf(const JsonObject& config, const ClassDefaults& defaults) {
-  RETURN_IF_ERROR(RefuseWhatTheDecoderCannot(config));
+  RETURN_IF_ERROR(RefuseUnsupportedHf(config));
   ModelSpec spec;
   spec.architecture = "llama";
   RETURN_IF_ERROR(ReadHfSizes(config, defaults, &spec));
   RETURN_IF_ERROR(CheckSpec(spec, config.where()));
+  ASSIGN_OR_RETURN(spec.activation, ReadActivation(config, "hidden_act", "silu"));
   ASSIGN_OR_RETURN(const double epsilon, config.Number("rms_norm_eps", 1e-6, 0, 1));
   spec.norm_epsilon = static_cast<float>(epsilon);
   ASSIGN_OR_RETURN(spec.rope,
@@ -95,6 +88,7 @@ absl::StatusOr<RopeSpec> RopeFromGguf(const GgufMetadata& metadata, int64_t head
                    metadata.Number("llama.rope.freq_base", kDefaultTheta, 1, 1e15));
   ASSIGN_OR_RETURN(const int64_t dims,
                    metadata.Int("llama.rope.dimension_count", head_dim, head_dim, head_dim));
+  RETURN_IF_ERROR(CheckRotated(dims, metadata.file()));
   RopeSpec rope = PlainRope(dims, theta);
   ASSIGN_OR_RETURN(const double legacy, metadata.Number("llama.rope.scale_linear", 1, 1e-6, 1e6));
   ASSIGN_OR_RETURN(const double factor,
@@ -160,47 +154,50 @@ absl::StatusOr<ModelSpec> LlamaFromGguf(const GgufMetadata& metadata) {
   return spec;
 }
 
-struct Names {
-  Role role;
-  const char* hf;    // after "model.layers.N." or "model."
-  const char* gguf;  // after "blk.N."
+constexpr RoleTensor kHfTensors[] = {
+    {Role::kTokenEmbedding, "embed_tokens.weight"},
+    {Role::kAttentionNorm, "input_layernorm.weight"},
+    {Role::kQuery, "self_attn.q_proj.weight"},
+    {Role::kKey, "self_attn.k_proj.weight"},
+    {Role::kValue, "self_attn.v_proj.weight"},
+    {Role::kQueryBias, "self_attn.q_proj.bias"},
+    {Role::kKeyBias, "self_attn.k_proj.bias"},
+    {Role::kValueBias, "self_attn.v_proj.bias"},
+    {Role::kAttentionOutput, "self_attn.o_proj.weight"},
+    {Role::kAttentionOutputBias, "self_attn.o_proj.bias"},
+    {Role::kMlpNorm, "post_attention_layernorm.weight"},
+    {Role::kGate, "mlp.gate_proj.weight"},
+    {Role::kUp, "mlp.up_proj.weight"},
+    {Role::kDown, "mlp.down_proj.weight"},
+    {Role::kGateBias, "mlp.gate_proj.bias"},
+    {Role::kUpBias, "mlp.up_proj.bias"},
+    {Role::kDownBias, "mlp.down_proj.bias"},
+    {Role::kFinalNorm, "norm.weight"},
 };
-constexpr Names kNames[] = {
-    {Role::kTokenEmbedding, "embed_tokens.weight", "token_embd.weight"},
-    {Role::kAttentionNorm, "input_layernorm.weight", "attn_norm.weight"},
-    {Role::kQuery, "self_attn.q_proj.weight", "attn_q.weight"},
-    {Role::kKey, "self_attn.k_proj.weight", "attn_k.weight"},
-    {Role::kValue, "self_attn.v_proj.weight", "attn_v.weight"},
-    {Role::kQueryBias, "self_attn.q_proj.bias", "attn_q.bias"},
-    {Role::kKeyBias, "self_attn.k_proj.bias", "attn_k.bias"},
-    {Role::kValueBias, "self_attn.v_proj.bias", "attn_v.bias"},
-    {Role::kAttentionOutput, "self_attn.o_proj.weight", "attn_output.weight"},
-    {Role::kAttentionOutputBias, "self_attn.o_proj.bias", "attn_output.bias"},
-    {Role::kMlpNorm, "post_attention_layernorm.weight", "ffn_norm.weight"},
-    {Role::kGate, "mlp.gate_proj.weight", "ffn_gate.weight"},
-    {Role::kUp, "mlp.up_proj.weight", "ffn_up.weight"},
-    {Role::kDown, "mlp.down_proj.weight", "ffn_down.weight"},
-    {Role::kGateBias, "mlp.gate_proj.bias", "ffn_gate.bias"},
-    {Role::kUpBias, "mlp.up_proj.bias", "ffn_up.bias"},
-    {Role::kDownBias, "mlp.down_proj.bias", "ffn_down.bias"},
-    {Role::kFinalNorm, "norm.weight", "output_norm.weight"},
-    {Role::kLmHead, "lm_head.weight", "output.weight"},
-};
+const HfNames kHfNames = {"model.", "layers.", kHfTensors};
 
-// Whether two tensors hold the same bytes; stops at the first difference.
-absl::StatusOr<bool> SameBytes(const TensorTable& table, const TensorInfo& a, const TensorInfo& b) {
-  if (a.dtype != b.dtype || a.bytes != b.bytes) return false;
-  constexpr int64_t kChunk = 1 << 20;
-  std::vector<uint8_t> left(kChunk);
-  std::vector<uint8_t> right(kChunk);
-  for (int64_t at = 0; at < a.bytes; at += kChunk) {
-    const auto n = static_cast<size_t>(std::min(kChunk, a.bytes - at));
-    RETURN_IF_ERROR(table.Read(a, at, absl::MakeSpan(left.data(), n)));
-    RETURN_IF_ERROR(table.Read(b, at, absl::MakeSpan(right.data(), n)));
-    if (std::memcmp(left.data(), right.data(), n) != 0) return false;
-  }
-  return true;
-}
+// After "blk.N.".
+constexpr RoleTensor kGgufTensors[] = {
+    {Role::kTokenEmbedding, "token_embd.weight"},
+    {Role::kAttentionNorm, "attn_norm.weight"},
+    {Role::kQuery, "attn_q.weight"},
+    {Role::kKey, "attn_k.weight"},
+    {Role::kValue, "attn_v.weight"},
+    {Role::kQueryBias, "attn_q.bias"},
+    {Role::kKeyBias, "attn_k.bias"},
+    {Role::kValueBias, "attn_v.bias"},
+    {Role::kAttentionOutput, "attn_output.weight"},
+    {Role::kAttentionOutputBias, "attn_output.bias"},
+    {Role::kMlpNorm, "ffn_norm.weight"},
+    {Role::kGate, "ffn_gate.weight"},
+    {Role::kUp, "ffn_up.weight"},
+    {Role::kDown, "ffn_down.weight"},
+    {Role::kGateBias, "ffn_gate.bias"},
+    {Role::kUpBias, "ffn_up.bias"},
+    {Role::kDownBias, "ffn_down.bias"},
+    {Role::kFinalNorm, "output_norm.weight"},
+    {Role::kLmHead, "output.weight"},
+};
 
 // Llama 3's GGUF files carry its frequency scaling as divisors.
 absl::Status ApplyRopeFactors(const TensorTable& table, RopeSpec* rope) {
@@ -221,38 +218,11 @@ absl::Status ApplyRopeFactors(const TensorTable& table, RopeSpec* rope) {
   return absl::OkStatus();
 }
 
-// The stored head counts only where it differs: transformers 5 then unties.
-absl::Status DecideTied(const TensorTable& table, const std::string& embedding, ModelSpec* spec) {
-  const std::string head = "lm_head.weight";
-  if (!spec->tied_embeddings || !table.Contains(head)) return absl::OkStatus();
-  const std::vector<int64_t> shape = ShapeOf(*spec, Role::kLmHead);
-  ASSIGN_OR_RETURN(const TensorInfo* a, table.Require(embedding, shape));
-  ASSIGN_OR_RETURN(const TensorInfo* b, table.Require(head, shape));
-  ASSIGN_OR_RETURN(spec->tied_embeddings, SameBytes(table, *a, *b));
-  return absl::OkStatus();
-}
-
-absl::Status BindHf(const TensorTable& table, ModelSpec* spec,
-                    std::vector<WeightBinding>* weights) {
-  // Checkpoints of the bare model class lack the prefix.
-  const bool bare =
-      !table.Contains("model.embed_tokens.weight") && table.Contains("embed_tokens.weight");
-  const std::string prefix = bare ? "" : "model.";
-  WeightNames names;
-  names.row_order = [](Role) { return RowOrder::kPlain; };
-  names.name = [&prefix](Role role, int64_t layer) -> std::string {
-    const char* suffix = kNames[static_cast<size_t>(role)].hf;
-    if (role == Role::kLmHead) return suffix;
-    if (layer < 0) return absl::StrCat(prefix, suffix);
-    return absl::StrCat(prefix, "layers.", layer, ".", suffix);
-  };
-  RETURN_IF_ERROR(DecideTied(table, names.name(Role::kTokenEmbedding, -1), spec));
-  return BindWeights(table, *spec, names, weights);
-}
-
 std::string GgufName(Role role, int64_t layer) {
-  const char* suffix = kNames[static_cast<size_t>(role)].gguf;
-  return layer < 0 ? std::string(suffix) : absl::StrCat("blk.", layer, ".", suffix);
+  const auto* found = std::find_if(std::begin(kGgufTensors), std::end(kGgufTensors),
+                                   [&](const RoleTensor& one) { return one.role == role; });
+  PERGOLA_CHECK(found != std::end(kGgufTensors));
+  return layer < 0 ? std::string(found->name) : absl::StrCat("blk.", layer, ".", found->name);
 }
 
 // Metadata does not tell about biases, tensors do. One bias anywhere means that its kind must be in
@@ -276,20 +246,21 @@ absl::Status BindGguf(const TensorTable& table, ModelSpec* spec,
   spec->tied_embeddings = !table.Contains("output.weight");
   DetectBiases(table, spec);
   RETURN_IF_ERROR(ApplyRopeFactors(table, &spec->rope));
-  WeightNames names;
-  names.row_order = [](Role role) {
+  const auto place = [](Role role, int64_t layer) {
     const bool rotated = role == Role::kQuery || role == Role::kKey || role == Role::kQueryBias ||
                          role == Role::kKeyBias;
-    return rotated ? RowOrder::kGgufInterleavedRope : RowOrder::kPlain;
+    WeightPlacement placement;
+    placement.tensor = GgufName(role, layer);
+    if (rotated) placement.row_order = RowOrder::kGgufInterleavedRope;
+    return placement;
   };
-  names.name = GgufName;
-  return BindWeights(table, *spec, names, weights);
+  return BindWeights(table, *spec, place, weights);
 }
 
 absl::Status BindLlama(FileFormat format, const TensorTable& table, ModelSpec* spec,
                        std::vector<WeightBinding>* weights) {
   return format == FileFormat::kGguf ? BindGguf(table, spec, weights)
-                                     : BindHf(table, spec, weights);
+                                     : BindHfWeights(table, kHfNames, nullptr, spec, weights);
 }
 
 }  // namespace

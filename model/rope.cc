@@ -65,6 +65,12 @@ RopeSpec PlainRope(int64_t dims, double theta) {
   return rope;
 }
 
+absl::Status CheckRotated(int64_t dims, std::string_view where) {
+  if (dims % 2 == 0) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(ToAbsl(where), ": a head has ", dims,
+                                                 " values; rotary pairs need an even number"));
+}
+
 void ScaleLinear(double factor, RopeSpec* rope) {
   for (float& frequency : rope->inverse_frequency) frequency /= static_cast<float>(factor);
 }
@@ -93,6 +99,7 @@ absl::StatusOr<RopeSpec> RopeFromHf(const JsonObject& config, int64_t dims, int6
                                     double default_theta) {
   // Old files: rope_theta beside rope_scaling. transformers 5: one rope_parameters, the old keys as
   // a fallback.
+  RETURN_IF_ERROR(CheckRotated(dims, config.where()));
   ASSIGN_OR_RETURN(double theta, config.Number("rope_theta", default_theta, kMinTheta, kMaxTheta));
   const char* key = config.Has("rope_parameters") ? "rope_parameters" : "rope_scaling";
   if (!config.Has(key)) return PlainRope(dims, theta);

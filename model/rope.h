@@ -2,8 +2,10 @@
 #pragma once
 
 #include <cstdint>
+#include <string_view>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "model/json.h"
 #include "model/model_spec.h"
@@ -13,6 +15,8 @@ namespace pergola {
 // inverse_frequency[i] = 1 / theta^(2i / dims): Su et al., arXiv:2104.09864, section 3.3. Each
 // operation is rounded to f32 as Hugging Face's are, so that angles at far positions agree.
 RopeSpec PlainRope(int64_t dims, double theta);
+// INVALID_ARGUMENT, beginning with `where`, if heads of `dims` values have no pairs to rotate.
+absl::Status CheckRotated(int64_t dims, std::string_view where);
 // Linear scaling (positions are divided by `factor`).
 void ScaleLinear(double factor, RopeSpec* rope);
 

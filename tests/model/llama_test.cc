@@ -89,7 +89,7 @@ TEST(LlamaTest, ReadsBiasAndTieFlagsWhereTheClassHasThem) {
 }
 
 TEST(LlamaTest, RefusesWhatItCannotExecuteByNameAndValue) {
-  EXPECT_THAT(ErrorOf(With(R"("hidden_act":"gelu")")), HasSubstr("hidden_act is \\\"gelu\\\""));
+  EXPECT_THAT(ErrorOf(With(R"("hidden_act":"relu")")), HasSubstr("hidden_act is \\\"relu\\\""));
   EXPECT_THAT(ErrorOf(With(R"("quantization_config":{"quant_method":"gptq"})")), HasSubstr("gptq"));
   EXPECT_THAT(ErrorOf(With(R"("rope_scaling":{"type":"dynamic","factor":2.0})")),
               HasSubstr("rope type \"dynamic\" is not supported; supported: default, linear"));
@@ -97,9 +97,8 @@ TEST(LlamaTest, RefusesWhatItCannotExecuteByNameAndValue) {
               HasSubstr("rope type \"yarn\""));
   EXPECT_THAT(ErrorOf(With(R"("rope_parameters":{"partial_rotary_factor":0.5})")),
               HasSubstr("partial_rotary_factor is 0.5"));
-  EXPECT_THAT(
-      ErrorOf(R"({"model_type":"gpt2"})"),
-      HasSubstr("model_type is \"gpt2\", which is not supported; supported: llama, mistral"));
+  EXPECT_THAT(ErrorOf(R"({"model_type":"t5"})"),
+              HasSubstr("model_type is \"t5\", which is not supported; supported: llama, mistral"));
   EXPECT_THAT(ErrorOf("{}"), HasSubstr("model_type is \"\""));
 }
 

@@ -130,8 +130,8 @@ TEST_P(LoaderTest, EveryRankHoldsItsCutOfTheMlp) {
         ASSERT_EQ(Unpacked(loaded.down, row),
                   Slice(checkpoint.Values(Role::kDown, layer), 160, row, ffn));
       }
-      EXPECT_EQ(loaded.attention_norm, checkpoint.Values(Role::kAttentionNorm, layer));
-      EXPECT_EQ(loaded.mlp_norm, checkpoint.Values(Role::kMlpNorm, layer));
+      EXPECT_EQ(loaded.attention_norm.weight, checkpoint.Values(Role::kAttentionNorm, layer));
+      EXPECT_EQ(loaded.mlp_norm.weight, checkpoint.Values(Role::kMlpNorm, layer));
     }
   }
 }
@@ -193,13 +193,13 @@ TEST(StageWeightsTest, TiedEmbeddingIsHeldOncePerRankThatNeedsIt) {
   const StageWeights first = Load(checkpoint, LayoutOf(checkpoint, 1, 3, 0));
   EXPECT_EQ(first.embedding.rows(), 97);
   EXPECT_EQ(first.head.rows(), 0);
-  EXPECT_TRUE(first.final_norm.empty());
+  EXPECT_TRUE(first.final_norm.weight.empty());
   const StageWeights middle = Load(checkpoint, LayoutOf(checkpoint, 1, 3, 1));
   EXPECT_EQ(middle.embedding.rows() + middle.head.rows(), 0);
   const StageWeights last = Load(checkpoint, LayoutOf(checkpoint, 1, 3, 2));
   EXPECT_EQ(last.embedding.rows(), 0);
   EXPECT_EQ(last.lm_head().rows(), 97);
-  EXPECT_EQ(last.final_norm, checkpoint.Values(Role::kFinalNorm, -1));
+  EXPECT_EQ(last.final_norm.weight, checkpoint.Values(Role::kFinalNorm, -1));
 }
 
 TEST(StageWeightsTest, ProgressEndsAtTheTotalAndOnlyOwnRowsAreRead) {
