@@ -9,16 +9,19 @@
 #include "base/limits.h"
 #include "base/status.h"
 #include "model/bloom.h"
+#include "model/gemma3.h"
 #include "model/gpt2.h"
 #include "model/gpt_bigcode.h"
 #include "model/llama.h"
+#include "model/qwen.h"
 
 namespace pergola {
 namespace {
 
 // Every family, in the order of messages.
-const Family* const kFamilies[] = {&kLlamaFamily, &kMistralFamily, &kBloomFamily,
-                                   &kGptBigCodeFamily, &kGpt2Family};
+const Family* const kFamilies[] = {&kLlamaFamily,      &kMistralFamily, &kBloomFamily,
+                                   &kGptBigCodeFamily, &kGpt2Family,    &kQwen2Family,
+                                   &kQwen3Family,      &kGemma3Family};
 
 constexpr const char* kLmHead = "lm_head.weight";
 

@@ -23,6 +23,8 @@ PROMPT_TOKENS = 64
 NEW_TOKENS = 32
 IDS = dict(bos_token_id=1, eos_token_id=2, pad_token_id=None)
 GPT = dict(n_layer=3, n_positions=128, **IDS)
+LLAMA = dict(num_hidden_layers=3, max_position_embeddings=128, rms_norm_eps=1e-5, **IDS)
+LOCAL = dict(rope_type="default", rope_theta=10000.0)
 # rounding: what the f64 model leaves out. rename: keys of config.json written as old files do.
 # prefix: whether tensors are stored with the model's prefix. gain: of queries and keys, where the
 # model's own scale would leave attention nearly uniform.
@@ -58,6 +60,48 @@ GOLDENS = {
     "gpt2_unscaled": dict(
         family="GPT2", vocab_size=89, n_embd=36, n_head=3, scale_attn_weights=False,
         store="bf16", **GPT),
+    "llama_linear": dict(
+        family="Llama", vocab_size=97, hidden_size=40, intermediate_size=56,
+        num_attention_heads=5, num_key_value_heads=1, tie_word_embeddings=False,
+        hidden_act="gelu", rope_scaling=dict(type="linear", factor=4.0), **LLAMA),
+    "llama_yarn": dict(
+        family="Llama", vocab_size=101, hidden_size=36, intermediate_size=72,
+        num_attention_heads=3, num_key_value_heads=3, head_dim=16, tie_word_embeddings=True,
+        rope_scaling=dict(rope_type="yarn", factor=4.0, original_max_position_embeddings=32,
+                          beta_fast=8.0, mscale=1.5, mscale_all_dim=0.5, truncate=False),
+        **LLAMA),
+    "qwen2": dict(
+        family="Qwen2", vocab_size=97, hidden_size=36, intermediate_size=60,
+        num_attention_heads=6, num_key_value_heads=2, use_sliding_window=True, sliding_window=16,
+        max_window_layers=1, tie_word_embeddings=False, **LLAMA),
+    "qwen2_yarn": dict(
+        family="Qwen2", vocab_size=103, hidden_size=40, intermediate_size=72,
+        num_attention_heads=5, num_key_value_heads=5, sliding_window=16, max_window_layers=1,
+        tie_word_embeddings=True, store="bf16",
+        rope_scaling=dict(rope_type="yarn", factor=4.0, original_max_position_embeddings=32),
+        **LLAMA),
+    "qwen3": dict(
+        family="Qwen3", vocab_size=97, hidden_size=40, intermediate_size=60,
+        num_attention_heads=6, num_key_value_heads=3, head_dim=10, attention_bias=True,
+        tie_word_embeddings=False, **LLAMA),
+    "qwen3_window": dict(
+        family="Qwen3", vocab_size=89, hidden_size=36, intermediate_size=64,
+        num_attention_heads=3, num_key_value_heads=1, head_dim=16, use_sliding_window=True,
+        sliding_window=20, max_window_layers=2, tie_word_embeddings=True, store="bf16",
+        rope_scaling=dict(rope_type="dynamic", factor=2.0), **LLAMA),
+    "gemma3": dict(
+        family="Gemma3", vocab_size=101, hidden_size=40, intermediate_size=56,
+        num_attention_heads=4, num_key_value_heads=2, head_dim=12, sliding_window=16,
+        sliding_window_pattern=2, query_pre_attn_scalar=9, final_logit_softcapping=8.0,
+        attn_logit_softcapping=5.0,
+        rope_parameters=dict(full_attention=dict(rope_type="linear", factor=8.0, rope_theta=1e6),
+                             sliding_attention=LOCAL), **LLAMA),
+    "gemma3_bias": dict(
+        family="Gemma3", vocab_size=97, hidden_size=48, intermediate_size=72,
+        num_attention_heads=3, num_key_value_heads=1, head_dim=16, sliding_window=10,
+        layer_types=["full_attention", "sliding_attention", "sliding_attention"],
+        query_pre_attn_scalar=16, attention_bias=True, tie_word_embeddings=False, store="bf16",
+        **LLAMA),
 }
 
 
@@ -70,7 +114,7 @@ def make_config(options, truth=False):
 
 def build(options, dtype, truth=False):
     family = options["family"]
-    config = getattr(transformers, family + "Config")(
+    config = getattr(transformers, {"Gemma3": "Gemma3Text"}.get(family, family) + "Config")(
         **make_config(options, truth), attn_implementation="eager")
     name = {"GPT2": "GPT2LMHeadModel"}.get(family, family + "ForCausalLM")
     torch.manual_seed(0)
@@ -112,7 +156,9 @@ def randomise(model, config, gain, seed):
             transposed = config.model_type == "gpt2" and kind in ("fused", "other")
             fan_in = p.shape[0] if transposed else p.shape[-1]
             if kind == "norm" and name.endswith("weight"):
-                x = (0.0 if plus_one else 1.0) + 0.3 * x
+                # Norms of q and k decide how large scores are.
+                size = 1.6 * gain if "q_norm" in name or "k_norm" in name else 1.0
+                x = size * (1.0 + 0.3 * x) - (1.0 if plus_one else 0.0)
             elif p.dim() == 1:
                 x = 0.3 * x
             elif kind == "embedding":

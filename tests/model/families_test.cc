@@ -149,8 +149,99 @@ TEST(Gpt2Test, RefusesByNameAndValue) {
               HasSubstr("reorder_and_upcast_attn is 3"));
 }
 
+TEST(Qwen2Test, UsesTheClassDefaults) {
+  const ModelSpec spec = Spec("qwen2");
+  EXPECT_EQ(spec.vocabulary, 151936);
+  EXPECT_EQ(spec.ffn, 22016);
+  EXPECT_EQ(spec.kv_heads, 32);
+  EXPECT_EQ(spec.head_dim, 128);
+  EXPECT_EQ(spec.context_length, 32768);
+  EXPECT_EQ(spec.sliding_window, 0);
+  EXPECT_TRUE(spec.qkv_bias && !spec.output_bias && !spec.head_norms && !spec.tied_embeddings);
+}
+
+TEST(Qwen2Test, ItsWindowCountsOnlyWhereItIsUsedAndFromAStatedLayerOn) {
+  const std::string fields = R"("num_hidden_layers":4,"max_window_layers":2,"sliding_window":64)";
+  const ModelSpec unused = Spec("qwen2", fields);
+  for (int64_t layer = 0; layer < 4; ++layer) EXPECT_EQ(unused.WindowOf(layer), 0);
+  const ModelSpec used = Spec("qwen2", fields + R"(,"use_sliding_window":true)");
+  EXPECT_EQ(used.WindowOf(1), 0);
+  EXPECT_EQ(used.WindowOf(2), 64);
+  EXPECT_EQ(used.WindowOf(3), 64);
+  const ModelSpec listed = Spec("qwen2", R"("num_hidden_layers":2,"use_sliding_window":true,)"
+                                         R"("layer_types":["sliding_attention","full_attention"])");
+  EXPECT_EQ(listed.WindowOf(0), 4096);
+  EXPECT_EQ(listed.WindowOf(1), 0);
+}
+
+TEST(Qwen2Test, RefusesByNameAndValue) {
+  EXPECT_THAT(ErrorOf("qwen2", R"("num_hidden_layers":2,"layer_types":["full_attention"])"),
+              HasSubstr("layer_types is [\\\"full_attention\\\"], but must be an array of 2"));
+  EXPECT_THAT(ErrorOf("qwen2", R"("num_hidden_layers":1,"layer_types":["linear_attention"])"),
+              HasSubstr("linear_attention"));
+  EXPECT_THAT(ErrorOf("qwen2", R"("num_hidden_layers":1,"layer_types":["sliding_attention"])"),
+              HasSubstr("there is no sliding_window"));
+  EXPECT_THAT(ErrorOf("qwen2", R"("max_window_layers":-1)"), HasSubstr("max_window_layers is -1"));
+}
+
+TEST(Qwen3Test, HasHeadNormsAndAHeadDimOfItsOwn) {
+  const ModelSpec spec =
+      Spec("qwen3", R"("hidden_size":1024,"num_attention_heads":16,"num_key_value_heads":8)");
+  EXPECT_EQ(spec.head_dim, 128);
+  EXPECT_TRUE(spec.head_norms && !spec.qkv_bias);
+  EXPECT_TRUE(Spec("qwen3", R"("attention_bias":true)").output_bias);
+}
+
+TEST(Gemma3Test, UsesTheClassDefaults) {
+  const ModelSpec spec = Spec("gemma3_text");
+  EXPECT_EQ(spec.vocabulary, 262208);
+  EXPECT_EQ(spec.hidden, 2304);
+  EXPECT_EQ(spec.layers, 26);
+  EXPECT_EQ(spec.heads, 8);
+  EXPECT_EQ(spec.kv_heads, 4);
+  EXPECT_EQ(spec.head_dim, 256);
+  EXPECT_EQ(spec.activation, Activation::kGeluTanh);
+  EXPECT_EQ(spec.attention_scale, 1.0F / 16);
+  EXPECT_EQ(spec.embedding_scale, 48.0F);
+  EXPECT_EQ(spec.logit_cap, 0.0F);
+  EXPECT_TRUE(spec.tied_embeddings && spec.norm_plus_one && spec.post_norms && spec.head_norms);
+  // Every sixth layer sees all.
+  EXPECT_EQ(spec.WindowOf(4), 4096);
+  EXPECT_EQ(spec.WindowOf(5), 0);
+  EXPECT_TRUE(spec.UsesLocalRope(4));
+  EXPECT_FALSE(spec.UsesLocalRope(5));
+}
+
+TEST(Gemma3Test, OldAndNewRopeKeysMeanTheSame) {
+  const ModelSpec old_keys =
+      Spec("gemma3_text", R"("rope_theta":500000,"rope_local_base_freq":20000,)"
+                          R"("rope_scaling":{"rope_type":"linear","factor":8})");
+  const ModelSpec new_keys =
+      Spec("gemma3_text", R"("rope_parameters":{"full_attention":{"rope_type":"linear","factor":8,)"
+                          R"("rope_theta":500000},"sliding_attention":{"rope_theta":20000}})");
+  EXPECT_EQ(old_keys.rope.inverse_frequency, new_keys.rope.inverse_frequency);
+  EXPECT_EQ(old_keys.local_rope.inverse_frequency, new_keys.local_rope.inverse_frequency);
+  EXPECT_EQ(old_keys.rope.inverse_frequency[0], 0.125F);
+  EXPECT_EQ(old_keys.local_rope.inverse_frequency[0], 1.0F);
+  EXPECT_NE(old_keys.rope.inverse_frequency[1] * 8, old_keys.local_rope.inverse_frequency[1]);
+}
+
+TEST(Gemma3Test, RefusesByNameAndValue) {
+  EXPECT_THAT(ErrorOf("gemma3_text", R"("use_bidirectional_attention":true)"),
+              HasSubstr("use_bidirectional_attention is true"));
+  EXPECT_THAT(ErrorOf("gemma3_text", R"("sliding_window":null)"), HasSubstr("sliding_window"));
+  EXPECT_THAT(ErrorOf("gemma3_text", R"("rope_parameters":{"rope_theta":10000})"),
+              HasSubstr("by kind of layer"));
+  EXPECT_THAT(ErrorOf("gemma3_text", R"("query_pre_attn_scalar":0)"),
+              HasSubstr("query_pre_attn_scalar is 0"));
+  EXPECT_THAT(ErrorOf("gemma3_text", R"("final_logit_softcapping":-30)"),
+              HasSubstr("final_logit_softcapping is -30"));
+  EXPECT_THAT(ErrorOf("gemma3_text", R"("hidden_activation":"relu2")"), HasSubstr("relu2"));
+}
+
 TEST(FamilyTest, NamesEveryFamilyInTheMessage) {
-  EXPECT_THAT(ErrorOf("t5", ""), HasSubstr("llama, mistral, bloom, gpt_bigcode, gpt2"));
+  EXPECT_THAT(ErrorOf("t5", ""), HasSubstr("llama, mistral, bloom, gpt_bigcode, gpt2, qwen2, "
+                                           "qwen3, gemma3_text"));
 }
 
 }  // namespace

@@ -33,10 +33,23 @@ inline const std::vector<std::string>& GoldenNames() {
 
 // Each family beside Llama: the first word of a name is the family.
 inline const std::vector<std::string>& FamilyGoldenNames() {
-  static const std::vector<std::string> names = {
-      "bloom",           "bloom_post_norm",      "bloom_bf16", "gpt_bigcode_mqa",
-      "gpt_bigcode_mha", "gpt_bigcode_unscaled", "gpt2",       "gpt2_by_layer",
-      "gpt2_unscaled"};
+  static const std::vector<std::string> names = {"bloom",
+                                                 "bloom_post_norm",
+                                                 "bloom_bf16",
+                                                 "gpt_bigcode_mqa",
+                                                 "gpt_bigcode_mha",
+                                                 "gpt_bigcode_unscaled",
+                                                 "gpt2",
+                                                 "gpt2_by_layer",
+                                                 "gpt2_unscaled",
+                                                 "llama_linear",
+                                                 "llama_yarn",
+                                                 "qwen2",
+                                                 "qwen2_yarn",
+                                                 "qwen3",
+                                                 "qwen3_window",
+                                                 "gemma3",
+                                                 "gemma3_bias"};
   return names;
 }
 
