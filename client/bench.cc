@@ -166,7 +166,9 @@ absl::StatusOr<Measured> Measure(const BenchOptions& options, const BenchPlan& p
   RETURN_IF_ERROR(WarmUp(plan, shape, streams, interrupt));
   if (plan.mode == BenchMode::kSweep) {
     BenchSweep sweep(plan, shape, streams, interrupt);
-    SweepResult result = sweep.Run(LimitsOf(options.target, info));
+    const SweepLimits limits = LimitsOf(options.target, info);
+    SweepResult result = sweep.Run(limits);
+    result.load_s = limits.load_s;
     result.address = addresses[0];
     result.model = info.model();
     return Report(result);

@@ -30,6 +30,7 @@ class BenchStream {
   uint32_t address = 0;                // index
   uint32_t user = 0;                   // of the load
   BenchClock::time_point scheduled{};  // latencies count from here
+  BenchClock::time_point sent{};
 
   // Since Start: only messages with tokens.
   uint64_t tokens = 0;

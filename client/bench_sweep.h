@@ -19,6 +19,7 @@ struct SweepLimits {
   std::optional<uint32_t> slots;
   uint64_t blocks = 0;  // only with slots
   uint32_t block_tokens = 1;
+  double load_s = 0;  // of the slowest group; 0: not known
 };
 
 // Sums over the groups that serve.

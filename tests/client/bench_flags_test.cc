@@ -139,8 +139,10 @@ TEST(SweepLimitsTest, WhatCannotRunAtOnceIsToldBeforehand) {
     group->set_slots_total(4);
     group->set_blocks_total(32);
     group->set_block_tokens(16);
+    group->set_load_ms(group->state() == v1::GROUP_STATE_READY ? 1500 : 9000);
   }
   AddStatus(status, &limits);
+  EXPECT_EQ(limits.load_s, 1.5) << "of those that serve";
   EXPECT_EQ(WhyNot(limits, point), "") << "4 x 8 blocks are just there";
   point.output_tokens = 29;
   EXPECT_EQ(WhyNot(limits, point), "needs 36 blocks, the server has 32");
