@@ -9,6 +9,8 @@ import sys
 import tempfile
 import time
 
+# Numbers appear as they are measured, in a file too.
+sys.stdout.reconfigure(line_buffering=True)
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 BIN = ROOT / "build/release/bin"
 CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache")) / "pergola"

@@ -1,7 +1,7 @@
 // What the flags of `pergola bench` mean together, and what is refused.
-#include "client/bench_flags.h"
+#include "client/bench/flags.h"
 
-#include "client/bench_sweep.h"
+#include "client/bench/sweep.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 

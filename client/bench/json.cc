@@ -1,7 +1,7 @@
 // The JSON of bench_report.h. docs/bench.md lists the names: they are kept.
-#include "client/bench_report.h"
-#include "client/error_text.h"
 #include "nlohmann/json.hpp"
+#include "client/bench/report.h"
+#include "client/error_text.h"
 
 namespace pergola {
 namespace {

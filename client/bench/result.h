@@ -6,8 +6,8 @@
 #include <string>
 #include <vector>
 
-#include "client/bench_flags.h"
-#include "client/statistics.h"
+#include "client/bench/flags.h"
+#include "client/bench/statistics.h"
 
 namespace pergola {
 

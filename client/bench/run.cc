@@ -1,4 +1,4 @@
-#include "client/bench_run.h"
+#include "client/bench/run.h"
 
 #include <algorithm>
 #include <utility>

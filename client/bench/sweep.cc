@@ -1,4 +1,4 @@
-#include "client/bench_sweep.h"
+#include "client/bench/sweep.h"
 
 #include <algorithm>
 #include <utility>

@@ -1,4 +1,4 @@
-#include "client/bench_result.h"
+#include "client/bench/result.h"
 
 #include <algorithm>
 

@@ -5,10 +5,10 @@
 #include <string>
 #include <vector>
 
-#include "client/bench_interrupt.h"
-#include "client/bench_requests.h"
-#include "client/bench_result.h"
-#include "client/bench_streams.h"
+#include "client/bench/interrupt.h"
+#include "client/bench/requests.h"
+#include "client/bench/result.h"
+#include "client/bench/streams.h"
 #include "pergola/v1/admin.pb.h"
 
 namespace pergola {
