@@ -73,7 +73,7 @@ class Rounds : public PlanSource, public ResultSink {
     return Next::kPlan;
   }
 
-  void Push(v1::StepResult result) override {
+  void Push(v1::StepResult) override {
     if (step_ != prompt_plans()) return;
     decode_start_ = Clock::now();
     first_token_s_.push_back(Seconds(decode_start_ - start_));
