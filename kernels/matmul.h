@@ -24,10 +24,9 @@ namespace pergola {
 class PackedMatrix {
  public:
   PackedMatrix() = default;
-  // Allocates for `rows` x `columns` of `dtype` (f32, bf16, f16, q8_0, q4_0, q4_1). A quantised
-  // matrix may be a cut of columns that does not begin on a block of 32: `lead` (0..31) says how
-  // many values of the first block lie before the cut; then blocks = ceil((lead + columns) / 32)
-  // per row.
+  // Allocates for `rows` x `columns` of any dtype but i32. A quantised matrix may be a cut of
+  // columns that does not begin on a block: `lead` (below BlockValues) says how many values of the
+  // first block lie before the cut; a row then holds the blocks that cover lead + columns values.
   static PackedMatrix Allocate(DType dtype, int64_t rows, int64_t columns, int lead = 0);
   // Packs `row_count` source rows (as in the file: dense values, or whole blocks that cover lead +
   // columns) as output rows first_row.. of this matrix. Rows may come in any order, each once.
