@@ -100,8 +100,8 @@ void DecodeQ6K(const uint8_t* block, float* out) {
     const int64_t half = i / 128;
     const int q = Bits(block[half * 64 + i % 64], i % 128 / 64 * 4, 15) |
                   Bits(high[half * 32 + i % 32], i % 128 / 32 * 2, 3) << 4;
-    out[i] = d * static_cast<float>(static_cast<int8_t>(scales[i / 16])) *
-             static_cast<float>(q - 32);
+    out[i] =
+        d * static_cast<float>(static_cast<int8_t>(scales[i / 16])) * static_cast<float>(q - 32);
   }
 }
 

@@ -3,8 +3,8 @@
 //
 // Blocks of 32 (d, m: f16; q: quants of the width named; value i and value 16 + i of a nibble
 // format share byte i, low nibble first):
-//   q8_0    d q, q signed           q4_0    d (q - 8)          q5_0  d (q - 16), fifth bits in a word
-//   iq4_nl  d table[q], 4 bits      q4_1    d q + m            q5_1  d q + m
+//   q8_0    d q, q signed           q4_0    d (q - 8)          q5_0  d (q - 16), fifth bits in a
+//   word iq4_nl  d table[q], 4 bits      q4_1    d q + m            q5_1  d q + m
 // K-quants, blocks of 256 with small integer scales s (and minima t) of 32 or 16 values each:
 //   q2_k    d s q - m t, of 16      q4_k, q5_k  d s q - m t, of 32
 //   q3_k    d s (q - 4), of 16      q6_k        d s (q - 32), of 16, s signed

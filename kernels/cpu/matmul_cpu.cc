@@ -250,8 +250,7 @@ void RunQuantised(const Group& group, const float* x, const uint8_t* w, const Ou
              line += 64) {
           hwy::Prefetch(block + line + ahead);
         }
-        decode(block, i % pieces,
-               decoded + (p * decoded_k + i * kQuantPiece - s) * kPanelColumns);
+        decode(block, i % pieces, decoded + (p * decoded_k + i * kQuantPiece - s) * kPanelColumns);
       }
     }
     const int64_t begin = std::max(s, lead);

@@ -99,10 +99,11 @@ struct SixBitNumber {
   template <int kShift>
   VF32 At(VU32 word) const {
     const U32 du;
-    const VU32 placed = kShift < 17 ? hn::ShiftLeft<kShift < 17 ? 17 - kShift : 0>(word)
-                                    : hn::ShiftRight<kShift < 17 ? 0 : kShift - 17>(word);
-    return hn::BitCast(
-        F32(), hn::OrAnd(hn::Set(du, 0x3F800000), placed, hn::Set(du, uint32_t{63} << 17)));
+    const VU32 placed = kShift < 17 ? hn::ShiftLeft < kShift < 17 ? 17 - kShift : 0 > (word)
+                        : hn::ShiftRight < kShift < 17 ? 0
+                                                       : kShift - 17 > (word);
+    return hn::BitCast(F32(),
+                       hn::OrAnd(hn::Set(du, 0x3F800000), placed, hn::Set(du, uint32_t{63} << 17)));
   }
 };
 

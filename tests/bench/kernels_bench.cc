@@ -259,10 +259,9 @@ void RegisterMatmul(const Settings& settings, const Roofs& roofs) {
       shapes.push_back({DType::kBF16, rows, 2048, 11264});
     }
     shapes.push_back({DType::kBF16, 512, 5632, 2048});
-    for (DType dtype :
-         {DType::kF32, DType::kF16, DType::kQ8_0, DType::kQ4_0, DType::kQ4_1, DType::kQ5_0,
-          DType::kQ5_1, DType::kIQ4_NL, DType::kQ2_K, DType::kQ3_K, DType::kQ4_K, DType::kQ5_K,
-          DType::kQ6_K}) {
+    for (DType dtype : {DType::kF32, DType::kF16, DType::kQ8_0, DType::kQ4_0, DType::kQ4_1,
+                        DType::kQ5_0, DType::kQ5_1, DType::kIQ4_NL, DType::kQ2_K, DType::kQ3_K,
+                        DType::kQ4_K, DType::kQ5_K, DType::kQ6_K}) {
       for (int64_t rows : {1, 16, 512}) shapes.push_back({dtype, rows, 2048, 11264});
     }
   }

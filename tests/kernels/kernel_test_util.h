@@ -20,14 +20,14 @@ inline constexpr CpuTarget kAllTargets[] = {CpuTarget::kReference, CpuTarget::kP
 inline constexpr CpuTarget kFastTargets[] = {CpuTarget::kPortable, CpuTarget::kAvx2,
                                              CpuTarget::kAvx512};
 
-inline constexpr DType kWeightTypes[] = {
-    DType::kF32,    DType::kBF16, DType::kF16,  DType::kQ8_0, DType::kQ4_0, DType::kQ4_1,
-    DType::kQ5_0,   DType::kQ5_1, DType::kQ2_K, DType::kQ3_K, DType::kQ4_K, DType::kQ5_K,
-    DType::kQ6_K,   DType::kIQ4_NL};
+inline constexpr DType kWeightTypes[] = {DType::kF32,  DType::kBF16,  DType::kF16,  DType::kQ8_0,
+                                         DType::kQ4_0, DType::kQ4_1,  DType::kQ5_0, DType::kQ5_1,
+                                         DType::kQ2_K, DType::kQ3_K,  DType::kQ4_K, DType::kQ5_K,
+                                         DType::kQ6_K, DType::kIQ4_NL};
 // Those of kWeightTypes whose values come in blocks.
-inline constexpr DType kBlockTypes[] = {
-    DType::kQ8_0, DType::kQ4_0, DType::kQ4_1, DType::kQ5_0, DType::kQ5_1, DType::kIQ4_NL,
-    DType::kQ2_K, DType::kQ3_K, DType::kQ4_K, DType::kQ5_K, DType::kQ6_K};
+inline constexpr DType kBlockTypes[] = {DType::kQ8_0, DType::kQ4_0,   DType::kQ4_1, DType::kQ5_0,
+                                        DType::kQ5_1, DType::kIQ4_NL, DType::kQ2_K, DType::kQ3_K,
+                                        DType::kQ4_K, DType::kQ5_K,   DType::kQ6_K};
 
 // A visible skip where this machine lacks the target.
 #define SKIP_WITHOUT(target)                                        \

@@ -12,8 +12,8 @@ namespace pergola {
 namespace {
 
 std::string ReadFile(DType dtype, const char* ending) {
-  const std::string path = std::string(PERGOLA_TEST_DATA) + "/golden/quants/" +
-                           std::string(DTypeName(dtype)) + ending;
+  const std::string path =
+      std::string(PERGOLA_TEST_DATA) + "/golden/quants/" + std::string(DTypeName(dtype)) + ending;
   std::ifstream file(path, std::ios::binary);
   EXPECT_TRUE(file.good()) << path;
   return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};

@@ -160,8 +160,8 @@ TEST(LlamaGgufTest, RefusesByNameWhatTheMetadataCannotMean) {
               HasSubstr("llama.expert_count is 8, but must be from 0 to 0"));
   EXPECT_THAT(with([](auto* g) { g->Uint32("llama.rope.dimension_count", 4); }),
               HasSubstr("dimension_count is 4, but must be from 8 to 8"));
-  EXPECT_THAT(with([](auto* g) { g->String("llama.rope.scaling.type", "yarn"); }),
-              HasSubstr("llama.rope.scaling.type is \"yarn\""));
+  EXPECT_THAT(with([](auto* g) { g->String("llama.rope.scaling.type", "longrope"); }),
+              HasSubstr("llama.rope.scaling.type is \"longrope\""));
   EXPECT_THAT(with([](auto* g) { g->Uint32("llama.attention.value_length", 4); }),
               HasSubstr("value_length is 4"));
 }
