@@ -53,19 +53,26 @@ HWY_INLINE VF32 SmallNumber(VU32 word, int64_t bits, uint32_t mask) {
   return hn::ConvertTo(F32(), hn::BitCast(I32(), Masked(Shifted(word, bits), mask)));
 }
 
-// How a quant becomes a number. 4 and 5 bits: less kBias, or of a table; bits above are ignored.
+// The numbers of quants of up to 5 bits: less kBias, or iq4_nl's.
+template <int kBias, bool kIq4>
+struct NumberTable {
+  alignas(64) float values[32];
+
+  constexpr NumberTable() : values() {
+    for (int i = 0; i < 32; ++i) {
+      values[i] = static_cast<float>(kIq4 ? kIq4Values[i % 16] : i - kBias);
+    }
+  }
+};
+
+// How a quant of 4 or 5 bits becomes a number; bits above are ignored.
 template <int kBits, int kBias, bool kIq4 = false>
 struct TableNumber {
+  static constexpr NumberTable<kBias, kIq4> kTable = {};
 #if HWY_TARGET == HWY_AVX3
-  VF32 low, high;
+  VF32 low = hn::Load(F32(), kTable.values);
+  VF32 high = hn::Load(F32(), kTable.values + 16);
 
-  TableNumber() {
-    const F32 d;
-    HWY_ALIGN float values[32];
-    for (int i = 0; i < 32; ++i) values[i] = kIq4 ? kIq4Values[i % 16] : i - kBias;
-    low = hn::Load(d, values);
-    high = hn::Load(d, values + 16);
-  }
   VF32 Of(VU32 quant) const {
     if (kBits == 4) return VF32{_mm512_permutexvar_ps(quant.raw, low.raw)};
     return VF32{_mm512_permutex2var_ps(low.raw, quant.raw, high.raw)};
@@ -74,10 +81,8 @@ struct TableNumber {
   VF32 Of(VU32 quant) const {
     const F32 d;
     const auto q = hn::BitCast(I32(), Masked(quant, (1U << kBits) - 1));
-    if (!kIq4) return hn::Sub(hn::ConvertTo(d, q), hn::Set(d, kBias));
-    static constexpr float kValues[16] = {-127, -104, -83, -65, -49, -35, -22, -10,
-                                          1,    13,   25,  38,  53,  69,  89,  113};
-    return hn::GatherIndex(d, kValues, q);
+    if (kIq4) return hn::GatherIndex(d, kTable.values, q);
+    return hn::Sub(hn::ConvertTo(d, q), hn::Set(d, kBias));
   }
 #endif
   template <int kShift>
