@@ -104,7 +104,8 @@ def convert(folder, kind, out, source):
     """Runs the converter in a process of its own, which uses its own gguf package."""
     # There are no sentencepiece files, which it looks for first with a package that may be missing;
     # and the family's own tokenizer class would add tokens to ours.
-    code = ("import runpy, sys, transformers; root = sys.argv[1]; sys.path[:0] = [root, root + '/gguf-py']\n"
+    code = ("import runpy, sys, transformers\n"
+            "root = sys.argv[1]; sys.path[:0] = [root, root + '/gguf-py']\n"
             "from conversion.base import TextModel\n"
             "def no_file(*args): raise FileNotFoundError\n"
             "TextModel._create_vocab_sentencepiece = no_file\n"
@@ -134,10 +135,12 @@ def write_tokenizer(folder, size):
 
 def write_huggingface(model, config, options, folder):
     """What the converter reads; the model's parameters become exactly what was stored."""
-    dtype = torch.float16 if options["type"] == "f16" else torch.float32
     tensors = {}
     with torch.no_grad():
         for name, p in model.named_parameters():
+            # The converter adds Gemma's 1 to the weights of norms in the type they have.
+            half = options["type"] == "f16" and p.dim() == 2
+            dtype = torch.float16 if half else torch.float32
             tensors[name] = p.detach().to(dtype).contiguous()
             p.copy_(tensors[name].to(p.dtype))
     if config.tie_word_embeddings:

@@ -70,9 +70,10 @@ template <int kBits, int kBias, bool kIq4 = false>
 struct TableNumber {
   static constexpr NumberTable<kBias, kIq4> kTable = {};
 #if HWY_TARGET == HWY_AVX3
-  VF32 low = hn::Load(F32(), kTable.values);
-  VF32 high = hn::Load(F32(), kTable.values + 16);
+  VF32 low, high;
 
+  TableNumber()
+      : low(hn::Load(F32(), kTable.values)), high(hn::Load(F32(), kTable.values + 16)) {}
   VF32 Of(VU32 quant) const {
     if (kBits == 4) return VF32{_mm512_permutexvar_ps(quant.raw, low.raw)};
     return VF32{_mm512_permutex2var_ps(low.raw, quant.raw, high.raw)};
