@@ -71,6 +71,10 @@ GOLDENS = {
         rope_scaling=dict(rope_type="yarn", factor=4.0, original_max_position_embeddings=32,
                           beta_fast=8.0, mscale=1.5, mscale_all_dim=0.5, truncate=False),
         **LLAMA),
+    "mistral": dict(
+        family="Mistral", vocab_size=101, hidden_size=42, intermediate_size=60,
+        num_attention_heads=7, num_key_value_heads=7, head_dim=10, sliding_window=None,
+        tie_word_embeddings=True, store="bf16", **LLAMA),
     "qwen2": dict(
         family="Qwen2", vocab_size=97, hidden_size=36, intermediate_size=60,
         num_attention_heads=6, num_key_value_heads=2, use_sliding_window=True, sliding_window=16,
