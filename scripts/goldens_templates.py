@@ -53,7 +53,7 @@ CONTEXT = {
 TEMPLATES = {
     # whitespace and lexing
     "trim_blocks": "a\n{% if yes %}\nb\n{% endif %}\nc\n",
-    "lstrip_blocks": "a\n   {% if yes %}\n b\n   {%+ if yes %}c{% endif +%}\n  {# note #}\nd",
+    "lstrip_blocks": "a\n   {% if yes %}\n b\n   {%+ if yes %}c{% endif +%}\n  {# note #}\nd{% endif %}",
     "minus_strips": "a \n {%- if yes -%} \n b \n {%- endif -%} \n c {{- ' d ' -}} e {#- x -#} f",
     "variable_keeps_line": "  {{ n }}\n\n{{ n }}\n",
     "one_newline_at_end_goes": "x\n\n",
@@ -84,7 +84,7 @@ TEMPLATES = {
                   " {{ 1 in missing }} {{ 'x' in d.values() }} {{ 1.0 in list }}",
     "logic": "{{ 0 or 'x' }} {{ 1 and 'y' }} {{ not empty }} {{ none or [] }} {{ not not 1 }}"
              " {{ 'a' if no else 'b' }} {{ 'a' if no }}| {{ missing or 'd' }}",
-    "precedence": "{{ 1 + 2 * 3 ~ 4 }} {{ not 1 == 2 }} {{ -n | abs }} {{ 2 * 3 is odd }}"
+    "precedence": "{{ 2 * 3 ~ 4 }} {{ 1 ~ 2 * 3 }} {{ not 1 == 2 }} {{ -n | abs }} {{ 2 * 3 is odd }}"
                   " {{ 'a' ~ 'b' | upper }} {{ 1 if 0 else 2 if 0 else 3 }}",
     # access
     "attributes": "{{ d.b }} {{ d['b'] }} {{ d.items is callable }} {{ d['items'] }}"
@@ -198,7 +198,7 @@ TEMPLATES = {
     "error_call_undefined": "{{ missing() }}",
     "error_text_plus_number": "{{ 'a' + 1 }}",
     "error_compare_types": "{{ 1 < 'a' }}",
-    "error_none_item": "{{ none[1:] }}",
+    "error_none_item": "{{ nothing[1:] }}",
     "error_undefined_in_text": "{{ missing in 'abc' }}",
     "error_iterate_number": "{% for x in 5 %}{% endfor %}",
     "error_iterate_none": "{% for x in none %}{% endfor %}",

@@ -30,7 +30,7 @@ class Builder : public nlohmann::json_sax<nlohmann::json> {
     return Refuse(absl::StrCat("the integer ", text.substr(0, 50), " does not fit in 128 bits"));
   }
   bool string(std::string& value) override { return Add(PlainString(std::move(value))); }
-  bool binary(std::vector<uint8_t>&) override { return Refuse("binary values are no JSON"); }
+  bool binary(binary_t&) override { return Refuse("binary values are no JSON"); }
   bool start_object(size_t) override { return Open(/*is_object=*/true); }
   bool start_array(size_t) override { return Open(/*is_object=*/false); }
   bool key(std::string& name) override {

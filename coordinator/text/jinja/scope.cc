@@ -1,7 +1,5 @@
 #include "coordinator/text/jinja/scope.h"
 
-#include <map>
-#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -9,146 +7,12 @@
 #include "absl/strings/str_cat.h"
 #include "base/status.h"
 #include "coordinator/text/jinja/filters.h"
+#include "coordinator/text/jinja/frame.h"
 #include "coordinator/text/jinja/lexer.h"
 #include "coordinator/text/jinja/value_tests.h"
 
 namespace pergola::jinja {
 namespace {
-
-// A function being bound: its slots are handed out one by one.
-struct Activation {
-  int depth = 0;
-  int slot_count = 0;
-};
-
-enum class Origin : uint8_t { kParameter, kNothing, kContext, kOuter };
-
-// What a scope knows of a name.
-struct Variable {
-  Origin origin = Origin::kNothing;
-  int slot = -1;
-};
-
-// What the statements seen so far, or those of one branch of an `if`, say of names.
-struct Names {
-  std::map<std::string, Origin> known;
-  std::set<std::string> stored;
-};
-
-// One scope while it is analysed and bound.
-class Frame {
- public:
-  Frame(Activation* activation, const Frame* outer) : activation_(activation), outer_(outer) {
-    branches_.emplace_back();
-  }
-
-  void Parameter(const std::string& name) {
-    branches_.front().known[name] = Origin::kParameter;
-    branches_.front().stored.insert(name);
-  }
-  void Read(const std::string& name) {
-    if (!Knows(name)) branches_.back().known[name] = Origin::kContext;
-  }
-  void Write(const std::string& name) {
-    branches_.back().stored.insert(name);
-    if (IsOwn(name)) return;
-    const bool is_outer = outer_ != nullptr && outer_->Knows(name);
-    branches_.back().known[name] = is_outer ? Origin::kOuter : Origin::kNothing;
-  }
-  void BeginBranch() { branches_.emplace_back(); }
-  // Takes the branch off; the branches of one `if` are merged together.
-  Names EndBranch() {
-    Names names = std::move(branches_.back());
-    branches_.pop_back();
-    return names;
-  }
-  void Merge(const std::vector<Names>& branches);
-
-  // Gives each name a slot, and the scope its loads. To be called when all statements were seen.
-  void Settle(Scope* scope);
-  bool Knows(const std::string& name) const {
-    return IsOwn(name) || (outer_ != nullptr && outer_->Knows(name));
-  }
-  Place Find(const std::string& name) const;
-  Activation* activation() const { return activation_; }
-
- private:
-  bool IsOwn(const std::string& name) const {
-    for (const Names& names : branches_) {
-      if (names.known.count(name) > 0) return true;
-    }
-    return false;
-  }
-  bool IsStored(const std::string& name) const {
-    for (const Names& names : branches_) {
-      if (names.stored.count(name) > 0) return true;
-    }
-    return false;
-  }
-  Place FindAt(const std::string& name, int depth) const;
-
-  Activation* activation_;
-  const Frame* outer_;
-  std::vector<Names> branches_;  // the first: the scope itself
-  std::map<std::string, int> slots_;
-};
-
-void Frame::Merge(const std::vector<Names>& branches) {
-  std::set<std::string> stored;
-  for (const Names& branch : branches) {
-    for (const std::string& name : branch.stored) {
-      if (!IsStored(name)) stored.insert(name);
-    }
-  }
-  for (const Names& branch : branches) {
-    branches_.back().known.insert(branch.known.begin(), branch.known.end());
-    branches_.back().stored.insert(branch.stored.begin(), branch.stored.end());
-  }
-  // A branch may not be taken: the name then means what it meant before.
-  for (const std::string& name : stored) {
-    const bool is_outer = outer_ != nullptr && outer_->Knows(name);
-    for (auto it = branches_.rbegin(); it != branches_.rend(); ++it) {
-      if (const auto found = it->known.find(name); found != it->known.end()) {
-        found->second = is_outer ? Origin::kOuter : Origin::kContext;
-        break;
-      }
-    }
-  }
-}
-
-void Frame::Settle(Scope* scope) {
-  for (const auto& [name, origin] : branches_.front().known) {
-    const int slot = activation_->slot_count++;
-    slots_[name] = slot;
-    scope->slots.push_back(slot);
-    switch (origin) {
-      case Origin::kParameter:
-        break;
-      case Origin::kNothing:
-        scope->loads.push_back({slot, Load::From::kNothing, name, {}});
-        break;
-      case Origin::kContext:
-        scope->loads.push_back({slot, Load::From::kContext, name, {}});
-        break;
-      case Origin::kOuter:
-        scope->loads.push_back(
-            {slot, Load::From::kOuter, name, outer_->FindAt(name, activation_->depth)});
-        break;
-    }
-  }
-}
-
-Place Frame::FindAt(const std::string& name, int depth) const {
-  for (const Frame* frame = this; frame != nullptr; frame = frame->outer_) {
-    const auto found = frame->slots_.find(name);
-    if (found != frame->slots_.end()) return {depth - frame->activation_->depth, found->second};
-  }
-  return {};
-}
-
-Place Frame::Find(const std::string& name) const {
-  return FindAt(name, activation_->depth);
-}
 
 // Calls `visit` for every node below and including `node`, parts before wholes.
 template <typename Node, typename Visit>
