@@ -240,6 +240,21 @@ TEST(JinjaValueTest, LateErrorsOfGeneratorsAppearWhenRead) {
   EXPECT_THAT(ErrorOf("{{ [1, 'a'] | map('abs') | list }}"), HasSubstr("bad operand type"));
 }
 
+TEST(JinjaValueTest, SearchingIsLinearInTheText) {
+  // A naive search compares 2^37 bytes here.
+  const std::string texts =
+      "{% set half = 'a' * 300000 %}{% set text = half + half %}{% set wanted = half + 'b' %}"
+      "{% set back = 'b' + half %}";
+  EXPECT_EQ(*Render(texts + "{{ wanted in text }}{{ text.count(wanted) }}{{ text.rfind(back) }}"
+                            "{{ text.split(wanted) | length }}{{ text.rsplit(back) | length }}"
+                            "{{ text.replace(wanted, '') | length }}"),
+            "False0-111600000");
+  EXPECT_EQ(
+      *Render("{{ 'abcabcab'.rfind('cab') }}{{ 'abab'.rfind('') }}{{ 'aXbXc'.rsplit('X', 1) }}"
+              "{{ 'aaa'.rsplit('aa') }}{{ 'x'.rpartition('aa') }}"),
+      "54['aXb', 'c']['a', '']('', '', 'x')");
+}
+
 TEST(JsonValueTest, ReadsAsPythonDoes) {
   const std::string text =
       R"({"b": 1, "a": [1.0, 18446744073709551616, -0.0], "b": null, "e": "é\n"})";

@@ -225,7 +225,6 @@ absl::StatusOr<std::shared_ptr<DictObject>> Evaluator::DictOf(const Arguments& a
 
 absl::StatusOr<Value> Evaluator::Namespace(const Arguments& arguments) {
   ASSIGN_OR_RETURN(const auto dict, DictOf(arguments));
-  std::vector<std::pair<std::string, Value>> attributes;
   for (const auto& [key, value] : dict->entries()) {
     if (!key.is_string() || key.text().empty() || key.text()[0] == '_') {
       std::string name;
@@ -233,9 +232,8 @@ absl::StatusOr<Value> Evaluator::Namespace(const Arguments& arguments) {
       return absl::InvalidArgumentError(
           absl::StrCat("cannot store the attribute ", name, " on a namespace"));
     }
-    attributes.emplace_back(key.text(), value);
   }
-  return heap_.Namespace(std::move(attributes));
+  return heap_.Namespace(dict);
 }
 
 absl::StatusOr<Value> Evaluator::TimeText(const Arguments& arguments) {

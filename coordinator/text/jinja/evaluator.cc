@@ -257,8 +257,8 @@ absl::Status Evaluator::Assign(const Expr& target, Value value) {
           absl::StrCat("cannot store the underscore-prefixed attribute '", target.attribute,
                        "' on a namespace"));
     }
-    RETURN_IF_ERROR(heap_.StepItems(space.As<NamespaceObject>().attributes.size()));
-    space.Mutable<NamespaceObject>().Set(target.attribute, std::move(value));
+    space.Mutable<NamespaceObject>().attributes->Set(heap_.String(target.attribute),
+                                                     std::move(value));
     return absl::OkStatus();
   }
   ASSIGN_OR_RETURN(std::vector<Value> items, ItemsOf(value, heap_));

@@ -10,6 +10,7 @@ namespace {
 
 // What an object costs beside its contents: its own fields and the allocator's.
 constexpr uint64_t kObjectBytes = 128;
+constexpr uint64_t kEntryBytes = 2 * sizeof(Value) + 48;  // of a dict, its index included
 
 void Weigh(const Value& part, Object* whole) {
   whole->depth = std::max({whole->depth, 1, part.depth() + 1});
@@ -127,7 +128,7 @@ Value Heap::Group(Value grouper, Value list) {
 
 Value Heap::Dict(std::shared_ptr<DictObject> dict) {
   Weigh(dict.get());
-  const uint64_t bytes = dict->entries().size() * (2 * sizeof(Value) + 48);
+  const uint64_t bytes = dict->entries().size() * kEntryBytes;
   return Made(Kind::kDict, std::move(dict), bytes);
 }
 
@@ -173,11 +174,12 @@ Value Heap::Function(std::string name) {
 
 // What can change has no depth: it may come to refer to anything. All of it is kept to the end, so
 // its destruction is flat.
-Value Heap::Namespace(std::vector<std::pair<std::string, Value>> attributes) {
+Value Heap::Namespace(std::shared_ptr<DictObject> attributes) {
   auto object = std::make_shared<NamespaceObject>();
   object->attributes = std::move(attributes);
   Keep(object);
-  return Made(Kind::kNamespace, std::move(object), 256);
+  const uint64_t bytes = object->attributes->entries().size() * kEntryBytes;
+  return Made(Kind::kNamespace, std::move(object), bytes);
 }
 
 Value Heap::Cycler(std::vector<Value> items) {

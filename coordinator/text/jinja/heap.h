@@ -46,7 +46,7 @@ class Heap {
   Value Generator(std::vector<Value> items, absl::Status error = absl::OkStatus());
   Value Method(Value receiver, std::string name);
   Value Function(std::string name);
-  Value Namespace(std::vector<std::pair<std::string, Value>> attributes);
+  Value Namespace(std::shared_ptr<DictObject> attributes);  // by text
   Value Cycler(std::vector<Value> items);
   Value Joiner(std::string separator);
   Value Undefined(std::string message);

@@ -141,7 +141,7 @@ Value BuiltinAttribute(const Value& object, std::string_view name, Heap& heap) {
     case Kind::kTuple:
       return SequenceAttribute(object, name, heap);
     case Kind::kNamespace: {
-      const Value* found = object.As<NamespaceObject>().Find(name);
+      const Value* found = object.As<NamespaceObject>().attributes->Find(name);
       return found == nullptr ? Value() : *found;
     }
     default:

@@ -29,11 +29,4 @@ absl::StatusOr<Value> CallStringMethod(const Value& receiver, const std::string&
 // str.format (string_format.cc).
 absl::StatusOr<Value> BraceFormat(const Value& text, const Arguments& arguments, Heap& heap);
 
-// Shared with filters.
-absl::StatusOr<std::string> ReplaceText(const std::string& text, const std::string& old,
-                                        const std::string& with, int64_t count, Heap& heap);
-std::string StripText(const std::string& text, const std::string* characters, bool left,
-                      bool right);
-std::string Capitalized(std::string_view text);
-
 }  // namespace pergola::jinja

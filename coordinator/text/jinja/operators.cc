@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/status.h"
 #include "coordinator/text/jinja/text_of.h"
+#include "coordinator/text/jinja/text_search.h"
 #include "coordinator/text/jinja/unicode.h"
 #include "coordinator/text/utf8.h"
 
@@ -227,7 +228,7 @@ absl::StatusOr<bool> Contains(const Value& container, const Value& item, Heap& h
           absl::StrCat("'in <string>' requires string as left operand, not ", TypeName(item)));
     }
     RETURN_IF_ERROR(heap.StepBytes(container.text().size()));
-    return container.text().find(item.text()) != std::string::npos;
+    return FindText(container.text(), item.text()) != std::string::npos;
   }
   if (container.is_dict()) {
     RETURN_IF_ERROR(heap.Step(item.weight()));

@@ -8,6 +8,7 @@
 #include "coordinator/text/jinja/iterate.h"
 #include "coordinator/text/jinja/methods.h"
 #include "coordinator/text/jinja/text_of.h"
+#include "coordinator/text/jinja/text_search.h"
 #include "coordinator/text/jinja/unicode.h"
 #include "coordinator/text/utf8.h"
 
@@ -97,11 +98,19 @@ std::vector<std::string_view> SplitBySpace(std::string_view text, int64_t most, 
   return parts;
 }
 
-std::vector<std::string_view> SplitByText(std::string_view text, std::string_view separator,
-                                          int64_t most, bool from_right) {
+absl::StatusOr<size_t> FindFrom(bool from_right, std::string_view text, std::string_view wanted,
+                                Heap& heap) {
+  if (from_right) return FindLastText(text, wanted, heap);
+  return FindText(text, wanted);
+}
+
+absl::StatusOr<std::vector<std::string_view>> SplitByText(const Call& call,
+                                                          std::string_view separator, int64_t most,
+                                                          bool from_right) {
+  std::string_view text = call.text;
   std::vector<std::string_view> parts;
   while (most != 0) {
-    const size_t found = from_right ? text.rfind(separator) : text.find(separator);
+    ASSIGN_OR_RETURN(const size_t found, FindFrom(from_right, text, separator, call.heap));
     if (found == std::string_view::npos) break;
     --most;
     const std::string_view left = text.substr(0, found);
@@ -135,7 +144,8 @@ absl::StatusOr<Value> Split(const Call& call) {
   }
   ASSIGN_OR_RETURN(const std::string separator, StringOr(bound[0], "", call.name));
   if (separator.empty()) return absl::InvalidArgumentError("empty separator");
-  return ListOfTexts(call, SplitByText(call.text, separator, most, from_right));
+  ASSIGN_OR_RETURN(const auto parts, SplitByText(call, separator, most, from_right));
+  return ListOfTexts(call, parts);
 }
 
 absl::StatusOr<Value> Lines(const Call& call) {
@@ -148,7 +158,7 @@ absl::StatusOr<Value> Partition(const Call& call) {
   ASSIGN_OR_RETURN(const std::string separator, StringOr(bound[0], "", call.name));
   if (separator.empty()) return absl::InvalidArgumentError("empty separator");
   const bool from_right = call.name == "rpartition";
-  const size_t found = from_right ? call.text.rfind(separator) : call.text.find(separator);
+  ASSIGN_OR_RETURN(const size_t found, FindFrom(from_right, call.text, separator, call.heap));
   const Value whole = call.Text(call.text), empty = call.Text("");
   if (found == std::string::npos) {
     return from_right ? call.heap.Tuple({empty, empty, whole})
@@ -222,7 +232,7 @@ absl::StatusOr<Value> Find(const Call& call) {
   ASSIGN_OR_RETURN(const auto part, PartOf(call, bound[1], bound[2]));
   const auto [text, start] = part;
   const bool last = call.name[0] == 'r';
-  const size_t found = last ? text.rfind(wanted) : text.find(wanted);
+  ASSIGN_OR_RETURN(const size_t found, FindFrom(last, text, wanted, call.heap));
   if (found != std::string_view::npos) {
     return Value::Integer(start + CountCodePoints(text.substr(0, found)));
   }
@@ -239,7 +249,8 @@ absl::StatusOr<Value> Count(const Call& call) {
   const std::string_view text = part.first;
   if (wanted.empty()) return Value::Integer(CountCodePoints(text) + 1);
   int64_t count = 0;
-  for (size_t at = 0; (at = text.find(wanted, at)) != std::string_view::npos; at += wanted.size()) {
+  for (size_t at = 0; (at = FindText(text, wanted, at)) != std::string_view::npos;
+       at += wanted.size()) {
     ++count;
   }
   return Value::Integer(count);
@@ -412,72 +423,6 @@ absl::StatusOr<Value> CallStringMethod(const Value& receiver, const std::string&
                                        const Arguments& arguments, Heap& heap) {
   RETURN_IF_ERROR(heap.StepBytes(receiver.text().size()));
   return Methods().at(name)({receiver, receiver.text(), name, arguments, heap});
-}
-
-absl::StatusOr<std::string> ReplaceText(const std::string& text, const std::string& old,
-                                        const std::string& with, int64_t count, Heap& heap) {
-  std::string out;
-  size_t position = 0;
-  int64_t done = 0;
-  if (old.empty()) {  // between all characters
-    while (count < 0 || done < count) {
-      RETURN_IF_ERROR(heap.Append(with, &out));
-      ++done;
-      if (position == text.size()) return out;
-      const size_t begin = position;
-      (void)NextCodePoint(text, &position);
-      out.append(text, begin, position - begin);
-    }
-  } else {
-    for (size_t found; count < 0 || done < count; ++done) {
-      found = text.find(old, position);
-      if (found == std::string::npos) break;
-      out.append(text, position, found - position);
-      RETURN_IF_ERROR(heap.Append(with, &out));
-      position = found + old.size();
-    }
-  }
-  out.append(text, position);
-  return out;
-}
-
-std::string StripText(const std::string& text, const std::string* characters, bool left,
-                      bool right) {
-  std::string_view rest = text;
-  if (characters == nullptr) {
-    if (left) rest = StripLeft(rest);
-    if (right) rest = StripRight(rest);
-    return std::string(rest);
-  }
-  const auto strips = [characters](std::string_view character) {
-    for (size_t i = 0; i < characters->size();) {
-      const size_t begin = i;
-      (void)NextCodePoint(*characters, &i);
-      if (std::string_view(*characters).substr(begin, i - begin) == character) return true;
-    }
-    return false;
-  };
-  while (left && !rest.empty()) {
-    size_t next = 0;
-    (void)NextCodePoint(rest, &next);
-    if (!strips(rest.substr(0, next))) break;
-    rest.remove_prefix(next);
-  }
-  while (right && !rest.empty()) {
-    size_t begin = rest.size();
-    (void)PreviousCodePoint(rest, &begin);
-    if (!strips(rest.substr(begin))) break;
-    rest = rest.substr(0, begin);
-  }
-  return std::string(rest);
-}
-
-std::string Capitalized(std::string_view text) {
-  if (text.empty()) return {};
-  std::string out;
-  size_t next = 0;
-  AppendTitle(NextCodePoint(text, &next), &out);
-  return out + ToLower(text.substr(next));
 }
 
 }  // namespace pergola::jinja

@@ -14,6 +14,7 @@
 #include "coordinator/text/jinja/operators.h"
 #include "coordinator/text/jinja/parse_number.h"
 #include "coordinator/text/jinja/text_of.h"
+#include "coordinator/text/jinja/text_search.h"
 #include "coordinator/text/jinja/unicode.h"
 #include "coordinator/text/utf8.h"
 

@@ -93,10 +93,10 @@ absl::Status Writer::Range(const RangeObject& range) {
 absl::Status Writer::Namespace(const NamespaceObject& space) {
   RETURN_IF_ERROR(Put("<Namespace {"));
   bool first = true;
-  for (const auto& [name, value] : space.attributes) {
+  for (const auto& [name, value] : space.attributes->entries()) {
     if (!first) RETURN_IF_ERROR(Put(", "));
     first = false;
-    RETURN_IF_ERROR(Put(ReprOfString(name)));
+    RETURN_IF_ERROR(Repr(name));
     RETURN_IF_ERROR(Put(": "));
     RETURN_IF_ERROR(Repr(value));
   }

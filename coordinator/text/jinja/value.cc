@@ -84,23 +84,6 @@ void DictObject::Set(Value key, Value value) {
   }
 }
 
-const Value* NamespaceObject::Find(std::string_view name) const {
-  for (const auto& [known, value] : attributes) {
-    if (known == name) return &value;
-  }
-  return nullptr;
-}
-
-void NamespaceObject::Set(std::string_view name, Value value) {
-  for (auto& [known, held] : attributes) {
-    if (known == name) {
-      held = std::move(value);
-      return;
-    }
-  }
-  attributes.emplace_back(std::string(name), std::move(value));
-}
-
 const char* TypeName(const Value& value) {
   switch (value.kind()) {
     case Kind::kMissing:

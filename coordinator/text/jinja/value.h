@@ -182,10 +182,8 @@ struct GeneratorObject : Object {
 };
 
 struct NamespaceObject : Object {
-  const Value* Find(std::string_view name) const;
-  void Set(std::string_view name, Value value);
-  void Clear() override { attributes.clear(); }
-  std::vector<std::pair<std::string, Value>> attributes;
+  void Clear() override { attributes = std::make_shared<DictObject>(); }
+  std::shared_ptr<DictObject> attributes;  // by text
 };
 
 struct MethodObject : Object {
