@@ -55,6 +55,7 @@ absl::StatusOr<Value> Evaluator::RunFunction(const Function& function,
   variables->slots.resize(function.slot_count);
   variables->outer = std::move(outer);
   heap_.Own(variables.get(), variables->slots.size() * sizeof(Value));
+  (void)heap_.StepItems(variables->slots.size());
   std::shared_ptr<Variables> caller = std::exchange(variables_, variables);
   const int line = line_;
   std::string text;

@@ -46,7 +46,9 @@ Value& Evaluator::At(Place place) {
   return variables->slots[place.slot];
 }
 
+// Counts the steps of leaving it, too. An exceeded budget is told by the next step.
 void Evaluator::EnterScope(const Scope& scope) {
+  (void)heap_.StepItems(scope.loads.size() + scope.slots.size());
   for (const Load& load : scope.loads) {
     Value& slot = variables_->slots[load.slot];
     switch (load.from) {

@@ -23,6 +23,11 @@ absl::StatusOr<Value> ApplyFilter(const std::string& name, const Value& value,
     return absl::InvalidArgumentError(absl::StrCat("no filter named '", name, "'"));
   }
   RETURN_IF_ERROR(heap.Enter());
+  const absl::Status counted = heap.StepInput(value, arguments);
+  if (!counted.ok()) {
+    heap.Leave();
+    return counted;
+  }
   auto result = filter({name, value, arguments, heap});
   heap.Leave();
   return result;

@@ -60,13 +60,25 @@ absl::Status Heap::Refuse(const char* what, uint64_t limit) {
 }
 
 absl::Status Heap::Step(uint64_t count) {
-  steps_ += count;
+  steps_ += std::min(count, UINT64_MAX - steps_);  // weights end at the largest number
   if (!refused_.ok()) return refused_;
   if (steps_ > limits_.steps) return Refuse("steps", limits_.steps);
   if (account_.live_bytes > limits_.memory_bytes) {
     return Refuse("bytes of memory", limits_.memory_bytes);
   }
   return absl::OkStatus();
+}
+
+absl::Status Heap::StepInput(const Value& value, const Arguments& arguments) {
+  uint64_t bytes = 0;
+  const auto add = [&bytes](const Value& input) {
+    if (input.is_string()) bytes += input.text().size();
+    if (input.is_sequence()) bytes += input.items().size() * 2;
+  };
+  add(value);
+  for (const Value& argument : arguments.positional) add(argument);
+  for (const auto& [name, argument] : arguments.keyword) add(argument);
+  return StepBytes(bytes);
 }
 
 absl::Status Heap::Enter() {
@@ -108,6 +120,7 @@ Value Heap::Made(Kind kind, std::shared_ptr<Object> object, uint64_t bytes) {
 }
 
 Value Heap::String(std::string text, bool safe) {
+  (void)StepBytes(text.size());
   auto object = MakeText(std::move(text));
   Own(object.get(), object->text.capacity());
   return {Kind::kString, std::move(object), safe};
@@ -198,6 +211,7 @@ Value Heap::Joiner(std::string separator) {
 }
 
 Value Heap::Undefined(std::string message) {
+  (void)StepBytes(message.size());
   auto object = MakeText(std::move(message));
   Own(object.get(), object->text.capacity());
   return {Kind::kUndefined, std::move(object)};

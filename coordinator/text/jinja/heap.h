@@ -25,8 +25,10 @@ class Heap {
   // Counts `count` steps; RESOURCE_EXHAUSTED from the first exceeded budget on.
   absl::Status Step(uint64_t count = 1);
   // Counts the steps of touching that much.
-  absl::Status StepBytes(uint64_t bytes) { return Step(bytes / 64); }
+  absl::Status StepBytes(uint64_t bytes) { return Step(bytes / 16); }
   absl::Status StepItems(uint64_t items) { return Step(items / 8); }
+  // Counts the steps of a function that reads its texts and sequences once.
+  absl::Status StepInput(const Value& value, const Arguments& arguments);
   // Whether a value of `bytes` may be made; to be asked before one that is larger than its parts.
   absl::Status CheckBytes(uint64_t bytes);
   // Counts evaluations within evaluations; Leave only after an Enter that was OK.

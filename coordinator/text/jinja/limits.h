@@ -18,7 +18,7 @@ struct JinjaLimits {
   int call_depth = 500;
   // Nested lists and dicts of a value, the context's included.
   int value_depth = 100;
-  uint64_t steps = 20'000'000;            // evaluated nodes, and 64 bytes or 8 items touched by one
+  uint64_t steps = 20'000'000;            // evaluated nodes, and 16 bytes or 8 items touched by one
   uint64_t memory_bytes = 256u << 20;     // alive at one time, the context not counted
   uint64_t output_bytes = kMaxTextBytes;  // the rendered text: a prompt
 };

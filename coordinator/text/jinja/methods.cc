@@ -168,6 +168,7 @@ absl::StatusOr<Value> CallMethod(const Value& receiver, const std::string& name,
 }
 
 absl::StatusOr<Value> AttributeOf(const Value& object, const std::string& name, Heap& heap) {
+  RETURN_IF_ERROR(heap.Step());
   if (object.is_undefined()) return absl::InvalidArgumentError(object.text());
   Value attribute = BuiltinAttribute(object, name, heap);
   if (!attribute.is_missing()) return attribute;
@@ -182,6 +183,7 @@ absl::StatusOr<Value> AttributeOf(const Value& object, const std::string& name, 
 }
 
 absl::StatusOr<Value> SubscriptOf(const Value& object, const Value& index, Heap& heap) {
+  RETURN_IF_ERROR(heap.Step());
   ASSIGN_OR_RETURN(Value item, ItemAt(object, index, heap));
   if (!item.is_missing()) return item;
   if (index.is_string()) {

@@ -349,6 +349,7 @@ absl::StatusOr<Value> BraceFormat(const Value& text, const Arguments& arguments,
 }
 
 absl::StatusOr<Value> PercentFormat(const Value& text, const Value& arguments, Heap& heap) {
+  RETURN_IF_ERROR(heap.StepInput(text, {{arguments}, {}}));
   ASSIGN_OR_RETURN(std::string out, PercentFormatter(text, arguments, heap).Run());
   return heap.String(std::move(out), text.is_safe());
 }

@@ -421,7 +421,7 @@ bool IsStringMethod(std::string_view name) {
 
 absl::StatusOr<Value> CallStringMethod(const Value& receiver, const std::string& name,
                                        const Arguments& arguments, Heap& heap) {
-  RETURN_IF_ERROR(heap.StepBytes(receiver.text().size()));
+  RETURN_IF_ERROR(heap.StepInput(receiver, arguments));
   return Methods().at(name)({receiver, receiver.text(), name, arguments, heap});
 }
 

@@ -29,18 +29,32 @@ uint64_t HashOfText(std::string_view text) {
   return absl::Hash<absl::string_view>()(absl::string_view(text.data(), text.size()));
 }
 
+uint64_t HashOfInt(Int value) {
+  return absl::Hash<std::pair<uint64_t, uint64_t>>()(
+      {static_cast<uint64_t>(value), static_cast<uint64_t>(value >> 64)});
+}
+
+// Python compares what containers hold by identity first, so there a nan equals itself. It keeps
+// many of them from being as many keys of one hash.
+bool IsSameOrEqual(const Value& left, const Value& right) {
+  if (left.kind() == Kind::kFloat && right.kind() == Kind::kFloat && std::isnan(left.real())) {
+    return std::isnan(right.real());
+  }
+  return IsEqual(left, right);
+}
+
 }  // namespace
 
 int64_t DictObject::IndexOf(const Value& key, uint64_t hash) const {
   if (entries_.size() <= kSearched) {
     for (size_t i = 0; i < entries_.size(); ++i) {
-      if (IsEqual(entries_[i].first, key)) return static_cast<int64_t>(i);
+      if (IsSameOrEqual(entries_[i].first, key)) return static_cast<int64_t>(i);
     }
     return -1;
   }
   const auto [begin, end] = index_.equal_range(hash);
   for (auto it = begin; it != end; ++it) {
-    if (IsEqual(entries_[it->second].first, key)) return it->second;
+    if (IsSameOrEqual(entries_[it->second].first, key)) return it->second;
   }
   return -1;
 }
@@ -156,14 +170,14 @@ uint64_t HashOf(const Value& value) {
   switch (value.kind()) {
     case Kind::kBool:
     case Kind::kInt:
-      return absl::Hash<uint64_t>()(static_cast<uint64_t>(value.integer()));
+      return HashOfInt(value.integer());
     case Kind::kFloat: {
       // Equal numbers of different types are equal keys.
       const double number = value.real();
-      if (std::trunc(number) == number && std::fabs(number) < 1e18) {
-        return absl::Hash<uint64_t>()(static_cast<uint64_t>(static_cast<int64_t>(number)));
+      if (std::trunc(number) == number && std::fabs(number) < 1e38) {
+        return HashOfInt(static_cast<Int>(number));
       }
-      return absl::Hash<double>()(number);
+      return std::isnan(number) ? 0 : absl::Hash<double>()(number);
     }
     case Kind::kString:
       return HashOfText(value.text());
@@ -188,7 +202,7 @@ namespace {
 bool AreEqualSequences(const std::vector<Value>& left, const std::vector<Value>& right) {
   if (left.size() != right.size()) return false;
   for (size_t i = 0; i < left.size(); ++i) {
-    if (!IsEqual(left[i], right[i])) return false;
+    if (!IsSameOrEqual(left[i], right[i])) return false;
   }
   return true;
 }
@@ -197,7 +211,7 @@ bool AreEqualDicts(const DictObject& left, const DictObject& right) {
   if (left.entries().size() != right.entries().size()) return false;
   for (const auto& [key, value] : left.entries()) {
     const Value* other = right.Find(key);
-    if (other == nullptr || !IsEqual(value, *other)) return false;
+    if (other == nullptr || !IsSameOrEqual(value, *other)) return false;
   }
   return true;
 }

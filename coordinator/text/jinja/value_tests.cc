@@ -126,6 +126,7 @@ bool IsTest(std::string_view name) {
 
 absl::StatusOr<bool> ApplyTest(const std::string& name, const Value& value,
                                const Arguments& arguments, Heap& heap) {
+  RETURN_IF_ERROR(heap.Step());
   if (const auto plain = PlainTests().find(name); plain != PlainTests().end()) {
     RETURN_IF_ERROR(BindArguments({name.c_str(), {}}, arguments).status());
     return plain->second(value);
