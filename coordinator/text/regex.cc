@@ -12,9 +12,15 @@ namespace {
 constexpr size_t kMaxPatternBytes = 16 << 10;
 // A greedy run pushes one entry per character and the longest text has 4 Mi of them.
 constexpr unsigned kMaxMatchStack = 6U << 20;
-// Published patterns go back at most a few times per byte of a 4 MiB text; exponential ones pass
-// this in a second.
-constexpr unsigned long kMaxRetries = 64UL << 20;
+// A text may take kRetriesPerByte steps back per byte and kFreeRetries more; a search of up to
+// kCheapRetries is free. Published patterns go back at most a few times per byte; exponential and
+// quadratic ones pass this within seconds, whatever the text's size.
+constexpr uint64_t kRetriesPerByte = 64;
+constexpr uint64_t kFreeRetries = 1U << 20;
+constexpr uint64_t kCheapRetries = 256;
+// Oniguruma does not say how many steps a search took, only that it passed a limit: the limit is
+// raised by this factor until it suffices.
+constexpr uint64_t kRaise = 8;
 
 const OnigUChar* Bytes(const char* text) {
   return reinterpret_cast<const OnigUChar*>(text);
@@ -63,8 +69,7 @@ Regex::~Regex() {
 Regex::Workspace::Workspace() : region_(onig_region_new()), limits_(onig_new_match_param()) {
   onig_initialize_match_param(limits_);
   onig_set_match_stack_limit_size_of_match_param(limits_, kMaxMatchStack);
-  onig_set_retry_limit_in_match_of_match_param(limits_, kMaxRetries);
-  onig_set_retry_limit_in_search_of_match_param(limits_, kMaxRetries);
+  Begin(0);
 }
 
 Regex::Workspace::~Workspace() {
@@ -72,15 +77,31 @@ Regex::Workspace::~Workspace() {
   onig_free_match_param(limits_);
 }
 
+void Regex::Workspace::Begin(size_t text_bytes) {
+  budget_ = kFreeRetries + kRetriesPerByte * text_bytes;
+}
+
+int Regex::Workspace::Search(const Regex& regex, std::string_view text, size_t position) {
+  const OnigUChar* begin = Bytes(text.data());
+  const OnigUChar* end = begin + text.size();
+  for (uint64_t limit = kCheapRetries;; limit *= kRaise) {
+    onig_set_retry_limit_in_match_of_match_param(limits_, limit);
+    onig_set_retry_limit_in_search_of_match_param(limits_, limit);
+    const int found = onig_search_with_param(regex.compiled_, begin, end, begin + position, end,
+                                             region_, ONIG_OPTION_NONE, limits_);
+    const bool over =
+        found == ONIGERR_RETRY_LIMIT_IN_MATCH_OVER || found == ONIGERR_RETRY_LIMIT_IN_SEARCH_OVER;
+    if (!over) return found;
+    if (limit > budget_) return found;
+    budget_ -= limit;
+  }
+}
+
 absl::StatusOr<bool> Regex::Cursor::Next(ByteRange* match) {
   // At the end only the empty match right behind the last one is left, which would be passed over.
   if (matched_ && last_match_end_ == text_.size()) return false;
-  const OnigUChar* begin = Bytes(text_.data());
-  const OnigUChar* end = begin + text_.size();
   while (position_ <= text_.size()) {
-    const int found =
-        onig_search_with_param(regex_.compiled_, begin, end, begin + position_, end,
-                               workspace_->region_, ONIG_OPTION_NONE, workspace_->limits_);
+    const int found = workspace_->Search(regex_, text_, position_);
     if (found == ONIG_MISMATCH) break;
     if (found < 0) {
       return absl::ResourceExhaustedError(absl::StrCat(

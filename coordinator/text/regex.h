@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -39,10 +40,16 @@ class Regex {
     Workspace(const Workspace&) = delete;
     Workspace& operator=(const Workspace&) = delete;
 
+    // Bounds the backtracking of all searches together from now on: linear in `text_bytes`.
+    void Begin(size_t text_bytes);
+
    private:
     friend class Regex;
+    // Runs one search: an Oniguruma position or error. Charges what it cost.
+    int Search(const Regex& regex, std::string_view text, size_t position);
     re_registers* region_;          // owned
     OnigMatchParamStruct* limits_;  // owned
+    uint64_t budget_;               // steps back that are left
   };
 
   // Walks over the matches in a text from left to right. One thread.
