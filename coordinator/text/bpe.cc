@@ -203,18 +203,26 @@ void Bpe::Encode(std::string_view word, Scratch* scratch, std::vector<int32_t>* 
   scratch->pending_unknown = false;
   for (size_t begin = 0; begin < word.size();) {
     const size_t end = EndOfPart(word, begin);
-    const auto known = ignore_merges_ || end - begin == word.size()
-                           ? whole_words_.end()
-                           : whole_words_.find(ToAbsl(word.substr(begin, end - begin)));
-    if (known == whole_words_.end()) {
-      EncodePart(word, begin, end, scratch, ids);
-    } else {
+    const int32_t known = KnownPart(word, begin, end);
+    if (known >= 0) {
       if (scratch->pending_unknown) ids->push_back(*unknown_id_);
       scratch->pending_unknown = false;
-      ids->push_back(known->second);
+      ids->push_back(known);
+    } else {
+      EncodePart(word, begin, end, scratch, ids);
     }
     begin = end;
   }
+}
+
+int32_t Bpe::KnownPart(std::string_view word, size_t begin, size_t end) const {
+  if (!has_joints_) return -1;  // affixes may hang on it, and it is the whole word anyway
+  size_t position = begin;
+  const uint32_t symbol = NextSymbol(word, &position);
+  if (position == end) return IdOf(symbol);
+  if (ignore_merges_ || end - begin == word.size()) return -1;
+  const auto whole = whole_words_.find(ToAbsl(word.substr(begin, end - begin)));
+  return whole == whole_words_.end() ? -1 : whole->second;
 }
 
 uint32_t Bpe::NextSymbol(std::string_view word, size_t* position) const {

@@ -74,6 +74,8 @@ class Bpe {
   int32_t IdOf(uint32_t symbol) const;
   // The end of the part of `word` from `begin` that no merge leaves.
   size_t EndOfPart(std::string_view word, size_t begin) const;
+  // The one token of such a part, or -1 if it takes work to find out.
+  int32_t KnownPart(std::string_view word, size_t begin, size_t end) const;
   void EncodePart(std::string_view word, size_t begin, size_t end, Scratch* scratch,
                   std::vector<int32_t>* ids) const;
   void StartSymbols(std::string_view word, size_t begin, size_t end, Scratch* scratch) const;

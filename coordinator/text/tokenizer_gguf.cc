@@ -17,6 +17,7 @@
 namespace pergola {
 namespace {
 
+constexpr size_t kMaxPieceBytes = 1024;        // published tokens stay under 100
 constexpr char kMetaspace[] = "\xE2\x96\x81";  // U+2581 stands for a space
 
 // llama.cpp's token types.
@@ -46,7 +47,8 @@ absl::Status CheckTokens(const GgufVocabulary& vocabulary) {
   return absl::OkStatus();
 }
 
-// SentencePiece vocabularies: a finite score for each token.
+// SentencePiece vocabularies: a finite score for each token, and none so long that the ways to part
+// it are many.
 absl::Status CheckScores(const GgufVocabulary& vocabulary) {
   if (vocabulary.scores.size() != vocabulary.tokens.size()) {
     return absl::InvalidArgumentError(absl::StrCat("tokenizer.ggml.scores has ",
@@ -54,6 +56,11 @@ absl::Status CheckScores(const GgufVocabulary& vocabulary) {
                                                    vocabulary.tokens.size(), " tokens"));
   }
   for (size_t i = 0; i < vocabulary.scores.size(); ++i) {
+    if (vocabulary.tokens[i].size() > kMaxPieceBytes) {
+      return absl::InvalidArgumentError(absl::StrCat("tokenizer.ggml.tokens[", i, "] has ",
+                                                     vocabulary.tokens[i].size(),
+                                                     " bytes; the limit is ", kMaxPieceBytes));
+    }
     if (std::isfinite(vocabulary.scores[i])) continue;
     return absl::InvalidArgumentError(absl::StrCat("tokenizer.ggml.scores[", i, "] is ",
                                                    vocabulary.scores[i], "; it must be finite"));

@@ -48,7 +48,8 @@ TEST(TokenizerJsonTest, NamesWhatIsNotJson) {
 }
 
 TEST(TokenizerJsonTest, RefusesDeepNestingBeforeParsing) {
-  EXPECT_THAT(Refusal(std::string(1 << 20, '[')), HasSubstr("tokenizer.json: nested deeper than 64"));
+  EXPECT_THAT(Refusal(std::string(1 << 20, '[')),
+              HasSubstr("tokenizer.json: nested deeper than 64"));
   json nested = {{"type", "ByteLevel"}};
   for (int i = 0; i < 40; ++i) {
     nested = {{"type", "Sequence"}, {"pretokenizers", json::array({nested})}};
