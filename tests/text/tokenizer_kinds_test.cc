@@ -78,8 +78,8 @@ TEST(CharacterBpeTest, AffixesMarkWhereASymbolStands) {
 }
 
 TEST(UnigramJsonTest, NamesABrokenVocabulary) {
-  const json unigram = {
-      {"model", {{"type", "Unigram"}, {"unk_id", 0}, {"vocab", {{"<unk>", 0.0}}}}}};
+  json unigram = {{"model", {{"type", "Unigram"}, {"unk_id", 0}}}};
+  unigram["model"]["vocab"] = json::array({json::array({"<unk>", 0.0})});
   EXPECT_THAT(Ids(unigram, "x"), ElementsAre(0));
   EXPECT_THAT(Refusal(With(unigram, "/model/vocab/0", json::array({"a"}))),
               HasSubstr("model.vocab[0] is an array of 1 elements"));
