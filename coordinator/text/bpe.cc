@@ -15,6 +15,7 @@ namespace {
 // Behind the largest code point.
 constexpr uint32_t kContinuing = 1U << 21;
 constexpr uint32_t kEnd = 1U << 22;
+constexpr uint64_t kNoCandidate = UINT64_MAX;  // ranks are below the number of merges
 
 uint64_t PairKey(uint32_t left, uint32_t right) {
   return static_cast<uint64_t>(left) << 32 | right;
@@ -312,34 +313,51 @@ bool Bpe::PushFallback(uint32_t symbol, bool first, bool last, Scratch* scratch)
   return true;
 }
 
-void Bpe::PushCandidate(Scratch* scratch, int32_t left) const {
-  const Scratch::Symbol& symbol = scratch->symbols[left];
-  if (symbol.next < 0) return;
+uint64_t Bpe::CandidateAt(const Scratch& scratch, int32_t left) const {
+  const Scratch::Symbol& symbol = scratch.symbols[left];
+  if (symbol.next < 0) return kNoCandidate;
   const auto merge = merges_.find(PairKey(static_cast<uint32_t>(symbol.id),
-                                          static_cast<uint32_t>(scratch->symbols[symbol.next].id)));
-  if (merge == merges_.end()) return;
-  scratch->heap.push_back(static_cast<uint64_t>(merge->second.rank) << 32 |
-                          static_cast<uint32_t>(left));
+                                          static_cast<uint32_t>(scratch.symbols[symbol.next].id)));
+  if (merge == merges_.end()) return kNoCandidate;
+  return static_cast<uint64_t>(merge->second.rank) << 32 | static_cast<uint32_t>(left);
+}
+
+uint64_t Bpe::PopCandidate(Scratch* scratch) const {
+  auto& heap = scratch->heap;
+  const auto& first = scratch->first;
+  const uint64_t early =
+      scratch->next_first < first.size() ? first[scratch->next_first] : kNoCandidate;
+  if (heap.empty() || early < heap.front()) {
+    ++scratch->next_first;
+    return early;
+  }
+  const uint64_t best = heap.front();
+  std::pop_heap(heap.begin(), heap.end(), std::greater<>());
+  heap.pop_back();
+  return best;
 }
 
 void Bpe::MergeAll(Scratch* scratch) const {
-  // The heap's top is the lowest rank, the leftmost among equals.
-  const std::greater<> after;
-  auto& heap = scratch->heap;
   auto& symbols = scratch->symbols;
-  heap.clear();
-  for (size_t i = 0; i < symbols.size(); ++i) PushCandidate(scratch, static_cast<int32_t>(i));
-  std::make_heap(heap.begin(), heap.end(), after);
+  scratch->heap.clear();
+  scratch->first.clear();
+  scratch->next_first = 0;
+  for (size_t i = 0; i < symbols.size(); ++i) {
+    const uint64_t candidate = CandidateAt(*scratch, static_cast<int32_t>(i));
+    if (candidate != kNoCandidate) scratch->first.push_back(candidate);
+  }
+  if (!std::is_sorted(scratch->first.begin(), scratch->first.end())) {
+    std::sort(scratch->first.begin(), scratch->first.end());
+  }
   const auto push = [&](int32_t left) {
-    const size_t before = heap.size();
-    PushCandidate(scratch, left);
-    if (heap.size() > before) std::push_heap(heap.begin(), heap.end(), after);
+    const uint64_t candidate = CandidateAt(*scratch, left);
+    if (candidate == kNoCandidate) return;
+    scratch->heap.push_back(candidate);
+    std::push_heap(scratch->heap.begin(), scratch->heap.end(), std::greater<>());
   };
-  while (!heap.empty()) {
-    const auto rank = static_cast<uint32_t>(heap.front() >> 32);
-    const auto position = static_cast<int32_t>(heap.front() & UINT32_MAX);
-    std::pop_heap(heap.begin(), heap.end(), after);
-    heap.pop_back();
+  for (uint64_t best; (best = PopCandidate(scratch)) != kNoCandidate;) {
+    const auto rank = static_cast<uint32_t>(best >> 32);
+    const auto position = static_cast<int32_t>(best & UINT32_MAX);
     Scratch::Symbol& left = symbols[position];
     if (left.id < 0 || left.next < 0) continue;
     Scratch::Symbol& right = symbols[left.next];

@@ -48,7 +48,12 @@ class Bpe {
       int32_t previous, next;  // -1: none; a merged symbol has id -1
     };
     std::vector<Symbol> symbols;
-    std::vector<uint64_t> heap;    // candidates: rank << 32 | left symbol
+    // Candidates, as rank << 32 | left symbol, so that the smallest is the lowest rank, the
+    // leftmost of equals: those at the start in order, in long words of few kinds as they come, and
+    // the later ones as a heap.
+    std::vector<uint64_t> first;
+    size_t next_first = 0;
+    std::vector<uint64_t> heap;
     bool pending_unknown = false;  // an unknown token is owed before the next known symbol
   };
 
@@ -80,7 +85,9 @@ class Bpe {
                   std::vector<int32_t>* ids) const;
   void StartSymbols(std::string_view word, size_t begin, size_t end, Scratch* scratch) const;
   bool PushFallback(uint32_t symbol, bool first, bool last, Scratch* scratch) const;
-  void PushCandidate(Scratch* scratch, int32_t left) const;
+  // The merge of a symbol with its right neighbour, if there is one.
+  uint64_t CandidateAt(const Scratch& scratch, int32_t left) const;
+  uint64_t PopCandidate(Scratch* scratch) const;
   void MergeAll(Scratch* scratch) const;
 
   bool words_are_bytes_ = true;
