@@ -9,10 +9,10 @@
 
 #include "base/limits.h"
 #include "base/status.h"
-#include "client/bench_report.h"
-#include "client/bench_run.h"
-#include "client/bench_streams.h"
-#include "client/bench_sweep.h"
+#include "client/bench/report.h"
+#include "client/bench/run.h"
+#include "client/bench/streams.h"
+#include "client/bench/sweep.h"
 #include "client/commands.h"
 #include "client/connect_flags.h"
 #include "client/files.h"
@@ -166,7 +166,9 @@ absl::StatusOr<Measured> Measure(const BenchOptions& options, const BenchPlan& p
   RETURN_IF_ERROR(WarmUp(plan, shape, streams, interrupt));
   if (plan.mode == BenchMode::kSweep) {
     BenchSweep sweep(plan, shape, streams, interrupt);
-    SweepResult result = sweep.Run(LimitsOf(options.target, info));
+    const SweepLimits limits = LimitsOf(options.target, info);
+    SweepResult result = sweep.Run(limits);
+    result.load_s = limits.load_s;
     result.address = addresses[0];
     result.model = info.model();
     return Report(result);

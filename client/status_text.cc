@@ -51,6 +51,9 @@ std::string GroupText(const v1::GroupStatus& group) {
   absl::StrAppendFormat(&text, ", epoch %d, tp %d x pp %d, last step %.1f ms\n", group.epoch(),
                         group.layout().tensor_parallel(), group.layout().pipeline_parallel(),
                         group.last_step_ms());
+  if (group.load_ms() > 0) {
+    absl::StrAppendFormat(&text, "  loaded in %.1f s\n", group.load_ms() / 1e3);
+  }
   absl::StrAppendFormat(
       &text, "  blocks %d of %d used, %d more cached (%d tokens each), slots %d of %d used\n",
       group.blocks_used(), group.blocks_total(), group.blocks_cached(), group.block_tokens(),

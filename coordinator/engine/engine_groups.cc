@@ -138,6 +138,7 @@ void EngineCore::GroupProgress(uint64_t connection, v1::Progress progress, TimeU
   // A group that works is not disturbed by another process that loads under its name; Hello
   // decides.
   if (group == nullptr || group->ready()) return;
+  if (group->connection != connection) group->loading_since = now;
   group->state = v1::GROUP_STATE_LOADING;
   group->connection = connection;
   group->changed = now;
@@ -162,6 +163,11 @@ void EngineCore::GroupAttached(uint64_t connection, v1::Hello hello,
     LoseGroup(*group, absl::AbortedError("a newer Attach of the same group ends this one"),
               group->scheduler->oldest_plan(), now);
   }
+  // A group that only dials again has not loaded again.
+  if (group->connection == connection && group->loading_since != kNever) {
+    group->load_time = now - group->loading_since;
+  }
+  group->loading_since = kNever;
   last_epoch_ = std::max({last_epoch_ + 1, options_.start_time_us, hello.last_epoch() + 1});
   group->connection = connection;
   group->epoch = last_epoch_;

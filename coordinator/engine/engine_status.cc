@@ -52,6 +52,7 @@ v1::StatusResponse EngineCore::Status(TimeUs now) const {
     out.set_slots_total(group->hello.slot_count());
     out.set_last_fault(group->last_fault);
     out.set_last_step_ms(group->last_step_ms);
+    out.set_load_ms(static_cast<uint32_t>(group->load_time / 1000));
     group->step_time.CopyTo(out.mutable_step_time());
     out.set_numerics_id(group->hello.numerics_id());
     out.set_block_tokens(group->hello.block_tokens());

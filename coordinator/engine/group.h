@@ -21,6 +21,8 @@ struct Group {
   uint64_t connection = 0;          // the Attach stream; 0: none
   uint64_t results_connection = 0;  // the Results stream; 0: none
   v1::Progress progress;            // while loading
+  TimeUs loading_since = kNever;    // on `connection`
+  TimeUs load_time = 0;             // of the last that loaded
   std::string last_fault;
   TimeUs changed = 0;  // the last change of state; the oldest lost group makes room for a new name
 

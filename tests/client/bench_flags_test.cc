@@ -1,7 +1,7 @@
 // What the flags of `pergola bench` mean together, and what is refused.
-#include "client/bench_flags.h"
+#include "client/bench/flags.h"
 
-#include "client/bench_sweep.h"
+#include "client/bench/sweep.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
@@ -139,8 +139,10 @@ TEST(SweepLimitsTest, WhatCannotRunAtOnceIsToldBeforehand) {
     group->set_slots_total(4);
     group->set_blocks_total(32);
     group->set_block_tokens(16);
+    group->set_load_ms(group->state() == v1::GROUP_STATE_READY ? 1500 : 9000);
   }
   AddStatus(status, &limits);
+  EXPECT_EQ(limits.load_s, 1.5) << "of those that serve";
   EXPECT_EQ(WhyNot(limits, point), "") << "4 x 8 blocks are just there";
   point.output_tokens = 29;
   EXPECT_EQ(WhyNot(limits, point), "needs 36 blocks, the server has 32");

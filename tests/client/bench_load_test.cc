@@ -1,10 +1,10 @@
 // When requests arrive and what they ask: the same for the same seed, and as the flags say.
-#include "client/bench_load.h"
+#include "client/bench/load.h"
 
 #include <cmath>
 #include <set>
 
-#include "client/bench_requests.h"
+#include "client/bench/requests.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 

@@ -1,5 +1,5 @@
 // What `pergola bench` shows, from numbers that a person can count.
-#include "client/bench_report.h"
+#include "client/bench/report.h"
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"

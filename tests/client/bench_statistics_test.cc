@@ -1,5 +1,5 @@
 // Percentiles against values that a person can count.
-#include "client/statistics.h"
+#include "client/bench/statistics.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 

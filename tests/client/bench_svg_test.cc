@@ -1,5 +1,5 @@
 // Plots are well-formed and say what they show. (tests/e2e also reads them with an XML parser.)
-#include "client/bench_svg.h"
+#include "client/bench/svg.h"
 
 #include <cmath>
 #include <limits>

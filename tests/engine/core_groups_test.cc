@@ -384,6 +384,18 @@ TEST_F(CoreGroupsTest, LimitsStayThoseOfTheLastGroup) {
   EXPECT_EQ(core_.limits().context_length, 256U);
 }
 
+TEST_F(CoreGroupsTest, TellsHowLongTheGroupLoaded) {
+  v1::Progress progress;
+  progress.set_group("g");
+  core_.GroupProgress(1, progress, now_);
+  core_.GroupProgress(1, progress, now_ + 400'000);
+  core_.GroupAttached(1, MakeHello("g", 1), std::make_shared<RecordingLink>(), now_ + 2'500'000);
+  EXPECT_EQ(core_.Status(now_).groups(0).load_ms(), 2500U);
+  core_.GroupLost(1, absl::UnavailableError("gone"), now_ + 3'000'000);
+  core_.GroupAttached(2, MakeHello("g", 1), std::make_shared<RecordingLink>(), now_ + 9'000'000);
+  EXPECT_EQ(core_.Status(now_).groups(0).load_ms(), 2500U) << "it only dialled again";
+}
+
 TEST_F(CoreGroupsTest, ShowsProgressWhileLoadingAndBoundsTheTableOfNames) {
   ReportNames(200);
   const v1::StatusResponse status = core_.Status(now_);

@@ -1,4 +1,4 @@
-#include "client/bench_report.h"
+#include "client/bench/report.h"
 
 #include <cmath>
 
@@ -97,6 +97,7 @@ std::string BenchText(const BenchResult& result) {
   AddPercentiles(&text, "time to first token", all.first_token_ms);
   AddPercentiles(&text, "between tokens", all.gap_ms);
   AddPercentiles(&text, "whole request", all.request_ms);
+  if (all.refusal_ms.count() > 0) AddPercentiles(&text, "refusal", all.refusal_ms);
   absl::StrAppendFormat(&text, "%-24s %9.2f tokens/s (%d tokens in %.2f s)\n", "throughput",
                         Ratio(all.tokens, result.wall_s), all.tokens, result.wall_s);
   absl::StrAppendFormat(&text, "%-24s %9.2f messages/s, %.2f tokens per message\n", "",
@@ -123,6 +124,7 @@ std::string SweepText(const SweepResult& result) {
   std::string text = absl::StrFormat(
       "%s at %s: static batches of greedy streams, %d output tokens, medians of %d\n", result.model,
       result.address, plan.output_tokens, plan.sweep_repeats);
+  if (result.load_s > 0) absl::StrAppendFormat(&text, "loaded in %.2f s\n", result.load_s);
   absl::StrAppendFormat(&text, "%8s %6s %14s %12s %15s %10s %10s %10s\n", "context", "batch",
                         "first token ms", "prefill ms", "prefill ms/tok", "step ms", "ms/token",
                         "tokens/s");

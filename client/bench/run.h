@@ -4,10 +4,10 @@
 #include <memory>
 
 #include "absl/status/status.h"
-#include "client/bench_interrupt.h"
-#include "client/bench_requests.h"
-#include "client/bench_result.h"
-#include "client/bench_streams.h"
+#include "client/bench/interrupt.h"
+#include "client/bench/requests.h"
+#include "client/bench/result.h"
+#include "client/bench/streams.h"
 
 namespace pergola {
 

@@ -1,7 +1,7 @@
 // The JSON of bench_report.h. docs/bench.md lists the names: they are kept.
-#include "client/bench_report.h"
-#include "client/error_text.h"
 #include "nlohmann/json.hpp"
+#include "client/bench/report.h"
+#include "client/error_text.h"
 
 namespace pergola {
 namespace {
@@ -41,6 +41,7 @@ void AddCounts(Json& json, const BenchCounts& counts, double wall_s) {
   AddPercentiles(json, "ttft", counts.first_token_ms);
   AddPercentiles(json, "inter_token", counts.gap_ms);
   AddPercentiles(json, "request", counts.request_ms);
+  AddPercentiles(json, "refusal", counts.refusal_ms);
 }
 
 Json Or(const std::optional<double>& value) {
@@ -116,7 +117,8 @@ std::string SweepJson(const SweepResult& result) {
                {"seed", result.plan.seed},
                {"output_tokens", result.plan.output_tokens},
                {"repeats", result.plan.sweep_repeats},
-               {"interrupted", result.interrupted}};
+               {"interrupted", result.interrupted},
+               {"load_s", result.load_s > 0 ? Json(result.load_s) : Json(nullptr)}};
   json["points"] = Json::array();
   const auto measured = [](double value) { return value > 0 ? Json(value) : Json(nullptr); };
   for (const SweepPoint& point : result.points) {

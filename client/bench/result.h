@@ -6,8 +6,8 @@
 #include <string>
 #include <vector>
 
-#include "client/bench_flags.h"
-#include "client/statistics.h"
+#include "client/bench/flags.h"
+#include "client/bench/statistics.h"
 
 namespace pergola {
 
@@ -26,6 +26,7 @@ struct BenchCounts {
   // From the scheduled arrival, so that a client or server that falls behind hides nothing.
   Samples first_token_ms;
   Samples request_ms;  // to the end of the stream, completed ones only
+  Samples refusal_ms;  // from sending to the end of a request that failed without a token
   // Per token after a request's first message: its share of the gap before its message.
   Samples gap_ms;
 
@@ -82,6 +83,7 @@ struct SweepResult {
   BenchPlan plan;
   std::string address;
   std::string model;
+  double load_s = 0;               // from the first sign of loading to serving; 0: not known
   std::vector<SweepPoint> points;  // by context, then by batch
   bool interrupted = false;
 };

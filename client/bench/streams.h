@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "client/bench_interrupt.h"
+#include "client/bench/interrupt.h"
 #include "grpcpp/client_context.h"
 #include "grpcpp/completion_queue.h"
 #include "grpcpp/support/async_stream.h"
@@ -30,6 +30,7 @@ class BenchStream {
   uint32_t address = 0;                // index
   uint32_t user = 0;                   // of the load
   BenchClock::time_point scheduled{};  // latencies count from here
+  BenchClock::time_point sent{};
 
   // Since Start: only messages with tokens.
   uint64_t tokens = 0;

@@ -1,4 +1,4 @@
-#include "client/bench_run.h"
+#include "client/bench/run.h"
 
 #include <algorithm>
 #include <utility>
@@ -121,6 +121,7 @@ void BenchRun::Send(const Arrival& arrival, BenchClock::time_point now) {
   stream->address = PickAddress();
   stream->scheduled = start_ + std::chrono::duration_cast<BenchClock::duration>(
                                    std::chrono::duration<double>(arrival.at_s));
+  stream->sent = now;
   const double late_ms = MillisecondsBetween(stream->scheduled, now);
   result_.max_late_ms = std::max(result_.max_late_ms, late_ms);
   if (late_ms > BenchResult::kLateMs) ++result_.late;
@@ -168,6 +169,7 @@ void BenchRun::OnEnd(const BenchStream& stream, const grpc::Status& status,
   } else {
     ++counts.failed;
     ++counts.errors[status.error_code()];
+    if (stream.tokens == 0) counts.refusal_ms.Add(MillisecondsBetween(stream.sent, now));
     if (counts.first_error.empty()) counts.first_error = ErrorText(status);
   }
 }

@@ -5,8 +5,8 @@
 #include <string>
 #include <vector>
 
-#include "client/bench_result.h"
-#include "client/bench_svg.h"
+#include "client/bench/result.h"
+#include "client/bench/svg.h"
 
 namespace pergola {
 

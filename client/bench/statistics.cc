@@ -1,4 +1,4 @@
-#include "client/statistics.h"
+#include "client/bench/statistics.h"
 
 #include <algorithm>
 #include <cmath>

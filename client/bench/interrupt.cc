@@ -1,4 +1,4 @@
-#include "client/bench_interrupt.h"
+#include "client/bench/interrupt.h"
 
 #include <sys/signalfd.h>
 #include <unistd.h>

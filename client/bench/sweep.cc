@@ -1,4 +1,4 @@
-#include "client/bench_sweep.h"
+#include "client/bench/sweep.h"
 
 #include <algorithm>
 #include <utility>
@@ -23,6 +23,7 @@ void AddStatus(const v1::StatusResponse& status, SweepLimits* limits) {
     limits->slots = limits->slots.value_or(0) + group.slots_total();
     limits->blocks += group.blocks_total();
     limits->block_tokens = std::max(1U, group.block_tokens());
+    limits->load_s = std::max(limits->load_s, group.load_ms() / 1e3);
   }
 }
 

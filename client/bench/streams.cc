@@ -1,4 +1,4 @@
-#include "client/bench_streams.h"
+#include "client/bench/streams.h"
 
 #include "base/check.h"
 #include "base/status.h"

@@ -8,7 +8,7 @@
 #include <utility>
 #include <vector>
 
-#include "client/bench_random.h"
+#include "client/bench/random.h"
 
 namespace pergola {
 

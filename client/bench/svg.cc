@@ -1,4 +1,4 @@
-#include "client/bench_svg.h"
+#include "client/bench/svg.h"
 
 #include <algorithm>
 #include <cmath>

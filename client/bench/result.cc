@@ -1,4 +1,4 @@
-#include "client/bench_result.h"
+#include "client/bench/result.h"
 
 #include <algorithm>
 
@@ -16,6 +16,7 @@ void BenchCounts::Add(const BenchCounts& other) {
   if (first_error.empty()) first_error = other.first_error;
   first_token_ms.Add(other.first_token_ms);
   request_ms.Add(other.request_ms);
+  refusal_ms.Add(other.refusal_ms);
   gap_ms.Add(other.gap_ms);
 }
 

@@ -8,7 +8,7 @@
 
 #include "CLI/CLI.hpp"
 #include "absl/status/statusor.h"
-#include "client/bench_load.h"
+#include "client/bench/load.h"
 
 namespace pergola {
 

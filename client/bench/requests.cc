@@ -1,9 +1,9 @@
-#include "client/bench_requests.h"
+#include "client/bench/requests.h"
 
 #include <algorithm>
 #include <cmath>
 
-#include "client/bench_random.h"
+#include "client/bench/random.h"
 
 namespace pergola {
 namespace {

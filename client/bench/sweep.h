@@ -5,10 +5,10 @@
 #include <string>
 #include <vector>
 
-#include "client/bench_interrupt.h"
-#include "client/bench_requests.h"
-#include "client/bench_result.h"
-#include "client/bench_streams.h"
+#include "client/bench/interrupt.h"
+#include "client/bench/requests.h"
+#include "client/bench/result.h"
+#include "client/bench/streams.h"
 #include "pergola/v1/admin.pb.h"
 
 namespace pergola {
@@ -19,6 +19,7 @@ struct SweepLimits {
   std::optional<uint32_t> slots;
   uint64_t blocks = 0;  // only with slots
   uint32_t block_tokens = 1;
+  double load_s = 0;  // of the slowest group; 0: not known
 };
 
 // Sums over the groups that serve.
