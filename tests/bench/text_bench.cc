@@ -1,8 +1,11 @@
 // How fast text becomes ids, in bytes per second: each kind of tokenizer on 1 MiB of each kind of
-// text, one word of 1 MiB included. The tokenizers are those of tests/golden/tokenizer.
+// text, one word of 1 MiB included.
+//   text_bench [FILE ...]     FILE: a tokenizer.json; without any: those of tests/golden/tokenizer
 #include <benchmark/benchmark.h>
 
+#include <algorithm>
 #include <cstdio>
+#include <filesystem>
 #include <fstream>
 #include <sstream>
 #include <string>
@@ -20,7 +23,27 @@ std::string Repeated(const std::string& piece) {
   return text;
 }
 
+std::string ReadFile(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  std::ostringstream content;
+  content << file.rdbuf();
+  return content.str();
+}
+
+// The tests of this repository: few of their lines repeat.
+std::string SourceCode() {
+  std::vector<std::string> paths;
+  for (const auto& entry : std::filesystem::recursive_directory_iterator(PERGOLA_TEST_DATA)) {
+    if (entry.path().extension() == ".cc") paths.push_back(entry.path().string());
+  }
+  std::sort(paths.begin(), paths.end());
+  std::string code;
+  for (const std::string& path : paths) code += ReadFile(path);
+  return Repeated(code);
+}
+
 const std::pair<const char*, std::string> kTexts[] = {
+    {"code", SourceCode()},
     {"text", Repeated("The capital of France is Paris, they'll say 1234. def f(x): return x\n")},
     {"one_letter", Repeated("a")},
     {"one_word", Repeated("anothershortwordthenlongerones")},
@@ -29,14 +52,9 @@ const std::pair<const char*, std::string> kTexts[] = {
     {"emoji", Repeated("\xF0\x9F\x91\x8D\xF0\x9F\x8F\xBD")},
 };
 
-std::unique_ptr<const Tokenizer> Load(const std::string& name) {
-  const std::string path =
-      std::string(PERGOLA_TEST_DATA) + "/golden/tokenizer/" + name + ".tokenizer.json";
-  std::ifstream file(path, std::ios::binary);
-  std::ostringstream content;
-  content << file.rdbuf();
+std::unique_ptr<const Tokenizer> Load(const std::string& path) {
   TextParts parts;
-  parts.tokenizer_json = content.str();
+  parts.tokenizer_json = ReadFile(path);
   auto tokenizer = Tokenizer::Create(parts);
   if (!tokenizer.ok()) {
     std::fprintf(stderr, "%s: %s\n", path.c_str(), tokenizer.status().ToString().c_str());
@@ -45,8 +63,8 @@ std::unique_ptr<const Tokenizer> Load(const std::string& name) {
   return *std::move(tokenizer);
 }
 
-void Encode(benchmark::State& state, const char* name, const std::string& text) {
-  const auto tokenizer = Load(name);
+void Encode(benchmark::State& state, const std::shared_ptr<const Tokenizer>& tokenizer,
+            const std::string& text) {
   for (auto _ : state) {
     const auto ids = tokenizer->Encode(text, /*add_special_tokens=*/false);
     if (!ids.ok()) state.SkipWithError(ids.status().ToString().c_str());
@@ -55,12 +73,17 @@ void Encode(benchmark::State& state, const char* name, const std::string& text) 
   state.SetBytesProcessed(static_cast<int64_t>(state.iterations() * text.size()));
 }
 
-void Register() {
-  for (const char* name : {"gpt2", "llama3", "bloom", "llama2", "gemma", "unigram"}) {
-    for (const auto& [what, text] : kTexts) {
-      benchmark::RegisterBenchmark((std::string(name) + "/" + what).c_str(), Encode, name, text)
-          ->Unit(benchmark::kMillisecond);
-    }
+void Register(const std::string& name, const std::string& path) {
+  const std::shared_ptr<const Tokenizer> tokenizer = Load(path);  // of all its benchmarks
+  for (const auto& [what, text] : kTexts) {
+    benchmark::RegisterBenchmark((name + "/" + what).c_str(), Encode, tokenizer, text)
+        ->Unit(benchmark::kMillisecond);
+  }
+}
+
+void RegisterGoldens() {
+  for (const std::string name : {"gpt2", "llama3", "bloom", "llama2", "gemma", "unigram"}) {
+    Register(name, PERGOLA_TEST_DATA "/golden/tokenizer/" + name + ".tokenizer.json");
   }
 }
 
@@ -68,8 +91,11 @@ void Register() {
 }  // namespace pergola
 
 int main(int argc, char** argv) {
-  pergola::Register();
   benchmark::Initialize(&argc, argv);
+  if (argc == 1) pergola::RegisterGoldens();
+  for (int i = 1; i < argc; ++i) {
+    pergola::Register(std::filesystem::path(argv[i]).stem().stem().string(), argv[i]);
+  }
   benchmark::RunSpecifiedBenchmarks();
   return 0;
 }
