@@ -42,6 +42,26 @@ bool InitializeOnce() {
   return ready;
 }
 
+int Compile(std::string_view pattern, OnigOptionType options, regex_t** compiled,
+            OnigErrorInfo* info) {
+  return onig_new(compiled, Bytes(pattern.data()), Bytes(pattern.data() + pattern.size()), options,
+                  ONIG_ENCODING_UTF8, ONIG_SYNTAX_DEFAULT, info);
+}
+
+std::optional<AsciiSet> AsciiMembers(std::string_view atom, bool ignore_case) {
+  regex_t* compiled = nullptr;
+  OnigErrorInfo info;
+  const OnigOptionType options = ignore_case ? ONIG_OPTION_IGNORECASE : ONIG_OPTION_NONE;
+  if (Compile(atom, options, &compiled, &info) != ONIG_NORMAL) return std::nullopt;
+  AsciiSet members;
+  for (size_t i = 0; i < members.size(); ++i) {
+    const auto byte = static_cast<OnigUChar>(i);
+    members[i] = onig_match(compiled, &byte, &byte + 1, &byte, nullptr, ONIG_OPTION_NONE) == 1;
+  }
+  onig_free(compiled);
+  return members;
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<const Regex>> Regex::Create(std::string_view pattern) {
@@ -52,14 +72,14 @@ absl::StatusOr<std::unique_ptr<const Regex>> Regex::Create(std::string_view patt
   }
   regex_t* compiled = nullptr;
   OnigErrorInfo info;
-  const int code =
-      onig_new(&compiled, Bytes(pattern.data()), Bytes(pattern.data() + pattern.size()),
-               ONIG_OPTION_NONE, ONIG_ENCODING_UTF8, ONIG_SYNTAX_DEFAULT, &info);
+  const int code = Compile(pattern, ONIG_OPTION_NONE, &compiled, &info);
   if (code != ONIG_NORMAL) {
     return absl::InvalidArgumentError(absl::StrCat("pattern \"", absl::CHexEscape(ToAbsl(pattern)),
                                                    "\" is broken: ", Explain(code, &info)));
   }
-  return std::unique_ptr<const Regex>(new Regex(compiled));
+  std::unique_ptr<Regex> regex(new Regex(compiled));
+  regex->shortcut_ = AsciiPattern::Create(pattern, AsciiMembers);
+  return std::unique_ptr<const Regex>(std::move(regex));
 }
 
 Regex::~Regex() {
@@ -100,6 +120,14 @@ int Regex::Workspace::Search(const Regex& regex, std::string_view text, size_t p
 absl::StatusOr<bool> Regex::Cursor::Next(ByteRange* match) {
   // At the end only the empty match right behind the last one is left, which would be passed over.
   if (matched_ && last_match_end_ == text_.size()) return false;
+  if (regex_.shortcut_.has_value()) {
+    match->begin = position_;
+    if (const auto end = regex_.shortcut_->Find(text_, &match->begin)) {
+      match->end = position_ = last_match_end_ = *end;
+      matched_ = true;
+      return true;
+    }
+  }
   while (position_ <= text_.size()) {
     const int found = workspace_->Search(regex_, text_, position_);
     if (found == ONIG_MISMATCH) break;

@@ -5,11 +5,13 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "coordinator/text/ascii_pattern.h"
 
 // Oniguruma's OnigRegexType, OnigRegion and OnigMatchParam.
 struct re_pattern_buffer;
@@ -74,6 +76,8 @@ class Regex {
  private:
   explicit Regex(re_pattern_buffer* compiled) : compiled_(compiled) {}
   re_pattern_buffer* compiled_;  // owned
+  // Three times as fast, where it can be used.
+  std::optional<AsciiPattern> shortcut_;
 };
 
 }  // namespace pergola
