@@ -180,7 +180,7 @@ class AsciiPattern::Matcher {
       unknown_ = true;
       return false;
     }
-    return item.set[static_cast<size_t>(text_[position])];
+    return item.set[static_cast<unsigned char>(text_[position])];
   }
 
   const std::string_view text_;
@@ -200,7 +200,7 @@ std::optional<size_t> AsciiPattern::Find(std::string_view text, size_t* begin) c
   Matcher matcher(text);
   const size_t last = std::min(text.size(), *begin + kMaxSteps);
   for (size_t at = *begin; at < last && IsAscii(text[at]); ++at) {
-    const auto first = static_cast<size_t>(text[at]);
+    const auto first = static_cast<unsigned char>(text[at]);
     for (const Alternative& alternative : alternatives_) {
       if (!alternative.starts[first]) continue;
       const Item* items = alternative.items.data();
