@@ -148,7 +148,7 @@ void Bpe::FindJoints(const BpeParts& parts, const Ids& ids) {
   for (const int32_t id : fallback_ids_) {
     if (byte_fallback_ && id >= 0) opaque.insert(id);
   }
-  small_joints_.assign(256 * 256, false);
+  small_joints_.assign(size_t{256} * 256, false);
   for (const auto& [left, right] : parts.merges) {
     for (const std::string* side : {&left, &right}) {
       if (side->empty() || opaque.contains(ids.at(*side))) return;
