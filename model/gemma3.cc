@@ -105,6 +105,7 @@ absl::StatusOr<ModelSpec> Gemma3FromHf(const JsonObject& config) {
   RETURN_IF_ERROR(ReadRopes(config, &spec));
   RETURN_IF_ERROR(ReadAttention(config, &spec));
   spec.norm_plus_one = spec.post_norms = spec.head_norms = true;
+  // transformers rounds it to the dtype the model runs in; the stream is f32 here.
   spec.embedding_scale = static_cast<float>(std::sqrt(static_cast<double>(spec.hidden)));
   // attn_logit_softcapping may stand beside it, but transformers does not apply that one.
   ASSIGN_OR_RETURN(const double cap, config.Number("final_logit_softcapping", 0, 1e-3, 1e6));
