@@ -74,6 +74,12 @@ absl::StatusOr<ModelSpec> BloomFromHf(const JsonObject& config) {
   spec.norm_epsilon = static_cast<float>(epsilon);
   ASSIGN_OR_RETURN(spec.residual_after_norm,
                    config.Bool("apply_residual_connection_post_layernorm", false));
+  // Sliced as it was trained, transformers leaves out the biases of both row-parallel products.
+  ASSIGN_OR_RETURN(const bool slices, config.Bool("slow_but_exact", false));
+  ASSIGN_OR_RETURN(const int64_t training_ranks, config.Int("pretraining_tp", 1, 1, INT32_MAX));
+  if (slices && training_ranks > 1) {
+    return config.Wrong("slow_but_exact", "false where pretraining_tp is above 1");
+  }
   spec.attention_scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(spec.head_dim)));
   SetWhatEveryBloomHas(&spec);
   ASSIGN_OR_RETURN(spec.tied_embeddings, config.Bool("tie_word_embeddings", true));

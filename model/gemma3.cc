@@ -102,6 +102,7 @@ absl::Status ReadAttention(const JsonObject& config, ModelSpec* spec) {
 
 void SetWhatEveryGemmaHas(ModelSpec* spec) {
   spec->post_norms = spec->head_norms = true;
+  // transformers rounds it to the dtype the model runs in; the stream is f32 here.
   spec->embedding_scale = static_cast<float>(std::sqrt(static_cast<double>(spec->hidden)));
 }
 
@@ -143,7 +144,7 @@ absl::StatusOr<ModelSpec> Gemma3FromGguf(const GgufMetadata& metadata) {
     const int64_t scalar = spec.hidden / spec.heads;
     spec.attention_scale = static_cast<float>(1 / std::sqrt(static_cast<double>(scalar)));
   }
-  ASSIGN_OR_RETURN(spec.rope, RopeFromGguf(keys, spec));
+  RETURN_IF_ERROR(ReadGgufRope(keys, &spec));
   RETURN_IF_ERROR(ReadGgufWindow(keys, &spec));
   SetWhatEveryGemmaHas(&spec);
   spec.activation = Activation::kGeluTanh;

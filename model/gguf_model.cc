@@ -4,6 +4,7 @@
 #include <cmath>
 #include <initializer_list>
 #include <iterator>
+#include <utility>
 
 #include "base/check.h"
 #include "base/limits.h"
@@ -133,6 +134,8 @@ absl::Status ApplyYarn(const GgufKeys& keys, double theta, double factor, const 
   ASSIGN_OR_RETURN(scaling.attention_factor,
                    keys.Number("rope.scaling.yarn_attn_factor", inferred, 0, kMaxFactor));
   ScaleYarn(scaling, rope);
+  const double made_for = scaling.original_context * factor;
+  rope->made_for = static_cast<int64_t>(std::min<double>(made_for, INT32_MAX));
   return absl::OkStatus();
 }
 
@@ -191,8 +194,8 @@ absl::StatusOr<ModelSpec> SpecFromGguf(const GgufKeys& keys, NormKind norm) {
   return spec;
 }
 
-absl::StatusOr<RopeSpec> RopeFromGguf(const GgufKeys& keys, const ModelSpec& spec) {
-  const int64_t dims = spec.head_dim;
+absl::Status ReadGgufRope(const GgufKeys& keys, ModelSpec* spec) {
+  const int64_t dims = spec->head_dim;
   ASSIGN_OR_RETURN(const double theta, keys.Number("rope.freq_base", kDefaultTheta, 1, 1e15));
   RETURN_IF_ERROR(keys.Int("rope.dimension_count", dims, dims, dims).status());
   RETURN_IF_ERROR(CheckRotated(dims, keys.metadata().file()));
@@ -206,13 +209,15 @@ absl::StatusOr<RopeSpec> RopeFromGguf(const GgufKeys& keys, const ModelSpec& spe
   if (type == "linear") {
     ScaleLinear(factor, &rope);
   } else if (type == "yarn") {
-    RETURN_IF_ERROR(ApplyYarn(keys, theta, factor, spec, &rope));
+    RETURN_IF_ERROR(ApplyYarn(keys, theta, factor, *spec, &rope));
   } else if (type != "none") {
     return absl::InvalidArgumentError(
         absl::StrCat(keys.metadata().file(), ": ", key, " is \"", Printable(type),
                      "\", which is not supported; supported: none, linear, yarn"));
   }
-  return rope;
+  spec->context_length = std::max(spec->context_length, rope.made_for);
+  spec->rope = std::move(rope);
+  return absl::OkStatus();
 }
 
 absl::Status BindGguf(const TensorTable& table, const GgufTensors& tensors, ModelSpec* spec,

@@ -43,8 +43,9 @@ class GgufKeys {
 // Sizes, the norm's epsilon and the scale. Refuses by name and value what the decoder cannot
 // execute.
 absl::StatusOr<ModelSpec> SpecFromGguf(const GgufKeys& keys, NormKind norm);
-// The rope that "rope.freq_base" and "rope.scaling" describe: none, linear or yarn.
-absl::StatusOr<RopeSpec> RopeFromGguf(const GgufKeys& keys, const ModelSpec& spec);
+// The rope that "rope.freq_base" and "rope.scaling" describe: none, linear or yarn, which may
+// lengthen the context.
+absl::Status ReadGgufRope(const GgufKeys& keys, ModelSpec* spec);
 
 struct GgufTensors {
   bool fused_qkv = false;         // blk.N.attn_qkv: [q | k | v]

@@ -54,6 +54,9 @@ absl::Status ReadSizes(const JsonObject& config, ModelSpec* spec) {
 absl::StatusOr<ModelSpec> Gpt2FromHf(const JsonObject& config) {
   ASSIGN_OR_RETURN(ModelSpec spec, GptSpecFromHf(config, "gelu_new"));
   spec.architecture = "gpt2";
+  // SantaCoder's first files come under this name, with code of their own.
+  ASSIGN_OR_RETURN(const std::string heads, config.String("attention_head_type", "multihead"));
+  if (heads != "multihead") return config.Wrong("attention_head_type", "multihead");
   ASSIGN_OR_RETURN(spec.scale_by_layer, config.Bool("scale_attn_by_inverse_layer_idx", false));
   // Changes the order of roundings in mixed precision; here all of attention is f32 anyway.
   RETURN_IF_ERROR(config.Bool("reorder_and_upcast_attn", false).status());

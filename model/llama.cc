@@ -40,6 +40,7 @@ absl::StatusOr<ModelSpec> MistralFromHf(const JsonObject& config) {
   // Null means no window; only an absent key means the default.
   const int64_t fallback = config.Find("sliding_window") != nullptr ? 0 : 4096;
   ASSIGN_OR_RETURN(spec.sliding_window, config.Int("sliding_window", fallback, 1, INT32_MAX));
+  spec.architecture = "mistral";
   return spec;
 }
 
@@ -47,7 +48,7 @@ absl::StatusOr<ModelSpec> LlamaFromGguf(const GgufMetadata& metadata) {
   const GgufKeys keys(metadata, "llama");
   ASSIGN_OR_RETURN(ModelSpec spec, SpecFromGguf(keys, NormKind::kRms));
   spec.architecture = "llama";
-  ASSIGN_OR_RETURN(spec.rope, RopeFromGguf(keys, spec));
+  RETURN_IF_ERROR(ReadGgufRope(keys, &spec));
   ASSIGN_OR_RETURN(spec.sliding_window, keys.Int("attention.sliding_window", 0, 0, INT32_MAX));
   return spec;
 }
@@ -123,6 +124,8 @@ absl::StatusOr<ModelSpec> LlamaSpecFromHf(const JsonObject& config, const LlamaD
   if (defaults.one_rope) {
     ASSIGN_OR_RETURN(spec.rope,
                      RopeFromHf(config, spec.head_dim, spec.context_length, kDefaultTheta));
+    // Model cards turn yarn on and leave max_position_embeddings at the original length.
+    spec.context_length = std::max(spec.context_length, spec.rope.made_for);
   }
   spec.attention_scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(spec.head_dim)));
   ASSIGN_OR_RETURN(spec.tied_embeddings, config.Bool("tie_word_embeddings", defaults.tied));

@@ -53,7 +53,7 @@ absl::StatusOr<ModelSpec> QwenFromGguf(const GgufMetadata& metadata, const char*
   RETURN_IF_ERROR(keys.Int("attention.sliding_window", 0, 0, 0).status());
   ASSIGN_OR_RETURN(ModelSpec spec, SpecFromGguf(keys, NormKind::kRms));
   spec.architecture = architecture;
-  ASSIGN_OR_RETURN(spec.rope, RopeFromGguf(keys, spec));
+  RETURN_IF_ERROR(ReadGgufRope(keys, &spec));
   return spec;
 }
 

@@ -54,7 +54,7 @@ TEST(LlamaTest, UsesTheClassDefaultsForOmittedKeys) {
   EXPECT_EQ(mistral->kv_heads, 8);
   EXPECT_EQ(mistral->context_length, 131072);
   EXPECT_EQ(mistral->sliding_window, 4096);
-  EXPECT_EQ(mistral->architecture, "llama");
+  EXPECT_EQ(mistral->architecture, "mistral");
 }
 
 TEST(LlamaTest, TellsAnExplicitNullFromAnOmittedKey) {
