@@ -175,7 +175,7 @@ int Chat::Converse() {
     if (event != LineReader::Event::kLine) {
       if (for_people()) std::fputc('\n', stderr);
       // As the signal would have ended it.
-      return event == LineReader::Event::kInterrupt ? 128 + SIGINT : exit_code;
+      return interrupts_.Take() ? 128 + SIGINT : exit_code;
     }
     if (line.empty() || Command(line, &ends)) continue;
     const absl::Status checked = CheckText(line, "the message");

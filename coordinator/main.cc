@@ -72,7 +72,7 @@ void Declare(CLI::App* app, Flags* flags) {
   AddNumber(*app, "--max-queued-bytes", &flags->engine.max_queued_bytes,
             {int64_t{1} << 16, int64_t{1} << 40}, "Bytes of queued prompts");
   AddNumber(*app, "--max-calls", &flags->server.max_calls, {1, 1'000'000},
-            "Generate and GenerateBatch calls in progress; beyond: RESOURCE_EXHAUSTED");
+            "Generate, Chat and GenerateBatch calls in progress; beyond: RESOURCE_EXHAUSTED");
   AddNumber(*app, "--max-held-bytes", &flags->server.max_held_result_bytes,
             {int64_t{1} << 20, int64_t{1} << 40},
             "Results that GenerateBatch and best_of hold until all are there; beyond: "

@@ -14,7 +14,7 @@ namespace pergola {
 namespace {
 
 google::rpc::Status CannotChat(const absl::Status& why) {
-  return ToRpcStatus(absl::FailedPreconditionError(ToStd(why.message())), "NO_CHAT_TEMPLATE");
+  return ToRpcStatus(absl::FailedPreconditionError(why.message()), "NO_CHAT_TEMPLATE");
 }
 
 // What the message's own words cannot carry.
