@@ -156,15 +156,14 @@ absl::StatusOr<TextParts> LoadHuggingFace(const std::string& path) {
   ASSIGN_OR_RETURN(auto tokenizer_config, read("tokenizer_config.json", kMaxConfigBytes));
   parts.tokenizer_config_json = std::move(tokenizer_config).value_or("");
   ASSIGN_OR_RETURN(auto chat_template, read("chat_template.jinja", kMaxTemplateBytes));
-  // What older processors wrote beside the tokenizer.
-  ASSIGN_OR_RETURN(const auto template_json, read("chat_template.json", kMaxConfigBytes));
   if (chat_template) {
     parts.chat_template = *std::move(chat_template);
   } else {
     ASSIGN_OR_RETURN(parts.chat_template,
                      TemplateOf(parts.tokenizer_config_json, path + "/tokenizer_config.json"));
   }
-  if (parts.chat_template.empty()) {
+  if (parts.chat_template.empty()) {  // what older processors wrote beside the tokenizer
+    ASSIGN_OR_RETURN(const auto template_json, read("chat_template.json", kMaxConfigBytes));
     ASSIGN_OR_RETURN(parts.chat_template,
                      TemplateOf(template_json.value_or(""), path + "/chat_template.json"));
   }

@@ -632,7 +632,7 @@ case_chat() {
   grep -q 'messages: chat template: line 1: raised: no orders' "$work/error" || fail "raised: $(cat "$work/error")"
   # Ctrl-C stops the answer, and the conversation goes on.
   mkfifo "$work/said"
-  "$bin/pergola" chat --ignore-eos --max-new-tokens 4000 <"$work/said" >"$work/chat" 2>"$work/chat.err" &
+  "$bin/pergola" chat --ignore-eos <"$work/said" >"$work/chat" 2>"$work/chat.err" &
   talk=$!
   exec 7>"$work/said"
   echo columns >&7
@@ -647,6 +647,7 @@ case_chat() {
   eventually 20 longer || fail "the conversation has ended: $(cat "$work/chat.err")"
   kill -INT "$talk"
   eventually 10 idle || fail "the second answer goes on after Ctrl-C"
+  [[ $(grep -c 'status=CANCELLED' "$work/up.err") -ge 1 ]] || fail "Ctrl-C cancelled nothing"
   exec 7>&-
   wait "$talk" || fail "the conversation ended with $?: $(cat "$work/chat.err")"
   kill -TERM "$up"
