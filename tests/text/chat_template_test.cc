@@ -148,7 +148,7 @@ TEST(ChatTemplateTest, RequestsThatAreNoConversationAreRefusedByPath) {
   EXPECT_THAT(with([](Conversation* r) { r->tools_json = "[1]"; }),
               HasSubstr("must be a JSON array of objects in tools_json"));
   EXPECT_THAT(with([](Conversation* r) { r->documents_json = "["; }),
-              HasSubstr("it is not JSON at byte 1 in documents_json"));
+              HasSubstr("it is not JSON at byte 2 in documents_json"));
   EXPECT_THAT(with([](Conversation* r) { r->variables_json = "[]"; }),
               HasSubstr("must be a JSON object in variables_json"));
   EXPECT_THAT(with([](Conversation* r) { r->variables_json = R"({"messages": 1})"; }),
