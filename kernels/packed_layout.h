@@ -14,6 +14,8 @@
 //     q8_0     [8][32][4]                   int8 of four k in one 32-bit lane (as VPDPBUSD reads
 //     them) q4_0/1   [4][32] x 32 bits            nibbles of eight k: bits 8b..8b+3 are k = b, bits
 //     8b+4.. are k = 4 + b
+//   int8       scales f32 [32], sums of the weights i32 [32], then
+//              [ceil(K/4)][32][4]            as q8_0, for all of K
 #pragma once
 
 #include <cstdint>

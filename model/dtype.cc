@@ -77,6 +77,8 @@ std::string_view DTypeName(DType dtype) {
       return "q4_0";
     case DType::kQ4_1:
       return "q4_1";
+    case DType::kInt8:
+      return "int8";
   }
   return "unknown";
 }
@@ -106,6 +108,8 @@ int64_t BlockBytes(DType dtype) {
       return 18;
     case DType::kQ4_1:
       return 20;
+    case DType::kInt8:
+      return 1;
   }
   return 0;
 }
@@ -160,7 +164,7 @@ uint16_t F32ToF16(float value) {
 }
 
 void DecodeToF32(DType dtype, const void* source, int64_t values, float* destination) {
-  PERGOLA_CHECK(dtype != DType::kI32);
+  PERGOLA_CHECK(dtype != DType::kI32 && dtype != DType::kInt8);
   PERGOLA_CHECK(values % BlockValues(dtype) == 0);
   const auto* bytes = static_cast<const uint8_t*>(source);
   if (BlockValues(dtype) == 1) return DecodeDense(dtype, bytes, values, destination);

@@ -109,7 +109,8 @@ double FlopRoof(Stream& stream, const Settings& settings) {
 PackedMatrix RandomWeights(DType dtype, int64_t rows, int64_t columns) {
   std::mt19937 generator(1);
   PackedMatrix matrix = PackedMatrix::Allocate(dtype, rows, columns);
-  const int64_t row_bytes = DTypeBytes(dtype, columns);
+  const int64_t scale_bytes = dtype == DType::kInt8 ? 4 : 0;
+  const int64_t row_bytes = scale_bytes + DTypeBytes(dtype, columns);
   std::vector<uint8_t> row(static_cast<size_t>(row_bytes));
   for (int64_t b = 0; b < row_bytes; ++b) {
     // 0x3c in each high byte keeps every half and scale a number near 0.01 to 1.
@@ -244,19 +245,20 @@ void BenchSample(benchmark::State& state, int64_t vocabulary, const SampleCase& 
 void RegisterMatmul(const Settings& settings, const Roofs& roofs) {
   std::vector<MatmulShape> shapes;
   if (settings.tiny) {
-    for (DType dtype : {DType::kF32, DType::kBF16, DType::kQ4_1})
+    for (DType dtype : {DType::kF32, DType::kBF16, DType::kQ4_1, DType::kInt8})
       shapes.push_back({dtype, 3, 64, 96});
   } else {
     for (int64_t outputs : {2048, 2560, 11264}) {
       shapes.push_back({DType::kBF16, 1, 2048, outputs});
     }
     shapes.push_back({DType::kBF16, 1, 5632, 2048});
-    for (int64_t rows : {2, 4, 8, 16, 32, 64, 512}) {
+    for (int64_t rows : {2, 4, 8, 16, 32, 64, 128, 512}) {
       shapes.push_back({DType::kBF16, rows, 2048, 11264});
     }
     shapes.push_back({DType::kBF16, 512, 5632, 2048});
-    for (DType dtype : {DType::kF32, DType::kF16, DType::kQ8_0, DType::kQ4_0, DType::kQ4_1}) {
-      for (int64_t rows : {1, 16, 512}) shapes.push_back({dtype, rows, 2048, 11264});
+    for (DType dtype :
+         {DType::kF32, DType::kF16, DType::kQ8_0, DType::kQ4_0, DType::kQ4_1, DType::kInt8}) {
+      for (int64_t rows : {1, 16, 128, 512}) shapes.push_back({dtype, rows, 2048, 11264});
     }
   }
   for (const MatmulShape& s : shapes) {

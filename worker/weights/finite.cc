@@ -60,6 +60,7 @@ int64_t FirstNonFinite(DType dtype, const uint8_t* source, int64_t values) {
     case DType::kQ4_1:
       return FirstBadBlock(dtype, source, values, 2);
     case DType::kI32:
+    case DType::kInt8:
       return -1;
   }
   return -1;

@@ -1,0 +1,49 @@
+// Rows in eight bits: the one formula by which weights (per output row, at load) and activations
+// (per token, at run time) become int8 under `--dtype int8`.
+//
+//   m = max |x_k|, s = m / 127, q_k = round(x_k * (127 / m)) to nearest, ties to even; x_k is s q_k
+//
+// |x_k - s q_k| <= s (1/2 + 2^-15): half a step, and the two roundings before it to an integer. A
+// row whose m is below 2^-96 becomes zeros (s = 0), so that 127 / m is always a number.
+#pragma once
+
+#include <cstdint>
+
+namespace pergola {
+
+// Activations with |x| above it, and those that are no numbers, are outliers: they stay f32.
+// Dettmers et al., LLM.int8(), arXiv:2208.07339, section 3.2.
+inline constexpr float kInt8Outlier = 6.0F;
+
+inline constexpr float kSmallestInt8Row = 0x1.0p-96F;
+
+// 127 * 127 times as many products fit into an int32.
+inline constexpr int64_t kMostInt8Columns = int64_t{1} << 17;
+
+// Steps of a row whose largest value is `most`.
+struct Int8Steps {
+  float scale = 0;    // s
+  float inverse = 0;  // 127 / m
+};
+inline Int8Steps StepsOf(float most) {
+  if (!(most >= kSmallestInt8Row)) return {};
+  return {most / 127.0F, 127.0F / most};
+}
+
+// q of one value. |x * inverse| is below 2^22, where adding 1.5 * 2^23 rounds to an integer.
+inline int8_t ToInt8(float x, float inverse) {
+  constexpr float kMagic = 12582912.0F;
+  return static_cast<int8_t>(x * inverse + kMagic - kMagic);
+}
+
+inline bool IsInt8Outlier(float x) {
+  return !(x <= kInt8Outlier && x >= -kInt8Outlier);
+}
+
+// All `count` values, none of them an outlier; finite. Returns s.
+float QuantizeInt8(const float* x, int64_t count, int8_t* q);
+
+// The same without outliers, whose q is 0.
+float QuantizeInt8Token(const float* x, int64_t count, int8_t* q);
+
+}  // namespace pergola
