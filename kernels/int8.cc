@@ -4,30 +4,27 @@
 #include <cmath>
 
 namespace pergola {
-namespace {
 
-template <bool kOutliers>
-float Quantize(const float* x, int64_t count, int8_t* q) {
-  const auto stays = [](float value) { return !kOutliers || !IsInt8Outlier(value); };
+Int8Steps StepsOfRow(const float* x, int64_t count) {
   float most = 0;
-  for (int64_t k = 0; k < count; ++k) {
-    if (stays(x[k])) most = std::max(most, std::abs(x[k]));
-  }
-  const Int8Steps steps = StepsOf(most);
-  for (int64_t k = 0; k < count; ++k) {
-    q[k] = stays(x[k]) ? ToInt8(x[k], steps.inverse) : int8_t{0};
-  }
-  return steps.scale;
+  for (int64_t k = 0; k < count; ++k) most = std::max(most, std::abs(x[k]));
+  return StepsOf(most);
 }
 
-}  // namespace
-
-float QuantizeInt8(const float* x, int64_t count, int8_t* q) {
-  return Quantize<false>(x, count, q);
+void QuantizeInt8(const float* x, int64_t count, const Int8Steps& steps, int8_t* q) {
+  for (int64_t k = 0; k < count; ++k) q[k] = ToInt8(x[k], steps.inverse);
 }
 
 float QuantizeInt8Token(const float* x, int64_t count, int8_t* q) {
-  return Quantize<true>(x, count, q);
+  float most = 0;
+  for (int64_t k = 0; k < count; ++k) {
+    if (!IsInt8Outlier(x[k])) most = std::max(most, std::abs(x[k]));
+  }
+  const Int8Steps steps = StepsOf(most);
+  for (int64_t k = 0; k < count; ++k) {
+    q[k] = IsInt8Outlier(x[k]) ? int8_t{0} : ToInt8(x[k], steps.inverse);
+  }
+  return steps.scale;
 }
 
 }  // namespace pergola

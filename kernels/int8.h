@@ -17,9 +17,6 @@ inline constexpr float kInt8Outlier = 6.0F;
 
 inline constexpr float kSmallestInt8Row = 0x1.0p-96F;
 
-// 127 * 127 times as many products fit into an int32.
-inline constexpr int64_t kMostInt8Columns = int64_t{1} << 17;
-
 // Steps of a row whose largest value is `most`.
 struct Int8Steps {
   float scale = 0;    // s
@@ -40,10 +37,11 @@ inline bool IsInt8Outlier(float x) {
   return !(x <= kInt8Outlier && x >= -kInt8Outlier);
 }
 
-// All `count` values, none of them an outlier; finite. Returns s.
-float QuantizeInt8(const float* x, int64_t count, int8_t* q);
+// Of weights: of a whole row of finite values, and q of some of its columns.
+Int8Steps StepsOfRow(const float* x, int64_t count);
+void QuantizeInt8(const float* x, int64_t count, const Int8Steps& steps, int8_t* q);
 
-// The same without outliers, whose q is 0.
+// Of a token: outliers do not count, their q is 0. Returns s.
 float QuantizeInt8Token(const float* x, int64_t count, int8_t* q);
 
 }  // namespace pergola

@@ -11,6 +11,9 @@ namespace pergola {
 
 inline constexpr int64_t kPanelColumns = 32;
 
+// 127 * 127 times as many products of int8 fit into an int32.
+inline constexpr int64_t kMostInt8Columns = int64_t{1} << 17;
+
 // Before the values of an int8 panel: the f32 scales of its outputs, and the i32 sums of their
 // weights.
 inline constexpr int64_t kInt8HeaderBytes = kPanelColumns * 8;

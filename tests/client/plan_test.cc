@@ -33,7 +33,7 @@ TEST(MakePlanTest, TheCpuPlanFitsTheMachineOrNamesTheMissingBytes) {
   EXPECT_EQ(refused.code(), absl::StatusCode::kResourceExhausted);
   EXPECT_THAT(std::string(refused.message()), HasSubstr(": 1 bytes are missing; "));
   EXPECT_THAT(std::string(refused.message()), HasSubstr("a smaller KV cache (--kv-mib 1023)"));
-  EXPECT_THAT(std::string(refused.message()), HasSubstr("--dtype q8_0"));
+  EXPECT_THAT(std::string(refused.message()), HasSubstr("--dtype int8"));
 }
 
 TEST(MakePlanTest, TheSuggestedKvFits) {
@@ -46,11 +46,11 @@ TEST(MakePlanTest, TheSuggestedKvFits) {
 TEST(MakePlanTest, WhatIsSuggestedForGpusFits) {
   PlanOptions options = On("bloom-176b", "a100-40g");
   EXPECT_THAT(std::string(Plan(options).status().message()),
-              HasSubstr("more ranks (--nodes 2), or a smaller dtype (--dtype q8_0) would fit"));
+              HasSubstr("more ranks (--nodes 2), or a smaller dtype (--dtype int8) would fit"));
   options.nodes = 2;
   EXPECT_TRUE(Plan(options).ok());
   options.nodes = 1;
-  options.dtype = "q8_0";
+  options.dtype = "int8";
   EXPECT_TRUE(Plan(options).ok());
 }
 

@@ -17,9 +17,10 @@ PackedMatrix Int8Matrix(const std::vector<float>& values, int64_t rows, int64_t 
   PackedMatrix matrix = PackedMatrix::Allocate(DType::kInt8, rows, columns);
   std::vector<uint8_t> row(static_cast<size_t>(4 + columns));
   for (int64_t r = 0; r < rows; ++r) {
-    const float scale = QuantizeInt8(values.data() + r * columns, columns,
-                                     reinterpret_cast<int8_t*>(row.data() + 4));
-    std::memcpy(row.data(), &scale, 4);
+    const float* from = values.data() + r * columns;
+    const Int8Steps steps = StepsOfRow(from, columns);
+    QuantizeInt8(from, columns, steps, reinterpret_cast<int8_t*>(row.data() + 4));
+    std::memcpy(row.data(), &steps.scale, 4);
     matrix.PackRows(r, 1, row.data(), 4 + columns);
   }
   return matrix;
@@ -304,14 +305,17 @@ TEST(Int8MatrixDeathTest, RefusesRowsWhoseSumsMightOverflow) {
 TEST(Int8RowTest, RoundsToNearestEven) {
   const std::vector<float> x = {127.0F, 0.5F, 1.5F, 2.5F, -0.5F, -1.5F, 2.500001F, -127.0F};
   std::vector<int8_t> q(x.size());
-  EXPECT_EQ(QuantizeInt8(x.data(), 8, q.data()), 1.0F);
+  EXPECT_EQ(StepsOfRow(x.data(), 8).scale, 1.0F);
+  QuantizeInt8(x.data(), 8, StepsOfRow(x.data(), 8), q.data());
   EXPECT_EQ(q, (std::vector<int8_t>{127, 0, 2, 2, 0, -2, 3, -127}));
 }
 
 TEST(Int8RowTest, TheLargestFiniteRowHasSteps) {
   const std::vector<float> x = {std::numeric_limits<float>::max(), -1.0F};
   std::vector<int8_t> q(2);
-  EXPECT_TRUE(std::isfinite(QuantizeInt8(x.data(), 2, q.data())));
+  const Int8Steps steps = StepsOfRow(x.data(), 2);
+  EXPECT_TRUE(std::isfinite(steps.scale));
+  QuantizeInt8(x.data(), 2, steps, q.data());
   EXPECT_EQ(q, (std::vector<int8_t>{127, 0}));
 }
 
