@@ -4,8 +4,9 @@
 //
 //   y[r, o] = bias[o] + sum over k ascending of x[r, k] * w[o, k]        (f32 accumulation, fused
 //   multiply-add)
-// int8 weights multiply int8 activations (kernels/int8.h). Of row r of x the outliers O(r), |x| > 6
-// or no number, are taken out; the rest is int8 in steps of s_r, the weights in steps of t_o:
+// int8 weights multiply int8 activations (kernels/int8.h). Of row r of x the outliers O(r), whose
+// |x| is beyond the row's limit or no number, are taken out; the rest is int8 in steps of s_r, the
+// weights in steps of t_o:
 //
 //   y[r, o] = bias[o] + t_o * (s_r * (sum over k not in O(r) of q[r, k] * p[o, k])
 //                              + sum over k in O(r) ascending of x[r, k] * p[o, k])

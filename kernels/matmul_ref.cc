@@ -7,28 +7,37 @@ namespace pergola {
 namespace {
 
 // One token by one output of an int8 matrix: everything but bias and sum with y.
-double Int8Dot(const float* x, const std::vector<int8_t>& q, double x_scale,
-               const std::vector<int8_t>& w, double w_scale) {
+struct Int8Token {
+  const float* x = nullptr;
+  float limit = 0;
+  double scale = 0;
+  std::vector<int8_t> q;
+};
+
+double Int8Dot(const Int8Token& token, const std::vector<int8_t>& w, double w_scale) {
   int64_t sum = 0;
   double outliers = 0;
-  for (size_t k = 0; k < q.size(); ++k) {
-    sum += int64_t{q[k]} * int64_t{w[k]};
-    if (IsInt8Outlier(x[k])) outliers += static_cast<double>(x[k]) * w[k];
+  for (size_t k = 0; k < w.size(); ++k) {
+    sum += int64_t{token.q[k]} * int64_t{w[k]};
+    if (IsInt8Outlier(token.x[k], token.limit)) outliers += static_cast<double>(token.x[k]) * w[k];
   }
-  return w_scale * (x_scale * static_cast<double>(sum) + outliers);
+  return w_scale * (token.scale * static_cast<double>(sum) + outliers);
 }
 
 void MatmulInt8Ref(const MatmulArgs& args) {
   const int64_t columns = args.w->columns();
   const int64_t outputs = args.w->rows();
-  std::vector<int8_t> q(static_cast<size_t>(columns)), w(q.size());
+  std::vector<int8_t> w(static_cast<size_t>(columns));
+  Int8Token token;
+  token.q.resize(w.size());
   for (int64_t r = 0; r < args.x.dim(0); ++r) {
-    const float* x = args.x.f32() + r * columns;
+    token.x = args.x.f32() + r * columns;
     float* y = args.y.f32() + r * outputs;
-    const float x_scale = QuantizeInt8Token(x, columns, q.data());
+    token.limit = Int8LimitOf(token.x, columns);
+    token.scale = QuantizeInt8Token(token.x, columns, token.limit, token.q.data());
     for (int64_t o = 0; o < outputs; ++o) {
       const float w_scale = args.w->Int8Row(o, w.data());
-      double sum = Int8Dot(x, q, x_scale, w, w_scale);
+      double sum = Int8Dot(token, w, w_scale);
       if (args.bias != nullptr) sum += static_cast<double>(args.bias[o]);
       if (args.accumulate) sum += static_cast<double>(y[o]);
       y[o] = static_cast<float>(sum);

@@ -53,10 +53,46 @@ int Int8TileRows(int64_t left) {
   return kMostInt8Rows;
 }
 
-// Marks the outliers of x in `mask` and returns the largest of the rest. False: there are none.
-bool FindOutliers(const float* x, int64_t columns, uint64_t* mask, float* most) {
+// Int8LimitOf.
+float LimitOfToken(const float* x, int64_t columns) {
+  constexpr int64_t kParts = kInt8SumParts / kLanes;
   const F32 d;
   const VF32 limit = hn::Set(d, kInt8Outlier);
+  VF32 sums[kParts];
+  for (VF32& sum : sums) sum = hn::Zero(d);
+  int64_t k = 0;
+  for (; k + kInt8SumParts <= columns; k += kInt8SumParts) {
+#pragma GCC unroll 16
+    for (int64_t p = 0; p < kParts; ++p) {
+      const VF32 value = hn::LoadU(d, x + k + p * kLanes);
+      const VF32 kept = hn::IfThenElseZero(hn::Le(hn::Abs(value), limit), value);
+      sums[p] = hn::Add(sums[p], hn::Mul(kept, kept));
+    }
+  }
+  HWY_ALIGN float parts[kInt8SumParts];
+  for (int64_t p = 0; p < kParts; ++p) hn::Store(sums[p], d, parts + p * kLanes);
+  for (int64_t i = 0; k < columns; ++k, ++i) {
+    const float value = IsInt8Outlier(x[k], kInt8Outlier) ? 0.0F : x[k];
+    parts[i] += value * value;
+  }
+  float sum = 0;
+  for (const float part : parts) sum += part;
+  return Int8Limit(sum, columns);
+}
+
+// A token and what is an outlier of it.
+struct Int8Row {
+  const float* x = nullptr;
+  int64_t columns = 0;
+  float limit = 0;
+};
+
+// Marks the outliers in `mask` and finds the largest of the rest. False: there are none.
+bool FindOutliers(const Int8Row& row, uint64_t* mask, float* most) {
+  const F32 d;
+  const float* x = row.x;
+  const int64_t columns = row.columns;
+  const VF32 limit = hn::Set(d, row.limit);
   VF32 largest = hn::Zero(d);
   bool any = false;
   const auto mark = [&](int64_t k) {
@@ -70,12 +106,12 @@ bool FindOutliers(const float* x, int64_t columns, uint64_t* mask, float* most) 
     largest = hn::Max(largest, hn::IfThenElseZero(inside, size));
     if (hn::AllTrue(d, inside)) continue;
     for (int64_t i = k; i < k + kLanes; ++i) {
-      if (IsInt8Outlier(x[i])) mark(i);
+      if (IsInt8Outlier(x[i], row.limit)) mark(i);
     }
   }
   *most = hn::GetLane(hn::MaxOfLanes(d, largest));
   for (; k < columns; ++k) {
-    if (IsInt8Outlier(x[k])) {
+    if (IsInt8Outlier(x[k], row.limit)) {
       mark(k);
     } else {
       *most = std::max(*most, x[k] < 0 ? -x[k] : x[k]);
@@ -85,10 +121,12 @@ bool FindOutliers(const float* x, int64_t columns, uint64_t* mask, float* most) 
 }
 
 // q of every column, 0 of outliers. The magic number of ToInt8.
-void QuantizeRow(const float* x, int64_t columns, float inverse, int8_t* q) {
+void QuantizeRow(const Int8Row& row, float inverse, int8_t* q) {
   const F32 d;
+  const float* x = row.x;
+  const int64_t columns = row.columns;
   const hn::Rebind<int8_t, F32> d8;
-  const VF32 limit = hn::Set(d, kInt8Outlier);
+  const VF32 limit = hn::Set(d, row.limit);
   const VF32 steps = hn::Set(d, inverse);
   const VF32 magic = hn::Set(d, 12582912.0F);
   int64_t k = 0;
@@ -98,7 +136,8 @@ void QuantizeRow(const float* x, int64_t columns, float inverse, int8_t* q) {
     const VF32 rounded = hn::Sub(hn::Add(hn::Mul(kept, steps), magic), magic);
     hn::StoreU(hn::DemoteTo(d8, hn::ConvertTo(I32(), rounded)), d8, q + k);
   }
-  for (; k < columns; ++k) q[k] = IsInt8Outlier(x[k]) ? int8_t{0} : ToInt8(x[k], inverse);
+  for (; k < columns; ++k)
+    q[k] = IsInt8Outlier(x[k], row.limit) ? int8_t{0} : ToInt8(x[k], inverse);
 }
 
 // Fills `tokens` from rows of x. `row` is scratch for one row's bytes. With `moved` each byte is
@@ -116,13 +155,16 @@ void QuantizeTokens(const float* x, bool moved, int8_t* row, Int8Tokens* tokens)
         for (int64_t quad = 0; quad < tokens->quads; ++quad) words[quad * padded + r] = move;
         continue;
       }
-      const float* from = x + (tokens->first_row + token) * tokens->columns;
+      Int8Row from;
+      from.x = x + (tokens->first_row + token) * tokens->columns;
+      from.columns = tokens->columns;
+      from.limit = LimitOfToken(from.x, from.columns);
       float most = 0;
       tokens->any_outlier[token] =
-          FindOutliers(from, tokens->columns, tokens->outliers + token * tokens->mask_words, &most);
+          FindOutliers(from, tokens->outliers + token * tokens->mask_words, &most);
       const Int8Steps steps = StepsOf(most);
       tokens->scale[token] = steps.scale;
-      QuantizeRow(from, tokens->columns, steps.inverse, row);
+      QuantizeRow(from, steps.inverse, row);
       for (int64_t quad = 0; quad < tokens->quads; ++quad) {
         uint32_t word;
         std::memcpy(&word, row + 4 * quad, 4);

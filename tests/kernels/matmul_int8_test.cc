@@ -74,7 +74,8 @@ Bounds BoundsOf(const Product& p, bool accumulate = false) {
   std::vector<int8_t> q(static_cast<size_t>(columns)), w(q.size());
   for (int64_t r = 0; r < p.rows; ++r) {
     const float* x = p.x.data() + r * columns;
-    const double s = QuantizeInt8Token(x, columns, q.data());
+    const float limit = Int8LimitOf(x, columns);
+    const double s = QuantizeInt8Token(x, columns, limit, q.data());
     for (int64_t o = 0; o < outputs; ++o) {
       const double t = p.w.Int8Row(o, w.data());
       double size = 0, exact = 0, product = 0;
@@ -82,7 +83,7 @@ Bounds BoundsOf(const Product& p, bool accumulate = false) {
       for (int64_t k = 0; k < columns; ++k) {
         const double value = x[k], weight = p.weights[o * columns + k];
         product += value * weight;
-        if (IsInt8Outlier(x[k])) {
+        if (IsInt8Outlier(x[k], limit)) {
           ++outliers;
           size += std::abs(value * t * w[k]);
           exact += std::abs(value) * t * (0.5 + 0x1p-15);
@@ -300,6 +301,20 @@ TEST(Int8MatrixTest, UnpacksItsRoundedRowsAndCountsItsBytes) {
 
 TEST(Int8MatrixDeathTest, RefusesRowsWhoseSumsMightOverflow) {
   EXPECT_DEATH(PackedMatrix::Allocate(DType::kInt8, 1, kMostInt8Columns + 1), "CHECK failed");
+}
+
+TEST(Int8RowTest, TheLimitFollowsSmallTokensAndEndsAtSix) {
+  std::vector<float> x(100, 0.01F);
+  EXPECT_NEAR(Int8LimitOf(x.data(), 100), 0.05, 1e-6);
+  x[7] = 1e9F;  // beyond six: does not count
+  x[8] = kNaN;
+  EXPECT_NEAR(Int8LimitOf(x.data(), 100), 0.05, 1e-3);
+  x.assign(100, 3.0F);
+  EXPECT_EQ(Int8LimitOf(x.data(), 100), kInt8Outlier);
+  x.assign(100, 0.0F);
+  EXPECT_EQ(Int8LimitOf(x.data(), 100), kInt8Outlier);
+  x.assign(100, 0x1.0p-90F);
+  EXPECT_EQ(Int8LimitOf(x.data(), 100), kInt8Outlier);
 }
 
 TEST(Int8RowTest, RoundsToNearestEven) {
