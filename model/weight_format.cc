@@ -20,6 +20,14 @@ absl::StatusOr<WeightFormat> ParseWeightFormat(const std::string& name) {
       absl::StrCat("--dtype is '", name, "'; it must be one of ", known));
 }
 
+namespace {
+
+bool TakesFiveBits(DType dtype) {
+  return 8 * BlockBytes(dtype) <= 5 * BlockValues(dtype);
+}
+
+}  // namespace
+
 DType HeldDType(WeightFormat format, DType file, bool projection) {
   switch (format) {
     case WeightFormat::kAuto:
@@ -33,7 +41,7 @@ DType HeldDType(WeightFormat format, DType file, bool projection) {
     case WeightFormat::kInt8:
       return projection ? DType::kInt8 : file;
     case WeightFormat::kInt4:
-      return projection && file != DType::kQ4_0 ? kInt4Groups : file;
+      return projection && !TakesFiveBits(file) ? kInt4Groups : file;
   }
   PERGOLA_CHECK(false);
 }

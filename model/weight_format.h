@@ -37,7 +37,7 @@ const char* WeightFormatName(WeightFormat format);
 absl::StatusOr<WeightFormat> ParseWeightFormat(const std::string& name);
 
 // What a matrix that the checkpoint has in `file` is held in; `projection`: of attention or MLP.
-// kInt4 leaves groups of four bits as they are.
+// kInt4 leaves what takes no more than five bits a weight as it is.
 DType HeldDType(WeightFormat format, DType file, bool projection);
 
 }  // namespace pergola

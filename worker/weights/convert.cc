@@ -84,8 +84,8 @@ Steps Begin(float low, float high, float share, bool has_minimum) {
   return {scale, -8 * scale};
 }
 
-// The shares of the range that are tried. Beyond 1: q4_0's other end has 7 steps only.
-constexpr float kShares[] = {1.15F, 1.0F, 0.93F, 0.86F, 0.79F, 0.72F};
+// The shares of the range that are tried.
+constexpr float kShares[] = {1.0F, 0.94F, 0.88F, 0.82F};
 
 }  // namespace
 
@@ -106,11 +106,8 @@ bool QuantizeGroup(const float* x, int64_t count, DType to, uint8_t* block) {
   };
   for (const float share : kShares) {
     Steps steps = Begin(*low, *high, share, has_minimum);
-    for (int round = 0; round < 2; ++round) {
-      Nearest(x, count, steps, q);
-      steps = Fitted(x, count, q, has_minimum);
-      consider(steps);
-    }
+    Nearest(x, count, steps, q);
+    consider(Fitted(x, count, q, has_minimum));
   }
   const uint16_t scale = F32ToF16(best.scale);
   const uint16_t minimum = F32ToF16(best.minimum);
