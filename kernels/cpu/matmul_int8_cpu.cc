@@ -291,7 +291,7 @@ void RunTokens(const MatmulArgs& args, const Int8Tokens& tokens, const MatmulSha
       for (int p = 0; p < panels; ++p) {
         for (int64_t r = 0; r < std::min<int64_t>(rows, tokens.rows - first); ++r) {
           WriteInt8Panel<kVnni>(args, tokens, first + r, panel + p,
-                                sums + (p * rows + r) * kPanelColumns);
+                                sums + (int64_t{p} * rows + r) * kPanelColumns);
         }
       }
       a.x += tokens.quads * rows;

@@ -40,9 +40,10 @@ double Nearest(const float* x, int64_t count, const Steps& steps, int* q) {
   const float inverse = steps.scale == 0 ? 0 : 1 / steps.scale;
   double error = 0;
   for (int64_t i = 0; i < count; ++i) {
-    const float place = (x[i] - steps.minimum) * inverse;
     // Clamped first: the place of a value far outside is no int.
-    q[i] = static_cast<int>(std::clamp(place, 0.0F, 15.0F) + 0.5F);
+    const float place = std::clamp((x[i] - steps.minimum) * inverse, 0.0F, 15.0F);
+    const float up = place + 0.5F;
+    q[i] = static_cast<int>(up);
     const float off = x[i] - (steps.scale * static_cast<float>(q[i]) + steps.minimum);
     error += static_cast<double>(off) * off;
   }
