@@ -70,6 +70,7 @@ absl::StatusOr<std::vector<std::string>> GroupCommand(const GroupOptions& option
              "--group", options.name, "--tp", std::to_string(options.tensor_parallel), "--pp",
              std::to_string(options.pipeline_parallel)});
   if (options.threads > 0) Add(line, {"--threads", std::to_string(options.threads)});
+  if (options.dtype != "auto") Add(line, {"--dtype", options.dtype});
   if (!options.trace_file.empty()) Add(line, {"--trace", options.trace_file});
   Add(line, {"--log-level", options.log_level});
   line.insert(line.end(), options.worker_arguments.begin(), options.worker_arguments.end());

@@ -18,9 +18,10 @@ struct GroupOptions {
   std::string coordinator_address;  // the internal listener
   int tensor_parallel = 1;
   int pipeline_parallel = 1;
-  int threads = 0;          // per rank; 0: the worker chooses
-  std::vector<Host> hosts;  // empty: this machine
-  bool remote = false;      // whether any host is another machine
+  int threads = 0;             // per rank; 0: the worker chooses
+  std::string dtype = "auto";  // of the weight matrices
+  std::vector<Host> hosts;     // empty: this machine
+  bool remote = false;         // whether any host is another machine
   bool root = false;
   std::vector<int> cpus;   // those its processes may use; empty: all
   std::string trace_file;  // empty: no trace

@@ -46,9 +46,11 @@ int RunPlan(const PlanFlags& flags) {
 
 void AddLimitFlags(CLI::App* command, PlanFlags* flags) {
   PlanOptions& plan = flags->plan;
-  command->add_option("--dtype", plan.dtype,
-                      "of the weight matrices: f32, bf16, f16, q8_0, q4_1 or q4_0 (default: the "
-                      "checkpoint's, bf16 for a known name)");
+  command
+      ->add_option("--dtype", plan.dtype,
+                   "of the weight matrices: f32, bf16, f16, int8, int4, or auto: the "
+                   "checkpoint's, bf16 for a known name")
+      ->capture_default_str();
   command->add_option("--kv-dtype", plan.kv_dtype,
                       "f32, bf16 or f16 (default: f32 if all matrices are f32, else f16)");
   command

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <filesystem>
 #include <functional>
-#include <optional>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -29,12 +28,6 @@ absl::StatusOr<DType> ParseDType(const char* flag, const std::string& name,
   }
   return absl::InvalidArgumentError(
       absl::StrCat(flag, " is '", name, "'; known are ", absl::StrJoin(names, ", ")));
-}
-
-absl::StatusOr<DType> ParseMatrixDType(const std::string& name) {
-  return ParseDType(
-      "--dtype", name,
-      {DType::kF32, DType::kBF16, DType::kF16, DType::kQ8_0, DType::kQ4_1, DType::kQ4_0});
 }
 
 absl::Status CheckOptions(const ShapeSpec& shape, const PlanOptions& options) {
@@ -198,15 +191,16 @@ RankLayout OneRank(const ShapeSpec& shape) {
   return MakeLayout(shape.spec, 1, 1, 0).value_or(RankLayout());
 }
 
-// The widest dtype narrower than the model's for which `fits` holds; empty if none does.
+// The widest format narrower than the model's for which `fits` holds; empty if none does.
 std::string SmallerDType(const ShapeSpec& shape,
                          const std::function<bool(const ShapeSpec&)>& fits) {
   const int64_t bytes = PlanRank(shape, OneRank(shape), MemoryLimits()).weights();
-  for (const DType dtype : {DType::kBF16, DType::kQ8_0, DType::kQ4_1, DType::kQ4_0}) {
-    const absl::StatusOr<ShapeSpec> smaller = WithMatrixDType(shape, dtype);
+  for (const WeightFormat format :
+       {WeightFormat::kBF16, WeightFormat::kInt8, WeightFormat::kInt4}) {
+    const absl::StatusOr<ShapeSpec> smaller = WithWeightFormat(shape, format);
     if (!smaller.ok()) continue;
     const int64_t smaller_bytes = PlanRank(*smaller, OneRank(shape), MemoryLimits()).weights();
-    if (smaller_bytes < bytes && fits(*smaller)) return std::string(DTypeName(dtype));
+    if (smaller_bytes < bytes && fits(*smaller)) return WeightFormatName(format);
   }
   return "";
 }
@@ -389,14 +383,12 @@ absl::Status CheckMachine(const PlanReport& report, const PlanOptions& options) 
 }  // namespace
 
 absl::StatusOr<ShapeSpec> OpenShape(const PlanOptions& options) {
-  std::optional<DType> dtype;
-  if (!options.dtype.empty()) {
-    ASSIGN_OR_RETURN(dtype, ParseMatrixDType(options.dtype));
-  }
+  ASSIGN_OR_RETURN(const WeightFormat format, ParseWeightFormat(options.dtype));
   std::error_code error;
   if (!std::filesystem::exists(options.model, error)) {
     if (IsKnownShape(options.model)) {
-      return KnownShape(options.model, dtype.value_or(DType::kBF16));
+      ASSIGN_OR_RETURN(ShapeSpec shape, KnownShape(options.model, DType::kBF16));
+      return WithWeightFormat(std::move(shape), format);
     }
     return absl::NotFoundError(absl::StrCat("model ", options.model,
                                             " is neither a path nor a known name; known are ",
@@ -404,7 +396,7 @@ absl::StatusOr<ShapeSpec> OpenShape(const PlanOptions& options) {
   }
   ASSIGN_OR_RETURN(const std::unique_ptr<Checkpoint> checkpoint, Checkpoint::Open(options.model));
   ASSIGN_OR_RETURN(ShapeSpec shape, ShapeOfCheckpoint(*checkpoint));
-  return dtype ? WithMatrixDType(std::move(shape), *dtype) : shape;
+  return WithWeightFormat(std::move(shape), format);
 }
 
 absl::StatusOr<PlanReport> MakePlan(const ShapeSpec& shape, const PlanOptions& options) {

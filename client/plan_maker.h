@@ -15,10 +15,10 @@ struct PlanOptions {
   std::string gpu;    // empty: this machine's CPU
   int nodes = 1;
   int gpus_per_node = 8;
-  int tensor_parallel = 0;    // 0: try those possible (CPU: 1)
-  int pipeline_parallel = 0;  // likewise
-  std::string dtype;          // of the matrices; empty: the checkpoint's, bf16 for a name
-  std::string kv_dtype;       // empty: f32 if all matrices are, else f16
+  int tensor_parallel = 0;     // 0: try those possible (CPU: 1)
+  int pipeline_parallel = 0;   // likewise
+  std::string dtype = "auto";  // of the matrices; auto: the checkpoint's, bf16 for a name
+  std::string kv_dtype;        // empty: f32 if all matrices are, else f16
   int64_t context_length = 0;
   int64_t length = 0;      // cached tokens per sequence the times are for; 0: half the context
   int64_t batch = 32;      // the load layouts are compared at

@@ -19,6 +19,8 @@
 #include "client/supervisor.h"
 #include "model/checkpoint.h"
 #include "model/layout.h"
+#include "model/shape_spec.h"
+#include "model/weight_format.h"
 
 namespace pergola {
 namespace {
@@ -29,6 +31,7 @@ struct UpOptions {
   int pp = 1;
   int groups = 1;
   int threads = 0;
+  std::string dtype = "auto";
   std::string hosts;
   std::string listen = "127.0.0.1:50051";
   std::string internal_listen;
@@ -67,10 +70,13 @@ absl::StatusOr<std::string> AbsoluteModel(const std::string& model) {
 }
 
 // What every rank would refuse after it was started: headers that do not hold, or a layout the
-// model's shape cannot take. Reads headers only.
-absl::Status CheckModel(const std::string& model, int tensor_parallel, int pipeline_parallel) {
+// model's shape cannot take, or a format its matrices cannot. Reads headers only.
+absl::Status CheckModel(const std::string& model, const UpOptions& options) {
+  ASSIGN_OR_RETURN(const WeightFormat format, ParseWeightFormat(options.dtype));
   ASSIGN_OR_RETURN(const std::unique_ptr<Checkpoint> checkpoint, Checkpoint::Open(model));
-  return MakeLayout(checkpoint->spec(), tensor_parallel, pipeline_parallel, 0).status();
+  ASSIGN_OR_RETURN(ShapeSpec shape, ShapeOfCheckpoint(*checkpoint));
+  RETURN_IF_ERROR(WithWeightFormat(std::move(shape), format).status());
+  return MakeLayout(checkpoint->spec(), options.tp, options.pp, 0).status();
 }
 
 const Host* FirstRemote(const std::vector<Host>& hosts, const std::string& own_host_name) {
@@ -117,6 +123,7 @@ absl::StatusOr<SupervisorOptions> Plan(const UpOptions& options, const Context& 
   group.tensor_parallel = options.tp;
   group.pipeline_parallel = options.pp;
   group.threads = options.threads;
+  group.dtype = options.dtype;
   ASSIGN_OR_RETURN(group.hosts, ParseHosts(options.hosts));
   const Host* remote = FirstRemote(group.hosts, context.host_name);
   group.root = context.root;
@@ -155,7 +162,7 @@ absl::StatusOr<SupervisorOptions> Plan(const UpOptions& options, const Context& 
     dealt.remote = FirstRemote(dealt.hosts, context.host_name) != nullptr;
     RETURN_IF_ERROR(GroupCommand(dealt).status());
   }
-  RETURN_IF_ERROR(CheckModel(model, options.tp, options.pp));
+  RETURN_IF_ERROR(CheckModel(model, options));
   supervisor.run_file = options.run_file;
   supervisor.environment = context.environment;
   supervisor.terminal = context.stderr_is_terminal;
@@ -225,6 +232,11 @@ void AddLayoutFlags(CLI::App& command, UpOptions& options) {
       ->capture_default_str();
   AddNumber(command, "--threads", &options.threads, {0, 1024},
             "threads per rank (default 0: cores / ranks on the node, of all groups)");
+  command
+      .add_option("--dtype", options.dtype,
+                  "hold weight matrices as f32, bf16, f16, int8 or int4, converted at load; auto: "
+                  "as the checkpoint has them (docs/quantization.md)")
+      ->capture_default_str();
   command.add_option(
       "--hosts", options.hosts,
       "NAME:SLOTS,... machines, dealt evenly to the groups; --pp must be a multiple of "

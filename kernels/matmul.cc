@@ -18,6 +18,8 @@ void Matmul(Stream& stream, const MatmulArgs& args) {
   if (args.x.dim(0) == 0 || args.w->rows() == 0) return;
   if (stream.cpu_target() == CpuTarget::kReference) {
     MatmulRef(args);
+  } else if (args.w->dtype() == DType::kInt8) {
+    MatmulInt8Cpu(stream, args);
   } else {
     MatmulCpu(stream, args);
   }

@@ -4,6 +4,18 @@
 //
 //   y[r, o] = bias[o] + sum over k ascending of x[r, k] * w[o, k]        (f32 accumulation, fused
 //   multiply-add)
+// int8 weights multiply int8 activations (kernels/int8.h). Of row r of x the outliers O(r), whose
+// |x| is beyond the row's limit or no number, are taken out; the rest is int8 in steps of s_r, the
+// weights in steps of t_o:
+//
+//   y[r, o] = bias[o] + t_o * (s_r * (sum over k not in O(r) of q[r, k] * p[o, k])
+//                              + sum over k in O(r) ascending of x[r, k] * p[o, k])
+//
+// The first sum is an exact integer (int32: columns <= 2^17), the second a chain of f32 fused
+// multiply-adds; a token's result depends on its own row alone. Against the reference the error is
+// at most (|O| + 5) 2^-24 sum |s q t p| (outliers: |x t p|). Against x and w before they were
+// rounded, each product of the first sum is off by at most (1/2 + 2^-15) (s |w| + t |x|) + (1/4 +
+// 2^-14) s t.
 //
 // The order of the sum depends on K and the weight dtype alone: not on rows, threads, target or
 // position in the batch. Error bound against the reference (double accumulation): K * 2^-24 * sum
@@ -24,12 +36,14 @@ namespace pergola {
 class PackedMatrix {
  public:
   PackedMatrix() = default;
-  // Allocates for `rows` x `columns` of any dtype but i32. A quantised matrix may be a cut of
-  // columns that does not begin on a block: `lead` (below BlockValues) says how many values of the
-  // first block lie before the cut; a row then holds the blocks that cover lead + columns values.
+  // Allocates for `rows` x `columns` of any dtype but i32; of int8 at most kMostInt8Columns
+  // columns. A quantised matrix may be a cut of columns that does not begin on a block: `lead`
+  // (below BlockValues) says how many values of the first block lie before the cut; a row then
+  // holds the blocks that cover lead + columns values.
   static PackedMatrix Allocate(DType dtype, int64_t rows, int64_t columns, int lead = 0);
   // Packs `row_count` source rows (as in the file: dense values, or whole blocks that cover lead +
-  // columns) as output rows first_row.. of this matrix. Rows may come in any order, each once.
+  // columns, or of int8 the f32 scale and then the values) as output rows first_row.. of this
+  // matrix. Rows may come in any order, each once.
   void PackRows(int64_t first_row, int64_t row_count, const void* source, int64_t source_row_bytes);
 
   DType dtype() const { return dtype_; }
@@ -42,6 +56,8 @@ class PackedMatrix {
   static int64_t PackedBytes(DType dtype, int64_t rows, int64_t columns, int lead = 0);
   // Decodes one row to f32 [columns]: embedding lookup of a tied table, and tests.
   void UnpackRow(int64_t row, float* out) const;
+  // One row of an int8 matrix: returns its scale, writes its values to [columns].
+  float Int8Row(int64_t row, int8_t* out) const;
 
  private:
   DType dtype_ = DType::kF32;

@@ -13,6 +13,9 @@
 //   quantised  [blocks of K]        a block of the file's bytes for each output: its f16 numbers
 //                                   [count][32], then the rest of it as words [words][32] of 32
 //                                   bits, in the file's order
+//   int8       scales f32 [32], sums of the weights i32 [32], then
+//              [ceil(K/4)][32][4]            int8 of four k in one 32-bit lane, as VPDPBUSD reads
+//                                            them
 #pragma once
 
 #include <cstdint>

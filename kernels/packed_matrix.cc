@@ -1,7 +1,9 @@
 #include <algorithm>
 #include <cstring>
+#include <vector>
 
 #include "base/check.h"
+#include "kernels/int8.h"
 #include "kernels/matmul.h"
 #include "kernels/packed_layout.h"
 
@@ -62,7 +64,19 @@ void PackQuantBlock(DType dtype, uint8_t* target, int64_t lane, const uint8_t* b
   });
 }
 
-// The inverse, decoded: the values of one lane.
+// A row of an int8 matrix, its scale and then its values, into its lane of the panel.
+void PackInt8Row(uint8_t* panel, int64_t lane, const uint8_t* row, int64_t columns) {
+  std::memcpy(panel + 4 * lane, row, 4);
+  const uint8_t* values = row + 4;
+  int32_t sum = 0;
+  for (int64_t k = 0; k < columns; ++k) {
+    sum += static_cast<int8_t>(values[k]);
+    panel[kInt8HeaderBytes + (k / 4 * kPanelColumns + lane) * 4 + k % 4] = values[k];
+  }
+  std::memcpy(panel + 4 * (kPanelColumns + lane), &sum, 4);
+}
+
+// The inverse of PackQuantBlock, decoded: the values of one lane.
 void UnpackQuantBlock(DType dtype, const uint8_t* source, int64_t lane, float* out) {
   uint8_t block[kMaxBlockBytes];
   ForEachUnit(dtype, lane, [&](int64_t to, int64_t from, size_t bytes) {
@@ -81,6 +95,7 @@ PackedMatrix PackedMatrix::Allocate(DType dtype, int64_t rows, int64_t columns, 
   PERGOLA_CHECK(dtype != DType::kI32);
   PERGOLA_CHECK(rows >= 0 && columns >= 0);
   PERGOLA_CHECK(lead >= 0 && lead < BlockValues(dtype));
+  PERGOLA_CHECK(dtype != DType::kInt8 || columns <= kMostInt8Columns);
   PackedMatrix matrix;
   matrix.dtype_ = dtype;
   matrix.rows_ = rows;
@@ -94,6 +109,14 @@ void PackedMatrix::PackRows(int64_t first_row, int64_t row_count, const void* so
                             int64_t source_row_bytes) {
   PERGOLA_CHECK(first_row >= 0 && row_count >= 0 && first_row + row_count <= rows_);
   const auto* rows = static_cast<const uint8_t*>(source);
+  if (dtype_ == DType::kInt8) {
+    for (int64_t i = 0; i < row_count; ++i) {
+      const int64_t row = first_row + i;
+      PackInt8Row(buffer_.data() + row / kPanelColumns * PanelBytes(dtype_, columns_, lead_),
+                  row % kPanelColumns, rows + i * source_row_bytes, columns_);
+    }
+    return;
+  }
   const int64_t panel_bytes = PanelBytes(dtype_, columns_, lead_);
   const int64_t block = BlockValues(dtype_);
   const int64_t piece = std::max(kPieceK, block);
@@ -138,6 +161,12 @@ void PackedMatrix::UnpackRow(int64_t row, float* out) const {
     }
     return;
   }
+  if (dtype_ == DType::kInt8) {
+    std::vector<int8_t> values(static_cast<size_t>(columns_));
+    const float scale = Int8Row(row, values.data());
+    for (int64_t k = 0; k < columns_; ++k) out[k] = scale * static_cast<float>(values[k]);
+    return;
+  }
   for (int64_t k = 0; k < columns_; ++k) {
     if (dtype_ == DType::kF32) {
       std::memcpy(out + k, panel + (k * kPanelColumns + lane) * 4, 4);
@@ -147,6 +176,19 @@ void PackedMatrix::UnpackRow(int64_t row, float* out) const {
       out[k] = BF16ToF32(LoadU16(panel + ((k / 2 * kPanelColumns + lane) * 2 + k % 2) * 2));
     }
   }
+}
+
+float PackedMatrix::Int8Row(int64_t row, int8_t* out) const {
+  PERGOLA_CHECK(dtype_ == DType::kInt8 && row >= 0 && row < rows_);
+  const int64_t lane = row % kPanelColumns;
+  const uint8_t* panel = buffer_.data() + row / kPanelColumns * PanelBytes(dtype_, columns_, lead_);
+  for (int64_t k = 0; k < columns_; ++k) {
+    const uint8_t* value = panel + kInt8HeaderBytes + (k / 4 * kPanelColumns + lane) * 4 + k % 4;
+    out[k] = static_cast<int8_t>(*value);
+  }
+  float scale;
+  std::memcpy(&scale, panel + 4 * lane, 4);
+  return scale;
 }
 
 }  // namespace pergola

@@ -61,6 +61,7 @@ constexpr Traits kTraits[] = {
     {DType::kQ4_K, "q4_k", 256, 144, {2, 0}},
     {DType::kQ5_K, "q5_k", 256, 176, {2, 0}},
     {DType::kQ6_K, "q6_k", 256, 210, {1, 208}},
+    {DType::kInt8, "int8", 1, 1, {}},
 };
 
 const Traits& TraitsOf(DType dtype) {
@@ -137,7 +138,7 @@ uint16_t F32ToF16(float value) {
 }
 
 void DecodeToF32(DType dtype, const void* source, int64_t values, float* destination) {
-  PERGOLA_CHECK(dtype != DType::kI32);
+  PERGOLA_CHECK(dtype != DType::kI32 && dtype != DType::kInt8);
   PERGOLA_CHECK(values % BlockValues(dtype) == 0);
   const auto* bytes = static_cast<const uint8_t*>(source);
   if (BlockValues(dtype) == 1) return DecodeDense(dtype, bytes, values, destination);

@@ -23,13 +23,14 @@ enum class DType : uint8_t {
   kQ4_K,
   kQ5_K,
   kQ6_K,
+  kInt8,  // rows made at load, in no file: one f32 scale per row, int8; value = scale * q
 };
 
 // "f32", "bf16", ..., as printed and as taken by flags.
 std::string_view DTypeName(DType dtype);
 // Values per block along the innermost dimension: 1, 32, or 256 for the K-quants.
 int64_t BlockValues(DType dtype);
-// Bytes per block: 4, 2, 2, 4, 34, 18, ...
+// Bytes per block: 4, 2, 2, 4, 34, 18, ...; 1 of kInt8, whose rows have a scale beside.
 int64_t BlockBytes(DType dtype);
 // Bytes of `values` consecutive values; `values` must be a multiple of BlockValues.
 int64_t DTypeBytes(DType dtype, int64_t values);
@@ -49,7 +50,7 @@ uint16_t F32ToBF16(float value);
 uint16_t F32ToF16(float value);
 
 // Decodes `values` (a multiple of BlockValues) consecutive values of `dtype` at `source` to f32:
-// the one scalar decoder that tests and references use. Not for kI32.
+// the one scalar decoder that tests and references use. Not for kI32 and kInt8.
 void DecodeToF32(DType dtype, const void* source, int64_t values, float* destination);
 
 }  // namespace pergola

@@ -149,6 +149,10 @@ ShapeSpec ShapeOfKnown(const KnownModel& model, DType dtype) {
 
 }  // namespace
 
+WeightKind KindOf(Role role) {
+  return RoleShapeOf(role).kind;
+}
+
 const char* WeightKindName(WeightKind kind) {
   static constexpr const char* kNames[kWeightKinds] = {"embedding", "attention", "MLP", "norms",
                                                        "LM head"};
@@ -227,6 +231,19 @@ absl::StatusOr<ShapeSpec> WithMatrixDType(ShapeSpec shape, DType dtype) {
           ToAbsl(DTypeName(dtype)), ": rows are whole blocks of ", BlockValues(dtype), " values"));
     }
     weight.dtype = dtype;
+  }
+  return shape;
+}
+
+absl::StatusOr<ShapeSpec> WithWeightFormat(ShapeSpec shape, WeightFormat format) {
+  for (WeightShape& weight : shape.weights) {
+    if (!weight.matrix()) continue;
+    weight.dtype = HeldDType(format, weight.dtype, IsProjection(weight.kind));
+    if (weight.dtype == DType::kInt8 && weight.shape[1] > kMostInt8Columns) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("--dtype int8: a matrix of ", weight.shape[0], " x ", weight.shape[1],
+                       " has more inputs than the ", kMostInt8Columns, " its sums hold"));
+    }
   }
   return shape;
 }

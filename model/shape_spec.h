@@ -12,12 +12,17 @@
 #include "model/dtype.h"
 #include "model/layout.h"
 #include "model/model_spec.h"
+#include "model/weight_format.h"
 
 namespace pergola {
 
 // What a weight is printed under; biases go with their matrix.
 enum class WeightKind : uint8_t { kEmbedding, kAttention, kMlp, kNorms, kLmHead };
 inline constexpr int kWeightKinds = 5;
+inline bool IsProjection(WeightKind kind) {
+  return kind == WeightKind::kAttention || kind == WeightKind::kMlp;
+}
+WeightKind KindOf(Role role);
 // "embedding", "attention", "MLP", "norms", "LM head".
 const char* WeightKindName(WeightKind kind);
 
@@ -57,6 +62,8 @@ bool IsKnownShape(const std::string& name);
 // The same model with every matrix in `dtype`. INVALID_ARGUMENT if a matrix's rows are not whole
 // blocks of it.
 absl::StatusOr<ShapeSpec> WithMatrixDType(ShapeSpec shape, DType dtype);
+// The same model as `format` holds it. INVALID_ARGUMENT if a row is too long for it.
+absl::StatusOr<ShapeSpec> WithWeightFormat(ShapeSpec shape, WeightFormat format);
 
 // A matrix as one rank holds it, packed.
 struct HeldMatrix {

@@ -174,15 +174,17 @@ absl::Status Rank::Attach() {
   ASSIGN_OR_RETURN(const std::string fingerprint, checkpoint_->Fingerprint());
   ASSIGN_OR_RETURN(const int64_t blocks, group_->Minimum(executor_->info().block_count));
   executor_->LimitBlocks(blocks);
-  ASSIGN_OR_RETURN(const std::vector<std::string> prints, group_->GatherTexts(fingerprint));
+  const std::string print =
+      absl::StrCat(fingerprint, " as ", WeightFormatName(options_.executor.weights));
+  ASSIGN_OR_RETURN(const std::vector<std::string> prints, group_->GatherTexts(print));
   ASSIGN_OR_RETURN(const std::vector<std::string> numerics,
                    group_->GatherTexts(RankNumerics(executor_->info().dtypes, stream_->name())));
   for (int rank = 0; rank < group_->size(); ++rank) {
-    if (prints[rank] == fingerprint) continue;
-    return absl::FailedPreconditionError(absl::StrCat(
-        options_.model, " is not the same model everywhere: rank ", group_->rank(), " on ",
-        group_->places()[group_->rank()].host, " reads ", fingerprint, ", rank ", rank, " on ",
-        group_->places()[rank].host, " reads ", prints[rank]));
+    if (prints[rank] == print) continue;
+    return absl::FailedPreconditionError(
+        absl::StrCat(options_.model, " is not the same model everywhere: rank ", group_->rank(),
+                     " on ", group_->places()[group_->rank()].host, " reads ", print, ", rank ",
+                     rank, " on ", group_->places()[rank].host, " reads ", prints[rank]));
   }
   if (results_ != nullptr) results_->Dial();
   if (group_->rank() != 0) return absl::OkStatus();

@@ -60,7 +60,7 @@ absl::Status CheckOptions(const WorkerOptions& options) {
 
 absl::StatusOr<WorkerOptions> ParseWorkerOptions(int argc, const char* const* argv) {
   WorkerOptions options;
-  std::string cpu_target, kv_dtype;
+  std::string cpu_target, kv_dtype, dtype = "auto";
   int64_t kv_mib = 0;
   CLI::App app("pergola-worker: one rank of a group; started by mpirun, one process per rank");
   app.add_option("--model", options.model, "model directory or .gguf file")->required();
@@ -79,6 +79,7 @@ absl::StatusOr<WorkerOptions> ParseWorkerOptions(int argc, const char* const* ar
             "most token rows per step");
   AddNumber(app, "--kv-mib", &kv_mib, {0, int64_t{1} << 40},
             "KV memory per rank; 0: what all slots use, at most 1024");
+  app.add_option("--dtype", dtype, "of the weight matrices: auto, f32, bf16, f16, int8 or int4");
   app.add_option("--kv-dtype", kv_dtype, "f32, bf16 or f16");
   AddNumber(app, "--context-length", &options.executor.context_length, {0, int64_t{1} << 31},
             "tokens; 0: the model's, or what the KV holds");
@@ -101,6 +102,7 @@ absl::StatusOr<WorkerOptions> ParseWorkerOptions(int argc, const char* const* ar
     ASSIGN_OR_RETURN(options.cpu_target, ParseTarget(cpu_target));
     options.cpu_target_set = true;
   }
+  ASSIGN_OR_RETURN(options.executor.weights, ParseWeightFormat(dtype));
   if (!kv_dtype.empty()) {
     ASSIGN_OR_RETURN(options.executor.kv_dtype, ParseKvDType(kv_dtype));
     options.executor.kv_dtype_set = true;

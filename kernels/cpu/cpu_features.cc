@@ -22,4 +22,12 @@ bool CpuHasAvx512() {
 #endif
 }
 
+bool CpuHasAvx512Vnni() {
+#if HWY_TARGETS & HWY_AVX3
+  return CpuHasAvx512() && __builtin_cpu_supports("avx512vnni") != 0;
+#else
+  return false;
+#endif
+}
+
 }  // namespace pergola

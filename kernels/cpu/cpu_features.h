@@ -5,5 +5,7 @@ namespace pergola {
 
 bool CpuHasAvx2();
 bool CpuHasAvx512();
+// Of an AVX-512 machine: products of bytes (VPDPBUSD).
+bool CpuHasAvx512Vnni();
 
 }  // namespace pergola

@@ -4,20 +4,6 @@
 
 #include "kernels/cpu/targets.h"
 #include "kernels/packed_layout.h"
-#include "kernels/thread_pool.h"
-
-#ifndef PERGOLA_KERNELS_CPU_MATMUL_CPU_ONCE_
-#define PERGOLA_KERNELS_CPU_MATMUL_CPU_ONCE_
-namespace pergola {
-
-// The rows and panels that belong to one thread.
-struct MatmulShare {
-  int64_t row_begin = 0, row_end = 0;
-  int64_t panel_begin = 0, panel_end = 0;
-};
-
-}  // namespace pergola
-#endif
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/matmul_cpu.cc"
@@ -326,20 +312,7 @@ namespace pergola {
 void MatmulCpu(Stream& stream, const MatmulArgs& args) {
   const auto run = PERGOLA_CHOOSE(stream.cpu_target(), MatmulPart);
   ThreadPool& pool = stream.pool();
-  const int64_t rows = args.x.dim(0);
-  const int64_t panels = PanelCount(args.w->rows());
-  // Threads share out the panels; where those are fewer, rows too.
-  const int64_t panel_parts = std::min<int64_t>(pool.threads(), panels);
-  const int64_t row_parts = std::min<int64_t>(pool.threads() / panel_parts, rows);
-  pool.Run([&](int thread) {
-    if (thread >= panel_parts * row_parts) return;
-    const int64_t p = thread % panel_parts;
-    const int64_t r = thread / panel_parts;
-    MatmulShare share;
-    share.row_begin = rows * r / row_parts;
-    share.row_end = rows * (r + 1) / row_parts;
-    share.panel_begin = panels * p / panel_parts;
-    share.panel_end = panels * (p + 1) / panel_parts;
+  RunShares(pool, args, [&](const MatmulShare& share, int thread) {
     run(args, share, reinterpret_cast<float*>(pool.Scratch(thread)),
         ThreadPool::kScratchBytes / static_cast<int64_t>(sizeof(float)));
   });

@@ -109,7 +109,8 @@ double FlopRoof(Stream& stream, const Settings& settings) {
 PackedMatrix RandomWeights(DType dtype, int64_t rows, int64_t columns) {
   std::mt19937 generator(1);
   PackedMatrix matrix = PackedMatrix::Allocate(dtype, rows, columns);
-  const int64_t row_bytes = DTypeBytes(dtype, columns);
+  const int64_t scale_bytes = dtype == DType::kInt8 ? 4 : 0;
+  const int64_t row_bytes = scale_bytes + DTypeBytes(dtype, columns);
   std::vector<uint8_t> row(static_cast<size_t>(row_bytes));
   for (uint8_t& byte : row) byte = static_cast<uint8_t>(generator());
   // 0x3c in the high byte keeps every dense value and every scale a number near 0.01 to 1.
@@ -119,6 +120,8 @@ PackedMatrix RandomWeights(DType dtype, int64_t rows, int64_t columns) {
     const int64_t end = dense ? BlockBytes(dtype) : 2 * halves.count;
     for (int64_t b = 1; b < end; b += 2) row[static_cast<size_t>(at + b)] = 0x3c;
   }
+  const float scale = 0.01F;
+  if (dtype == DType::kInt8) std::memcpy(row.data(), &scale, sizeof(scale));
   for (int64_t r = 0; r < rows; ++r) matrix.PackRows(r, 1, row.data(), row_bytes);
   return matrix;
 }
@@ -247,7 +250,7 @@ void BenchSample(benchmark::State& state, int64_t vocabulary, const SampleCase& 
 void RegisterMatmul(const Settings& settings, const Roofs& roofs) {
   std::vector<MatmulShape> shapes;
   if (settings.tiny) {
-    for (DType dtype : {DType::kF32, DType::kBF16, DType::kQ4_1, DType::kQ4_K}) {
+    for (DType dtype : {DType::kF32, DType::kBF16, DType::kQ4_1, DType::kQ4_K, DType::kInt8}) {
       shapes.push_back({dtype, 3, 256, 96});
     }
   } else {
@@ -255,14 +258,14 @@ void RegisterMatmul(const Settings& settings, const Roofs& roofs) {
       shapes.push_back({DType::kBF16, 1, 2048, outputs});
     }
     shapes.push_back({DType::kBF16, 1, 5632, 2048});
-    for (int64_t rows : {2, 4, 8, 16, 32, 64, 512}) {
+    for (int64_t rows : {2, 4, 8, 16, 32, 64, 128, 512}) {
       shapes.push_back({DType::kBF16, rows, 2048, 11264});
     }
     shapes.push_back({DType::kBF16, 512, 5632, 2048});
-    for (DType dtype : {DType::kF32, DType::kF16, DType::kQ8_0, DType::kQ4_0, DType::kQ4_1,
-                        DType::kQ5_0, DType::kQ5_1, DType::kIQ4_NL, DType::kQ2_K, DType::kQ3_K,
-                        DType::kQ4_K, DType::kQ5_K, DType::kQ6_K}) {
-      for (int64_t rows : {1, 16, 512}) shapes.push_back({dtype, rows, 2048, 11264});
+    for (DType dtype : {DType::kF32, DType::kF16, DType::kInt8, DType::kQ8_0, DType::kQ4_0,
+                        DType::kQ4_1, DType::kQ5_0, DType::kQ5_1, DType::kIQ4_NL, DType::kQ2_K,
+                        DType::kQ3_K, DType::kQ4_K, DType::kQ5_K, DType::kQ6_K}) {
+      for (int64_t rows : {1, 16, 128, 512}) shapes.push_back({dtype, rows, 2048, 11264});
     }
   }
   for (const MatmulShape& s : shapes) {

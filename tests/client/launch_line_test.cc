@@ -65,12 +65,14 @@ TEST(LaunchLineTest, RootMustBeAllowedExplicitly) {
 TEST(LaunchLineTest, ThreadsTraceAndFurtherArgumentsReachTheWorker) {
   GroupOptions options = OneMachine();
   options.threads = 3;
+  options.dtype = "int8";
   options.trace_file = "/traces/worker.json";
   options.worker_arguments = {"--block-tokens", "64"};
   const auto command = *GroupCommand(options);
   const auto worker = std::find(command.begin(), command.end(), "pergola-worker");
   const std::vector<std::string> tail(worker, command.end());
   EXPECT_THAT(tail, Contains("--threads"));
+  EXPECT_THAT(ShellLine(tail), HasSubstr(" --dtype int8 "));
   EXPECT_THAT(tail, Contains("/traces/worker.json"));
   EXPECT_EQ(tail.back(), "64");
 }

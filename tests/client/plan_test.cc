@@ -1,4 +1,7 @@
 #include "client/plan_maker.h"
+
+#include <algorithm>
+
 #include "client/plan_report.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -33,7 +36,7 @@ TEST(MakePlanTest, TheCpuPlanFitsTheMachineOrNamesTheMissingBytes) {
   EXPECT_EQ(refused.code(), absl::StatusCode::kResourceExhausted);
   EXPECT_THAT(std::string(refused.message()), HasSubstr(": 1 bytes are missing; "));
   EXPECT_THAT(std::string(refused.message()), HasSubstr("a smaller KV cache (--kv-mib 1023)"));
-  EXPECT_THAT(std::string(refused.message()), HasSubstr("--dtype q8_0"));
+  EXPECT_THAT(std::string(refused.message()), HasSubstr("--dtype int8"));
 }
 
 TEST(MakePlanTest, TheSuggestedKvFits) {
@@ -46,11 +49,11 @@ TEST(MakePlanTest, TheSuggestedKvFits) {
 TEST(MakePlanTest, WhatIsSuggestedForGpusFits) {
   PlanOptions options = On("bloom-176b", "a100-40g");
   EXPECT_THAT(std::string(Plan(options).status().message()),
-              HasSubstr("more ranks (--nodes 2), or a smaller dtype (--dtype q8_0) would fit"));
+              HasSubstr("more ranks (--nodes 2), or a smaller dtype (--dtype int8) would fit"));
   options.nodes = 2;
   EXPECT_TRUE(Plan(options).ok());
   options.nodes = 1;
-  options.dtype = "q8_0";
+  options.dtype = "int8";
   EXPECT_TRUE(Plan(options).ok());
 }
 
@@ -106,6 +109,77 @@ TEST(MakePlanTest, WrongNamesAndFlagsAreNotAQuestionOfMemory) {
   options = On("llama-3-8b", "h100");
   options.length = 8193;
   EXPECT_EQ(code(options), absl::StatusCode::kInvalidArgument);
+}
+
+// Eight KV heads (and one) over ranks: a rank counts those its query heads need, no more.
+TEST(MakePlanTest, TheKvOfARankIsOfTheHeadsItNeeds) {
+  const auto heads = [](const char* model, int tp) {
+    PlanOptions options = On(model);
+    options.tensor_parallel = tp;
+    const auto report = Plan(options);
+    EXPECT_TRUE(report.ok()) << report.status();
+    const ModelSpec& spec = report->shape.spec;
+    // K and V of each layer, f16.
+    const int64_t head_bytes =
+        2 * spec.layers * report->limits.block_tokens * spec.head_dim * int64_t{2};
+    std::string text = PlanText(*report);
+    text.erase(std::remove(text.begin(), text.end(), ','), text.end());
+    std::vector<int64_t> held;
+    for (const MemoryPlan& plan : report->ranks) {
+      held.push_back(plan.block_bytes / head_bytes);
+      EXPECT_THAT(text, HasSubstr(" " + std::to_string(plan.kv_bytes()) + " "));
+    }
+    return held;
+  };
+  EXPECT_EQ(heads("llama-3-8b", 1), (std::vector<int64_t>{8}));
+  EXPECT_EQ(heads("llama-3-8b", 4), (std::vector<int64_t>(4, 2)));
+  EXPECT_EQ(heads("llama-3-8b", 3), (std::vector<int64_t>{3, 4, 3}));
+  EXPECT_EQ(heads("llama-3-8b", 16), (std::vector<int64_t>(16, 1)));
+  EXPECT_EQ(heads("starcoder-15.5b", 4), (std::vector<int64_t>(4, 1)));
+}
+
+TEST(MakePlanTest, TheVocabularyIsSharedOutOverTheRanksOfAStage) {
+  PlanOptions options = On("llama-3-8b");
+  options.tensor_parallel = 4;
+  options.pipeline_parallel = 2;
+  const auto report = Plan(options);
+  ASSERT_TRUE(report.ok()) << report.status();
+  const auto bytes = [&](size_t rank, WeightKind kind) {
+    return report->ranks[rank].weight_bytes[static_cast<size_t>(kind)];
+  };
+  // 128,256 rows of 4,096 bf16.
+  const int64_t quarter = int64_t{128256} / 4 * 4096 * 2;
+  for (size_t rank = 0; rank < 8; ++rank) {
+    EXPECT_EQ(bytes(rank, WeightKind::kEmbedding), rank < 4 ? quarter : 0);
+    EXPECT_EQ(bytes(rank, WeightKind::kLmHead), rank < 4 ? 0 : quarter);
+  }
+}
+
+TEST(MakePlanTest, FormatsOfTheWeightsChangeTheirBytesAndTheKv) {
+  const auto plan = [](const char* dtype) {
+    PlanOptions options = On("llama-3-8b");
+    options.dtype = dtype;
+    const auto report = Plan(options);
+    EXPECT_TRUE(report.ok()) << report.status();
+    return *report;
+  };
+  const PlanReport bf16 = plan("auto"), f32 = plan("f32"), int8 = plan("int8"), int4 = plan("int4");
+  EXPECT_EQ(f32.limits.kv_dtype, DType::kF32);
+  EXPECT_EQ(int8.limits.kv_dtype, DType::kF16);
+  const auto attention = [](const PlanReport& report) {
+    return report.ranks[0].weight_bytes[static_cast<size_t>(WeightKind::kAttention)];
+  };
+  const auto head = [](const PlanReport& report) {
+    return report.ranks[0].weight_bytes[static_cast<size_t>(WeightKind::kLmHead)];
+  };
+  // Per layer 6,144 and 4,096 outputs of 4,096 inputs; of int8 eight bytes more for each output.
+  const int64_t outputs = int64_t{32} * (6144 + 4096);
+  EXPECT_EQ(attention(bf16), outputs * 4096 * 2);
+  EXPECT_EQ(attention(f32), outputs * 4096 * 4);
+  EXPECT_EQ(attention(int8), outputs * (4096 + 8));
+  EXPECT_EQ(attention(int4), outputs * 4096 / 32 * 20);
+  EXPECT_EQ(head(int8), head(bf16));
+  EXPECT_EQ(head(int4), head(bf16));
 }
 
 TEST(PlanReportTest, ACpuPlanStatesNoTimes) {

@@ -145,6 +145,8 @@ uint32_t GgmlType(DType dtype) {
       return 26;
     case DType::kBF16:
       return 30;
+    case DType::kInt8:
+      break;
   }
   PERGOLA_CHECK(false);
 }

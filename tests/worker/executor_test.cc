@@ -62,6 +62,23 @@ TEST(ExecutorTest, BlockCopiesCarryEveryLayerBeforeTheEntries) {
   }
 }
 
+TEST(ExecutorTest, TheHeadRunsForTheRowsThatNeedItAlone) {
+  const MemoryCheckpoint checkpoint(TinySpec(), {});
+  const auto ids = RandomIds(40);
+  ExecutorGroup group(checkpoint, 1, 1, TinyOptions());
+  group.KeepLogits(true);
+  BuiltPlan first;
+  first.Start(0);
+  first.Add(0, {ids.begin(), ids.begin() + 20}, 0, {9, 4, 7})->clear_logits_at();
+  group.Execute(first.plan, first.ids);
+  EXPECT_DEATH(group.last().Logits(0), "CHECK failed");  // a part of a prompt needs none
+  BuiltPlan second(2);
+  second.Add(0, {ids.begin() + 20, ids.end()}, 20);
+  group.Execute(second.plan, second.ids);
+  EXPECT_EQ(group.last().Logits(0).size(), 97U);
+  EXPECT_DEATH(group.last().Logits(1), "CHECK failed");  // its last row alone
+}
+
 TEST(ExecutorTest, BlockTableGrowsFromTheStatedIndex) {
   const MemoryCheckpoint checkpoint(TinySpec(), {});
   const auto ids = RandomIds(40);

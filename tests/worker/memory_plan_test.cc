@@ -58,6 +58,60 @@ TEST(PlannedMemoryTest, IsWhatIsAllocatedForEveryFamily) {
   }
 }
 
+TEST(PlannedMemoryTest, IsWhatIsAllocatedInEveryWeightFormat) {
+  for (const char* name : {"gqa_tied", "gguf_q4_0", "gpt2", "bloom", "gpt_bigcode_mqa"}) {
+    const auto checkpoint = Checkpoint::Open(LoadGolden(name).checkpoint);
+    ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
+    for (const WeightFormat format : kWeightFormats) {
+      SCOPED_TRACE(testing::Message() << name << " in " << WeightFormatName(format));
+      ExecutorOptions options = TinyOptions();
+      options.weights = format;
+      for (const Layout& layout : {Layout{1, 1}, Layout{3, 2}}) {
+        ExpectPlannedIsAllocated(**checkpoint, layout.tp, layout.pp, options);
+      }
+    }
+  }
+}
+
+TEST(PlannedMemoryTest, KvIsF32OnlyWithF32Weights) {
+  const auto kv = [](const char* name, WeightFormat format) {
+    const auto checkpoint = Checkpoint::Open(LoadGolden(name).checkpoint);
+    EXPECT_TRUE(checkpoint.ok()) << checkpoint.status();
+    ExecutorOptions options = TinyOptions();
+    options.kv_dtype_set = false;
+    options.weights = format;
+    return ExecutorGroup(**checkpoint, 1, 1, options).last().info().dtypes;
+  };
+  EXPECT_EQ(kv("mha", WeightFormat::kAuto), "f32 weights, f32 kv");
+  EXPECT_EQ(kv("mha", WeightFormat::kInt8), "f32+int8 weights, f16 kv");
+  EXPECT_EQ(kv("mha", WeightFormat::kInt4), "f32+q4_1 weights, f16 kv");
+  EXPECT_EQ(kv("mha", WeightFormat::kBF16), "bf16 weights, f16 kv");
+  EXPECT_EQ(kv("gguf_q8_0", WeightFormat::kF32), "f32 weights, f32 kv");
+}
+
+// TinySpec has nine heads over three KV heads: two of three ranks of TP 4 share one.
+TEST(PlannedMemoryTest, KvHeadsAreHeldWhereTheyAreNeededOnly) {
+  const MemoryCheckpoint checkpoint(TinySpec(), {});
+  const auto heads = [&](int tp) {
+    ExecutorGroup group(checkpoint, tp, 1, TinyOptions());
+    std::vector<int64_t> held;
+    for (int rank = 0; rank < tp; ++rank) {
+      const MemoryPlan& plan = group.executor(0, rank).info().memory;
+      // K and V of three layers, 16 tokens, 8 values of four bytes.
+      const int64_t head_bytes = 2 * 3 * 16 * 8 * 4;
+      EXPECT_EQ(plan.block_bytes % head_bytes, 0);
+      EXPECT_THAT(plan.ToString(), HasSubstr("KV "));
+      held.push_back(plan.block_bytes / head_bytes);
+    }
+    return held;
+  };
+  EXPECT_EQ(heads(1), (std::vector<int64_t>{3}));
+  EXPECT_EQ(heads(3), (std::vector<int64_t>{1, 1, 1}));
+  // Heads 0 to 4 need KV heads 0 and 1, heads 5 to 8 need 1 and 2.
+  EXPECT_EQ(heads(2), (std::vector<int64_t>{2, 2}));
+  EXPECT_EQ(heads(9), std::vector<int64_t>(9, 1));
+}
+
 TEST(PlannedMemoryTest, IsWhatIsAllocatedWithBiases) {
   ModelSpec spec = TinySpec();
   spec.qkv_bias = spec.output_bias = spec.mlp_bias = true;

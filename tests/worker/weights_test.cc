@@ -270,6 +270,93 @@ TEST(DamagedWeightTest, NanInAScaleOrMinimumIsRefusedByName) {
   }
 }
 
+// What a rank holds of a converted weight is the cut of what one rank alone holds.
+void ExpectCutsOfTheWhole(const Checkpoint& checkpoint, WeightFormat format) {
+  const auto load = [&](const RankLayout& layout) {
+    auto weights = LoadStageWeights(checkpoint, layout, nullptr, format);
+    EXPECT_TRUE(weights.ok()) << weights.status();
+    return std::move(weights).value();
+  };
+  const ModelSpec& spec = checkpoint.spec();
+  const StageWeights whole = load(*MakeLayout(spec, 1, 1, 0));
+  for (int rank = 0; rank < 3; ++rank) {
+    const RankLayout layout = *MakeLayout(spec, 3, 1, rank);
+    const StageWeights part = load(layout);
+    const Range heads{layout.heads.begin * spec.head_dim, layout.heads.end * spec.head_dim};
+    for (int64_t layer = 0; layer < spec.layers; ++layer) {
+      for (int64_t i = 0; i < heads.size(); ++i) {
+        ASSERT_EQ(Unpacked(part.Layer(layer).qkv, i),
+                  Unpacked(whole.Layer(layer).qkv, heads.begin + i));
+      }
+      for (int64_t row = 0; row < spec.hidden; ++row) {
+        ASSERT_EQ(Unpacked(part.Layer(layer).output, row),
+                  Slice(Unpacked(whole.Layer(layer).output, row), 0, 0, heads));
+        ASSERT_EQ(Unpacked(part.Layer(layer).down, row),
+                  Slice(Unpacked(whole.Layer(layer).down, row), 0, 0, layout.ffn));
+      }
+    }
+  }
+}
+
+TEST(ConvertedWeightTest, EveryRankHoldsItsCutOfTheRoundedRows) {
+  // Plain rows, fused ones, transposed ones, and llama.cpp's order in four bits.
+  for (const char* name : {"uneven", "bloom", "gpt2", "gguf_q8_0"}) {
+    const auto checkpoint = Checkpoint::Open(LoadGolden(name).checkpoint);
+    ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
+    for (const WeightFormat format : kWeightFormats) {
+      SCOPED_TRACE(testing::Message() << name << " in " << WeightFormatName(format));
+      ExpectCutsOfTheWhole(**checkpoint, format);
+    }
+  }
+}
+
+TEST(ConvertedWeightTest, EmbeddingAndHeadStayUnderInt8AndInt4) {
+  MemoryCheckpoint::Options options;
+  options.dtype = [](Role) { return DType::kBF16; };
+  const MemoryCheckpoint checkpoint(TinySpec(), options);
+  for (const WeightFormat format : {WeightFormat::kInt8, WeightFormat::kInt4}) {
+    const auto weights =
+        LoadStageWeights(checkpoint, LayoutOf(checkpoint, 1, 1, 0), nullptr, format);
+    ASSERT_TRUE(weights.ok()) << weights.status();
+    EXPECT_EQ(weights->embedding.dtype(), DType::kBF16);
+    EXPECT_EQ(weights->lm_head().dtype(), DType::kBF16);
+    const DType held = format == WeightFormat::kInt8 ? DType::kInt8 : kInt4Groups;
+    EXPECT_EQ(weights->Layer(0).down.parts[0].dtype(), held);
+    EXPECT_EQ(weights->Layer(0).qkv.parts[0].dtype(), held);
+    EXPECT_EQ(weights->dtypes, "bf16+" + std::string(DTypeName(held)));
+  }
+}
+
+TEST(ConvertedWeightTest, GroupsOfFourBitsStayUnderInt4) {
+  MemoryCheckpoint::Options options;
+  options.dtype = [](Role role) { return role == Role::kUp ? DType::kQ4_1 : DType::kQ4_0; };
+  const MemoryCheckpoint checkpoint(QuantSpec(), options);
+  const auto weights =
+      LoadStageWeights(checkpoint, LayoutOf(checkpoint, 1, 1, 0), nullptr, WeightFormat::kInt4);
+  ASSERT_TRUE(weights.ok()) << weights.status();
+  EXPECT_EQ(weights->dtypes, "q4_0+q4_1");
+}
+
+TEST(ConvertedWeightTest, ValuesTheFormatCannotHoldAreRefusedByNameAndValue) {
+  const auto message = [](float value, WeightFormat format) {
+    MemoryCheckpoint checkpoint(TinySpec(), {});
+    Poke(checkpoint.Bytes(Role::kUp, 1), (41 * 32 + 7) * 4, value);
+    const auto layout = LayoutOf(checkpoint, 1, 1, 0);
+    return std::string(LoadStageWeights(checkpoint, layout, nullptr, format).status().message());
+  };
+  const std::string at = " at row 41, column 7, which ";
+  EXPECT_EQ(message(70000, WeightFormat::kF16),
+            "tensor layers.1.mlp.up has 70000" + at + "f16 cannot hold; use --dtype auto or f32");
+  EXPECT_EQ(
+      message(-3.4e38F, WeightFormat::kBF16),
+      "tensor layers.1.mlp.up has -3.4e+38" + at + "bf16 cannot hold; use --dtype auto or f32");
+  EXPECT_EQ(message(2e6F, WeightFormat::kInt4),
+            "tensor layers.1.mlp.up has 2e+06" + at +
+                "a group of q4_1 cannot hold; use --dtype auto or f32");
+  EXPECT_EQ(message(2e6F, WeightFormat::kInt8), "");
+  EXPECT_EQ(message(-3.4e38F, WeightFormat::kF32), "");
+}
+
 // A checkpoint with one value of one tensor replaced.
 class PokedCheckpoint : public Checkpoint {
  public:

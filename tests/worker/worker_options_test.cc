@@ -46,6 +46,8 @@ TEST(WorkerOptionsTest, RefusesValuesOutsideTheirLimitsInWords) {
         BadFlag{"--slots", "0", "--slots 0: must be 1 to 65536"},
         BadFlag{"--block-tokens", "48", "--block-tokens is 48; it must be 16, 32, 64 or 128"},
         BadFlag{"--kv-dtype", "q4_0", "--kv-dtype is 'q4_0'; it must be f32, bf16 or f16"},
+        BadFlag{"--dtype", "q4_1",
+                "--dtype is 'q4_1'; it must be one of auto, f32, bf16, f16, int8, int4"},
         BadFlag{"--cpu-target", "mmx", "--cpu-target is 'mmx'; it must be one of"},
         BadFlag{"--log-level", "loud", "--log-level is 'loud'"},
         BadFlag{"--group", long_name.c_str(), "--group has 65 characters; it must have 1 to 64"},

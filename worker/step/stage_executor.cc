@@ -154,15 +154,16 @@ void CpuStageExecutor::FillInfo() {
 absl::Status CpuStageExecutor::Init(const Checkpoint& checkpoint, const ExecutorOptions& options,
                                     const LoadProgress& progress) {
   RETURN_IF_ERROR(ValidateOptions(spec_, options));
-  ASSIGN_OR_RETURN(const ShapeSpec shape, ShapeOfCheckpoint(checkpoint));
+  ASSIGN_OR_RETURN(ShapeSpec in_file, ShapeOfCheckpoint(checkpoint));
+  ASSIGN_OR_RETURN(const ShapeSpec shape, WithWeightFormat(std::move(in_file), options.weights));
   // What does not fit is refused before the first weight is read.
   RETURN_IF_ERROR(PlanMemory(shape, options));
   RETURN_IF_ERROR(CheckFits(info_.memory, AvailableMemory()));
 
-  ASSIGN_OR_RETURN(weights_,
-                   LoadStageWeights(checkpoint, layout_, [&](int64_t done, int64_t total) {
-                     if (progress) progress("reading weights", done, total);
-                   }));
+  const ByteProgress read = [&](int64_t done, int64_t total) {
+    if (progress) progress("reading weights", done, total);
+  };
+  ASSIGN_OR_RETURN(weights_, LoadStageWeights(checkpoint, layout_, read, options.weights));
   kv_ = std::make_unique<KvCache>(kv_shape_, limits_.block_count);
   decoder_ =
       std::make_unique<Decoder>(spec_, layout_, bounds_, weights_, *kv_, stream_, communicator_);

@@ -15,6 +15,7 @@
 #include "model/checkpoint.h"
 #include "model/layout.h"
 #include "model/memory_plan.h"
+#include "model/weight_format.h"
 #include "pergola/v1/worker.pb.h"
 #include "worker/comm/communicator.h"
 
@@ -28,9 +29,10 @@ struct ExecutorOptions {
   // KV per rank; 0: what all slots can use, at most 1 GiB, but one sequence of a context_length
   // that is not 0. What it holds bounds the context otherwise (model/memory_plan.h, PlanKv).
   int64_t kv_bytes = 0;
-  // Ignored unless kv_dtype_set; default: f32 if all matrices of the model are f32, else f16.
+  // Ignored unless kv_dtype_set; default: f32 if all matrices that are held are f32, else f16.
   DType kv_dtype = DType::kF32;
   bool kv_dtype_set = false;
+  WeightFormat weights = WeightFormat::kAuto;
   int64_t block_count = 0;  // exact number instead of kv_bytes (tests); 0: from kv_bytes
 };
 

@@ -1,6 +1,7 @@
 #include "worker/weights/loader.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <optional>
 #include <set>
@@ -11,6 +12,9 @@
 #include "absl/strings/str_join.h"
 #include "base/status.h"
 #include "model/cut.h"
+#include "model/packed_size.h"
+#include "model/shape_spec.h"
+#include "worker/weights/convert.h"
 #include "worker/weights/finite.h"
 
 namespace pergola {
@@ -25,12 +29,17 @@ struct Item {
   const TensorInfo* tensor = nullptr;
   Cut cut;
   int64_t tensor_columns = 1;  // of one row of the file
+  DType held = DType::kF32;    // of a matrix: what it is packed as
 
   bool matrix() const { return binding->shape.size() == 2; }
   DType dtype() const { return tensor->dtype; }
+  bool converted() const { return matrix() && held != dtype(); }
+  int64_t columns() const { return matrix() ? binding->shape[1] : 1; }
+  // What must be read of each row: to be rounded, all of it.
+  Range read_columns() const { return converted() ? Range{0, columns()} : cut.columns; }
   int64_t row_bytes() const { return DTypeBytes(dtype(), tensor_columns); }
   int64_t read_bytes() const {
-    return (binding->transposed ? cut.columns : cut.rows).size() * row_bytes();
+    return (binding->transposed ? read_columns() : cut.rows).size() * row_bytes();
   }
   // The row of the tensor that holds row `row` of the cut (its column, if it is transposed).
   int64_t TensorRow(int64_t row) const { return binding->rows.Of(cut.rows.begin + row); }
@@ -41,7 +50,7 @@ struct Item {
     return std::min({most, left, group == 0 ? left : group - (cut.rows.begin + row) % group});
   }
   // Values of the first block that lie before the cut.
-  int lead() const { return static_cast<int>(cut.columns.begin % BlockValues(dtype())); }
+  int lead() const { return static_cast<int>(cut.columns.begin % BlockValues(held)); }
 };
 
 bool Packable(DType dtype) {
@@ -49,7 +58,7 @@ bool Packable(DType dtype) {
 }
 
 absl::StatusOr<Item> MakeItem(const Checkpoint& checkpoint, const RankLayout& layout,
-                              const WeightBinding& binding) {
+                              const WeightBinding& binding, WeightFormat format) {
   Item item;
   item.binding = &binding;
   item.tensor = checkpoint.Find(binding.tensor);
@@ -64,6 +73,12 @@ absl::StatusOr<Item> MakeItem(const Checkpoint& checkpoint, const RankLayout& la
     return absl::InvalidArgumentError(
         absl::StrCat("tensor ", binding.tensor, " is ", ToAbsl(DTypeName(dtype)), ", which ",
                      RoleName(binding.role, binding.layer), " cannot be"));
+  }
+  item.held = HeldDType(format, dtype, IsProjection(KindOf(binding.role)));
+  if (matrix && item.held == DType::kInt8 && binding.shape[1] > kMostInt8Columns) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--dtype int8: tensor ", binding.tensor, " has ", binding.shape[1],
+                     " inputs; sums of int8 products hold at most ", kMostInt8Columns));
   }
   item.tensor_columns = matrix ? item.tensor->shape[1] : 1;
   item.cut = CutOf(binding, checkpoint.spec(), layout);
@@ -83,11 +98,12 @@ absl::StatusOr<Item> MakeItem(const Checkpoint& checkpoint, const RankLayout& la
   return item;
 }
 
-absl::StatusOr<std::vector<Item>> ItemsOf(const Checkpoint& checkpoint, const RankLayout& layout) {
+absl::StatusOr<std::vector<Item>> ItemsOf(const Checkpoint& checkpoint, const RankLayout& layout,
+                                          WeightFormat format) {
   std::vector<Item> items;
   for (const WeightBinding& binding : checkpoint.weights()) {
     if (!Holds(binding, checkpoint.spec(), layout)) continue;
-    ASSIGN_OR_RETURN(Item item, MakeItem(checkpoint, layout, binding));
+    ASSIGN_OR_RETURN(Item item, MakeItem(checkpoint, layout, binding, format));
     items.push_back(item);
   }
   return items;
@@ -98,6 +114,15 @@ absl::StatusOr<std::vector<Item>> ItemsOf(const Checkpoint& checkpoint, const Ra
 // beginning with file row `source`.
 struct Run {
   int64_t first_row, count, source, stride_rows;
+};
+
+// Rows in memory, as runs count them: row `first` of the cut and those after it, each from column
+// `first_column` of the tensor on.
+struct Chunk {
+  const uint8_t* data = nullptr;
+  int64_t row_bytes = 0;
+  int64_t first = 0;
+  int64_t first_column = 0;
 };
 
 // Rows [begin, begin + count) of the cut, whole heads if the file has them interleaved.
@@ -141,6 +166,7 @@ class Loader {
   absl::Status LoadLayerNorms(int64_t layer, LayerWeights* weights);
   absl::Status Pack(const Item& item, PackedMatrix* matrix, int64_t first_row);
   absl::Status PackTransposed(const Item& item, PackedMatrix* matrix, int64_t first_row);
+  absl::Status PackRun(const Item& item, const Run& run, const Chunk& chunk, PackedMatrix* matrix);
   absl::Status ReadFile(const Item& item, int64_t first, int64_t count);
   absl::Status ReadRows(const Item& item, int64_t first, int64_t count);
   absl::Status CheckFinite(const Item& item, int64_t first, int64_t count) const;
@@ -152,6 +178,8 @@ class Loader {
   const ByteProgress& progress_;
   absl::flat_hash_map<std::pair<Role, int64_t>, const Item*> by_role_;
   std::vector<uint8_t> chunk_;
+  std::vector<uint8_t> converted_;  // rows of a chunk, in the held dtype
+  std::vector<float> row_;
   int64_t bytes_done_ = 0;
   int64_t bytes_total_ = 0;
 };
@@ -188,8 +216,9 @@ absl::Status NotFinite(const Item& item, int64_t row, int64_t column) {
 
 absl::Status Loader::CheckFinite(const Item& item, int64_t first, int64_t count) const {
   const int64_t block = BlockValues(item.dtype());
-  const int64_t begin = item.cut.columns.begin / block * block;
-  const int64_t end = (item.cut.columns.end + block - 1) / block * block;
+  const Range columns = item.read_columns();
+  const int64_t begin = columns.begin / block * block;
+  const int64_t end = (columns.end + block - 1) / block * block;
   // Rows that are held whole are one stretch of values.
   const bool whole = begin == 0 && end == item.tensor_columns;
   const int64_t stretches = whole ? 1 : count;
@@ -204,18 +233,62 @@ absl::Status Loader::CheckFinite(const Item& item, int64_t first, int64_t count)
   return absl::OkStatus();
 }
 
+absl::Status NotHeld(const Item& item, const std::vector<float>& row, int64_t output,
+                     int64_t column) {
+  const bool group = BlockValues(item.held) > 1;
+  int64_t at = column;
+  // Of a group the largest value by size says why.
+  for (int64_t k = column; group && k < std::min<int64_t>(column + 32, item.columns()); ++k) {
+    if (std::abs(row[k]) > std::abs(row[at])) at = k;
+  }
+  const int64_t line = item.TensorRow(output);
+  const bool turned = item.binding->transposed;
+  return absl::InvalidArgumentError(absl::StrCat(
+      "tensor ", item.binding->tensor, " has ", row[at], " at row ", turned ? at : line,
+      ", column ", turned ? line : at, ", which ", group ? "a group of " : "",
+      ToAbsl(DTypeName(item.held)), " cannot hold; use --dtype auto or f32"));
+}
+
+// A run of rows as they are in the file, or through f32 as they are held.
+absl::Status Loader::PackRun(const Item& item, const Run& run, const Chunk& chunk,
+                             PackedMatrix* matrix) {
+  if (!item.converted()) {
+    const int64_t block = BlockValues(item.dtype());
+    const int64_t begin = item.cut.columns.begin - chunk.first_column;
+    matrix->PackRows(
+        run.first_row, run.count,
+        chunk.data + run.source * chunk.row_bytes + begin / block * BlockBytes(item.dtype()),
+        run.stride_rows * chunk.row_bytes);
+    return absl::OkStatus();
+  }
+  const int64_t columns = item.columns();
+  const int64_t out_bytes = ConvertedRowBytes(item.held, item.cut.columns);
+  converted_.resize(run.count * out_bytes);
+  row_.resize(columns);
+  for (int64_t i = 0; i < run.count; ++i) {
+    const int64_t row = run.source + i * run.stride_rows;
+    DecodeToF32(item.dtype(), chunk.data + row * chunk.row_bytes, columns, row_.data());
+    const int64_t bad = ConvertRow(row_.data(), columns, item.cut.columns, item.held,
+                                   converted_.data() + i * out_bytes);
+    if (bad >= 0) return NotHeld(item, row_, chunk.first + row, bad);
+  }
+  matrix->PackRows(run.first_row, run.count, converted_.data(), out_bytes);
+  return absl::OkStatus();
+}
+
 // The tensor is [inputs, outputs]: its rows are read one after the other and dealt to the rows of
 // the weight, which are packed once all are there. So one matrix of one rank lies here beside its
 // packed form for a moment; only GPT-2's files are like that.
 absl::Status Loader::PackTransposed(const Item& item, PackedMatrix* matrix, int64_t first_row) {
   const int64_t size = DTypeBytes(item.dtype(), 1);
   const int64_t rows = item.cut.rows.size();
-  const int64_t columns = item.cut.columns.size();
+  const Range read = item.read_columns();
+  const int64_t columns = read.size();
   const int64_t step = std::max<int64_t>(1, kChunkBytes / item.row_bytes());
   std::vector<uint8_t> turned(rows * columns * size);
   for (int64_t first = 0; first < columns; first += step) {
     const int64_t count = std::min(step, columns - first);
-    RETURN_IF_ERROR(ReadFile(item, item.cut.columns.begin + first, count));
+    RETURN_IF_ERROR(ReadFile(item, read.begin + first, count));
     for (int64_t row = 0; row < rows; ++row) {
       const uint8_t* from = chunk_.data() + item.TensorRow(row) * size;
       uint8_t* to = turned.data() + (row * columns + first) * size;
@@ -226,10 +299,10 @@ absl::Status Loader::PackTransposed(const Item& item, PackedMatrix* matrix, int6
   }
   const int64_t bad = FirstNonFinite(item.dtype(), turned.data(), rows * columns);
   if (bad >= 0) {
-    return NotFinite(item, item.cut.columns.begin + bad % columns, item.TensorRow(bad / columns));
+    return NotFinite(item, read.begin + bad % columns, item.TensorRow(bad / columns));
   }
-  matrix->PackRows(first_row, rows, turned.data(), columns * size);
-  return absl::OkStatus();
+  return PackRun(item, Run{first_row, rows, 0, 1},
+                 Chunk{turned.data(), columns * size, 0, read.begin}, matrix);
 }
 
 absl::Status Loader::Pack(const Item& item, PackedMatrix* matrix, int64_t first_row) {
@@ -237,15 +310,11 @@ absl::Status Loader::Pack(const Item& item, PackedMatrix* matrix, int64_t first_
   const int64_t head_dim = checkpoint_.spec().head_dim;
   const int64_t unit = item.binding->row_order == RowOrder::kPlain ? 1 : head_dim;
   const int64_t step = std::max<int64_t>(1, kChunkBytes / (item.row_bytes() * unit)) * unit;
-  const int64_t skip =
-      item.cut.columns.begin / BlockValues(item.dtype()) * BlockBytes(item.dtype());
   for (int64_t row = 0; row < item.cut.rows.size();) {
     const int64_t count = item.Together(row, step);
     RETURN_IF_ERROR(ReadRows(item, row, count));
     for (const Run& run : RunsOf(item.binding->row_order, first_row + row, count, head_dim)) {
-      matrix->PackRows(run.first_row, run.count,
-                       chunk_.data() + run.source * item.row_bytes() + skip,
-                       run.stride_rows * item.row_bytes());
+      RETURN_IF_ERROR(PackRun(item, run, Chunk{chunk_.data(), item.row_bytes(), row, 0}, matrix));
     }
     row += count;
   }
@@ -302,7 +371,7 @@ absl::Status Loader::LoadLayerNorms(int64_t layer, LayerWeights* weights) {
 
 absl::StatusOr<PackedMatrix> Loader::LoadMatrix(Role role) {
   ASSIGN_OR_RETURN(const Item* item, Need(role, -1));
-  PackedMatrix matrix = PackedMatrix::Allocate(item->dtype(), item->cut.rows.size(),
+  PackedMatrix matrix = PackedMatrix::Allocate(item->held, item->cut.rows.size(),
                                                item->cut.columns.size(), item->lead());
   RETURN_IF_ERROR(Pack(*item, &matrix, 0));
   return matrix;
@@ -320,11 +389,11 @@ absl::StatusOr<Projection> Loader::LoadProjection(int64_t layer, const std::vect
   for (size_t begin = 0; begin < items.size();) {
     size_t end = begin;
     int64_t rows = 0;
-    for (; end < items.size() && items[end]->dtype() == items[begin]->dtype(); ++end) {
+    for (; end < items.size() && items[end]->held == items[begin]->held; ++end) {
       rows += items[end]->cut.rows.size();
     }
-    PackedMatrix matrix = PackedMatrix::Allocate(items[begin]->dtype(), rows, projection.columns,
-                                                 items[begin]->lead());
+    PackedMatrix matrix =
+        PackedMatrix::Allocate(items[begin]->held, rows, projection.columns, items[begin]->lead());
     int64_t first_row = 0;
     for (; begin < end; ++begin) {
       RETURN_IF_ERROR(Pack(*items[begin], &matrix, first_row));
@@ -365,7 +434,7 @@ absl::StatusOr<LayerWeights> Loader::LoadLayer(int64_t layer) {
 std::string Loader::Dtypes() const {
   std::set<absl::string_view> names;
   for (const Item& item : items_) {
-    if (item.matrix()) names.insert(ToAbsl(DTypeName(item.dtype())));
+    if (item.matrix()) names.insert(ToAbsl(DTypeName(item.held)));
   }
   return absl::StrJoin(names, "+");
 }
@@ -402,8 +471,8 @@ absl::StatusOr<StageWeights> Loader::Load() {
 
 absl::StatusOr<StageWeights> LoadStageWeights(const Checkpoint& checkpoint,
                                               const RankLayout& layout,
-                                              const ByteProgress& progress) {
-  ASSIGN_OR_RETURN(std::vector<Item> items, ItemsOf(checkpoint, layout));
+                                              const ByteProgress& progress, WeightFormat format) {
+  ASSIGN_OR_RETURN(std::vector<Item> items, ItemsOf(checkpoint, layout, format));
   return Loader(checkpoint, layout, std::move(items), progress).Load();
 }
 
