@@ -36,11 +36,10 @@ namespace pergola {
 class PackedMatrix {
  public:
   PackedMatrix() = default;
-  // Allocates for `rows` x `columns` of `dtype` (f32, bf16, f16, q8_0, q4_0, q4_1, int8 of at most
-  // kMostInt8Columns). A quantised
-  // matrix may be a cut of columns that does not begin on a block of 32: `lead` (0..31) says how
-  // many values of the first block lie before the cut; then blocks = ceil((lead + columns) / 32)
-  // per row.
+  // Allocates for `rows` x `columns` of any dtype but i32 (int8: of at
+  // most kMostInt8Columns). A quantised matrix may be a cut of
+  // columns that does not begin on a block: `lead` (below BlockValues) says how many values of the
+  // first block lie before the cut; a row then holds the blocks that cover lead + columns values.
   static PackedMatrix Allocate(DType dtype, int64_t rows, int64_t columns, int lead = 0);
   // Packs `row_count` source rows (as in the file: dense values, or whole blocks that cover lead +
   // columns, or of int8 the f32 scale and then the values) as output rows first_row.. of this

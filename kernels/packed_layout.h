@@ -10,12 +10,11 @@
 //   f32 vectors, and dot
 //                                           product instructions of pairs (VDPBF16PS, AMX) read the
 //                                           same bytes
-//   quantised  [blocks of 32 k], each       scales f16 [32], for q4_1 minima f16 [32], then
-//     q8_0     [8][32][4]                   int8 of four k in one 32-bit lane (as VPDPBUSD reads
-//     them) q4_0/1   [4][32] x 32 bits            nibbles of eight k: bits 8b..8b+3 are k = b, bits
-//     8b+4.. are k = 4 + b
+//   quantised  [blocks of K]        a block of the file's bytes for each output: its f16 numbers
+//                                   [count][32], then the rest of it as words [words][32] of 32
+//                                   bits, in the file's order
 //   int8       scales f32 [32], sums of the weights i32 [32], then
-//              [ceil(K/4)][32][4]            as q8_0, for all of K
+//              [ceil(K/4)][32][4]   int8 of four k in one 32-bit lane, as VPDPBUSD reads them
 #pragma once
 
 #include <cstdint>
@@ -25,14 +24,15 @@
 
 namespace pergola {
 
-inline constexpr int64_t kQuantBlock = 32;
+// Quantised weights are decoded this many k at a time, whatever the size of a block.
+inline constexpr int64_t kQuantPiece = 32;
 
-// Bytes before the quants of a (panel, block): its scales and minima.
+// Bytes before the words of a (panel, block): its f16 numbers. A multiple of a cache line, as is
+// the whole.
 inline int64_t QuantHeaderBytes(DType dtype) {
-  return dtype == DType::kQ4_1 ? 4 * kPanelColumns : 2 * kPanelColumns;
+  return HalvesOf(dtype).count * 2 * kPanelColumns;
 }
 
-// Bytes of one block of 32 k of one panel: 1088, 576 or 640. Multiples of a cache line.
 inline int64_t QuantPanelBlockBytes(DType dtype) {
   return kPanelColumns * BlockBytes(dtype);
 }

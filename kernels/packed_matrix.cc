@@ -13,6 +13,9 @@ namespace {
 // Rows are written in pieces of this many k, so that the lines of a panel that neighbouring rows
 // share stay in L1.
 constexpr int64_t kPieceK = 64;
+// Of q6_k, the largest.
+constexpr int64_t kMaxBlockBytes = 210;
+constexpr int64_t kMaxBlockValues = 256;
 
 uint16_t LoadU16(const uint8_t* p) {
   uint16_t bits;
@@ -38,27 +41,19 @@ void PackDense(DType dtype, uint8_t* panel, int64_t lane, const uint8_t* row, in
   }
 }
 
-// One block of the file into its lane of a (panel, block).
-void PackQuantBlock(DType dtype, uint8_t* target, int64_t lane, const uint8_t* block) {
-  std::memcpy(target + 2 * lane, block, 2);
-  if (dtype == DType::kQ4_1) std::memcpy(target + 2 * (kPanelColumns + lane), block + 2, 2);
-  uint8_t* quants = target + QuantHeaderBytes(dtype) + 4 * lane;
-  if (dtype == DType::kQ8_0) {
-    for (int64_t g = 0; g < 8; ++g) {
-      std::memcpy(quants + g * 4 * kPanelColumns, block + 2 + 4 * g, 4);
-    }
-    return;
+// Calls visit(offset in the file's block, offset in the (panel, block), bytes) for every unit that
+// a lane holds of a block.
+template <typename Visit>
+void ForEachUnit(DType dtype, int64_t lane, Visit visit) {
+  const BlockHalves halves = HalvesOf(dtype);
+  for (int64_t i = 0; i < halves.count; ++i) {
+    visit(halves.offset + 2 * i, 2 * (i * kPanelColumns + lane), 2);
   }
-  // In the file the low nibbles of 16 bytes are values 0..15, the high nibbles 16..31.
-  const uint8_t* nibbles = block + (dtype == DType::kQ4_1 ? 4 : 2);
-  for (int64_t g = 0; g < 4; ++g) {
-    const int shift = g < 2 ? 0 : 4;
-    const uint8_t* first = nibbles + 8 * (g % 2);
-    for (int64_t b = 0; b < 4; ++b) {
-      const int low = (first[b] >> shift) & 15;
-      const int high = (first[4 + b] >> shift) & 15;
-      quants[g * 4 * kPanelColumns + b] = static_cast<uint8_t>(low | high << 4);
-    }
+  const int64_t words_begin = halves.offset == 0 ? 2 * halves.count : 0;
+  const int64_t words = (BlockBytes(dtype) - 2 * halves.count) / 4;
+  const int64_t header = QuantHeaderBytes(dtype);
+  for (int64_t i = 0; i < words; ++i) {
+    visit(words_begin + 4 * i, header + 4 * (i * kPanelColumns + lane), 4);
   }
 }
 
@@ -74,24 +69,20 @@ void PackInt8Row(uint8_t* panel, int64_t lane, const uint8_t* row, int64_t colum
   std::memcpy(panel + 4 * (kPanelColumns + lane), &sum, 4);
 }
 
-// The inverse of PackQuantBlock: 32 values of one lane.
+// One block of the file into its lane of a (panel, block).
+void PackQuantBlock(DType dtype, uint8_t* target, int64_t lane, const uint8_t* block) {
+  ForEachUnit(dtype, lane, [=](int64_t from, int64_t to, size_t bytes) {
+    std::memcpy(target + to, block + from, bytes);
+  });
+}
+
+// The inverse, decoded: the values of one lane.
 void UnpackQuantBlock(DType dtype, const uint8_t* source, int64_t lane, float* out) {
-  const float scale = F16ToF32(LoadU16(source + 2 * lane));
-  const float minimum =
-      dtype == DType::kQ4_1 ? F16ToF32(LoadU16(source + 2 * (kPanelColumns + lane))) : 0.0F;
-  const uint8_t* quants = source + QuantHeaderBytes(dtype) + 4 * lane;
-  for (int64_t k = 0; k < kQuantBlock; ++k) {
-    if (dtype == DType::kQ8_0) {
-      const uint8_t byte = quants[k / 4 * 4 * kPanelColumns + k % 4];
-      out[k] = scale * static_cast<float>(static_cast<int8_t>(byte));
-      continue;
-    }
-    const int byte = quants[k / 8 * 4 * kPanelColumns + k % 4];
-    const int q = (k % 8 < 4 ? byte : byte >> 4) & 15;
-    // The product is exact (11 by 4 bits), so fused or not makes no difference.
-    out[k] = dtype == DType::kQ4_1 ? scale * static_cast<float>(q) + minimum
-                                   : scale * static_cast<float>(q - 8);
-  }
+  uint8_t block[kMaxBlockBytes];
+  ForEachUnit(dtype, lane, [&](int64_t to, int64_t from, size_t bytes) {
+    std::memcpy(block + to, source + from, bytes);
+  });
+  DecodeToF32(dtype, block, BlockValues(dtype), out);
 }
 
 }  // namespace
@@ -127,7 +118,9 @@ void PackedMatrix::PackRows(int64_t first_row, int64_t row_count, const void* so
     return;
   }
   const int64_t panel_bytes = PanelBytes(dtype_, columns_, lead_);
-  const bool quantised = BlockValues(dtype_) > 1;
+  const int64_t block = BlockValues(dtype_);
+  const int64_t piece = std::max(kPieceK, block);
+  const bool quantised = block > 1;
   const int64_t covered = quantised ? StoredK(dtype_, columns_, lead_) : columns_;
   for (int64_t begin = 0; begin < row_count;) {
     // The rows of one panel together, a piece of K at a time.
@@ -135,8 +128,8 @@ void PackedMatrix::PackRows(int64_t first_row, int64_t row_count, const void* so
     const int64_t panel_end = (row / kPanelColumns + 1) * kPanelColumns;
     const int64_t end = std::min(row_count, panel_end - first_row);
     uint8_t* panel = buffer_.data() + row / kPanelColumns * panel_bytes;
-    for (int64_t k = 0; k < covered; k += kPieceK) {
-      const int64_t k_end = std::min(k + kPieceK, covered);
+    for (int64_t k = 0; k < covered; k += piece) {
+      const int64_t k_end = std::min(k + piece, covered);
       for (int64_t i = begin; i < end; ++i) {
         const int64_t lane = (first_row + i) % kPanelColumns;
         const uint8_t* from = rows + i * source_row_bytes;
@@ -144,7 +137,7 @@ void PackedMatrix::PackRows(int64_t first_row, int64_t row_count, const void* so
           PackDense(dtype_, panel, lane, from, k, k_end);
           continue;
         }
-        for (int64_t b = k / kQuantBlock; b * kQuantBlock < k_end; ++b) {
+        for (int64_t b = k / block; b * block < k_end; ++b) {
           PackQuantBlock(dtype_, panel + b * QuantPanelBlockBytes(dtype_), lane,
                          from + b * BlockBytes(dtype_));
         }
@@ -158,13 +151,12 @@ void PackedMatrix::UnpackRow(int64_t row, float* out) const {
   PERGOLA_CHECK(row >= 0 && row < rows_);
   const int64_t lane = row % kPanelColumns;
   const uint8_t* panel = buffer_.data() + row / kPanelColumns * PanelBytes(dtype_, columns_, lead_);
-  if (BlockValues(dtype_) > 1) {
-    float values[kQuantBlock];
-    for (int64_t k = 0; k < lead_ + columns_; k += kQuantBlock) {
-      UnpackQuantBlock(dtype_, panel + k / kQuantBlock * QuantPanelBlockBytes(dtype_), lane,
-                       values);
+  if (const int64_t block = BlockValues(dtype_); block > 1) {
+    float values[kMaxBlockValues];
+    for (int64_t k = 0; k < lead_ + columns_; k += block) {
+      UnpackQuantBlock(dtype_, panel + k / block * QuantPanelBlockBytes(dtype_), lane, values);
       const int64_t skip = std::max<int64_t>(lead_ - k, 0);
-      const int64_t end = std::min(kQuantBlock, lead_ + columns_ - k);
+      const int64_t end = std::min(block, lead_ + columns_ - k);
       for (int64_t i = skip; i < end; ++i) out[k + i - lead_] = values[i];
     }
     return;

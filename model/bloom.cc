@@ -5,6 +5,7 @@
 
 #include "base/limits.h"
 #include "base/status.h"
+#include "model/gguf_model.h"
 
 namespace pergola {
 namespace {
@@ -54,30 +55,51 @@ absl::Status ReadSizes(const JsonObject& config, ModelSpec* spec) {
   return absl::OkStatus();
 }
 
+void SetWhatEveryBloomHas(ModelSpec* spec) {
+  spec->architecture = "bloom";
+  spec->embedding_norm = true;
+  spec->alibi_slopes = AlibiSlopes(spec->heads);
+  spec->activation = Activation::kGeluTanh;
+  spec->gated_mlp = false;
+  spec->qkv_bias = spec->output_bias = spec->mlp_bias = true;
+}
+
 absl::StatusOr<ModelSpec> BloomFromHf(const JsonObject& config) {
   RETURN_IF_ERROR(RefuseUnsupportedHf(config));
   ModelSpec spec;
-  spec.architecture = "bloom";
   RETURN_IF_ERROR(ReadSizes(config, &spec));
   RETURN_IF_ERROR(CheckSpec(spec, config.where()));
   spec.norm = NormKind::kLayer;
   ASSIGN_OR_RETURN(const double epsilon, config.Number("layer_norm_epsilon", 1e-5, 0, 1));
   spec.norm_epsilon = static_cast<float>(epsilon);
-  spec.embedding_norm = true;
   ASSIGN_OR_RETURN(spec.residual_after_norm,
                    config.Bool("apply_residual_connection_post_layernorm", false));
-  spec.alibi_slopes = AlibiSlopes(spec.heads);
+  // Sliced as it was trained, transformers leaves out the biases of both row-parallel products.
+  ASSIGN_OR_RETURN(const bool slices, config.Bool("slow_but_exact", false));
+  ASSIGN_OR_RETURN(const int64_t training_ranks, config.Int("pretraining_tp", 1, 1, INT32_MAX));
+  if (slices && training_ranks > 1) {
+    return config.Wrong("slow_but_exact", "false where pretraining_tp is above 1");
+  }
   spec.attention_scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(spec.head_dim)));
-  spec.activation = Activation::kGeluTanh;
-  spec.gated_mlp = false;
-  spec.qkv_bias = spec.output_bias = spec.mlp_bias = true;
+  SetWhatEveryBloomHas(&spec);
   ASSIGN_OR_RETURN(spec.tied_embeddings, config.Bool("tie_word_embeddings", true));
   return spec;
 }
 
-// The rows of query_key_value are [q k v] of each head in turn.
-absl::Status BindBloom(FileFormat /*format*/, const TensorTable& table, ModelSpec* spec,
+absl::StatusOr<ModelSpec> BloomFromGguf(const GgufMetadata& metadata) {
+  ASSIGN_OR_RETURN(ModelSpec spec, SpecFromGguf(GgufKeys(metadata, "bloom"), NormKind::kLayer));
+  SetWhatEveryBloomHas(&spec);
+  return spec;
+}
+
+// The rows of query_key_value are [q k v] of each head in turn; in GGUF they are sorted.
+absl::Status BindBloom(FileFormat format, const TensorTable& table, ModelSpec* spec,
                        std::vector<WeightBinding>* weights) {
+  if (format == FileFormat::kGguf) {
+    GgufTensors tensors;
+    tensors.fused_qkv = true;
+    return BindGguf(table, tensors, spec, weights);
+  }
   const auto adjust = [spec](Role role, WeightPlacement* placement) {
     PlaceInterleavedQkv(*spec, role, placement);
   };
@@ -101,6 +123,6 @@ std::vector<float> AlibiSlopes(int64_t heads) {
   return slopes;
 }
 
-const Family kBloomFamily = {"bloom", "", 1, 2, BloomFromHf, nullptr, BindBloom};
+const Family kBloomFamily = {"bloom", "bloom", 1, 2, BloomFromHf, BloomFromGguf, BindBloom};
 
 }  // namespace pergola

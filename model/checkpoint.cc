@@ -8,6 +8,7 @@
 #include <filesystem>
 #include <utility>
 
+#include "absl/container/flat_hash_set.h"
 #include "absl/strings/match.h"
 #include "base/sha256.h"
 #include "base/status.h"
@@ -79,13 +80,29 @@ std::string BaseName(const std::string& path) {
   return clean.filename().string();
 }
 
+// A GGUF file has no configuration that could leave a layer's tensor out: the architecture has it,
+// or the file is of another one.
+absl::Status RefuseUnusedLayerTensors(const Checkpoint& checkpoint) {
+  for (const std::string& name : UnusedTensors(checkpoint)) {
+    if (!absl::StartsWith(name, "blk.")) continue;
+    return absl::InvalidArgumentError(absl::StrCat("tensor \"", Printable(name),
+                                                   "\" is part of no ",
+                                                   checkpoint.spec().architecture, " model"));
+  }
+  return absl::OkStatus();
+}
+
 absl::StatusOr<std::unique_ptr<Checkpoint>> Bind(const std::string& path, FileFormat format,
                                                  const Family& family, ModelSpec spec,
                                                  std::unique_ptr<TensorTable> table) {
   std::vector<WeightBinding> weights;
   RETURN_IF_ERROR(Prefixed(family.bind(format, *table, &spec, &weights), path));
-  return std::unique_ptr<Checkpoint>(std::make_unique<FileCheckpoint>(
-      path, std::move(spec), std::move(weights), std::move(table)));
+  std::unique_ptr<Checkpoint> checkpoint =
+      std::make_unique<FileCheckpoint>(path, std::move(spec), std::move(weights), std::move(table));
+  if (format == FileFormat::kGguf) {
+    RETURN_IF_ERROR(Prefixed(RefuseUnusedLayerTensors(*checkpoint), path));
+  }
+  return checkpoint;
 }
 
 absl::StatusOr<std::unique_ptr<Checkpoint>> OpenHuggingFace(const std::string& path) {
@@ -115,7 +132,27 @@ absl::StatusOr<std::unique_ptr<Checkpoint>> OpenGguf(const std::string& path) {
   return Bind(path, FileFormat::kGguf, *family, std::move(spec), std::move(table));
 }
 
+// What transformers computes by itself, and the head of a model that ties it.
+bool IsRedundant(const std::string& name) {
+  for (const char* end : {"rotary_emb.inv_freq", "attn.bias", "attn.masked_bias", "lm_head.weight",
+                          "rope_freqs.weight", "output.weight"}) {
+    const bool whole = name == end || absl::EndsWith(name, absl::StrCat(".", end));
+    if (whole && !absl::StartsWith(name, "blk.")) return true;
+  }
+  return false;
+}
+
 }  // namespace
+
+std::vector<std::string> UnusedTensors(const Checkpoint& checkpoint) {
+  absl::flat_hash_set<std::string> used;
+  for (const WeightBinding& weight : checkpoint.weights()) used.insert(weight.tensor);
+  std::vector<std::string> unused;
+  for (const TensorInfo& tensor : checkpoint.tensors()) {
+    if (!used.contains(tensor.name) && !IsRedundant(tensor.name)) unused.push_back(tensor.name);
+  }
+  return unused;
+}
 
 absl::StatusOr<std::unique_ptr<Checkpoint>> Checkpoint::Open(const std::string& path) {
   struct stat info = {};

@@ -53,4 +53,8 @@ class Checkpoint {
   virtual absl::StatusOr<std::string> Fingerprint() const = 0;
 };
 
+// Names of tensors that no weight needs, for a warning: perhaps the model is more than its
+// configuration says. Buffers that transformers recomputes and a tied head's copy are left out.
+std::vector<std::string> UnusedTensors(const Checkpoint& checkpoint);
+
 }  // namespace pergola

@@ -1,13 +1,13 @@
 #include "model/dtype.h"
 
 #include <cstring>
+#include <iterator>
 
 #include "base/check.h"
+#include "model/quant_blocks.h"
 
 namespace pergola {
 namespace {
-
-constexpr int64_t kBlock = 32;
 
 uint32_t FloatBits(float value) {
   uint32_t bits;
@@ -38,80 +38,54 @@ void DecodeDense(DType dtype, const uint8_t* source, int64_t values, float* dest
   }
 }
 
-// The low nibbles of the 16 bytes are values 0 to 15 of the block, the high nibbles are 16 to 31.
-void DecodeBlock(DType dtype, const uint8_t* block, float* destination) {
-  const float scale = F16ToF32(LoadU16(block));
-  if (dtype == DType::kQ8_0) {
-    for (int64_t i = 0; i < kBlock; ++i) {
-      destination[i] = scale * static_cast<float>(static_cast<int8_t>(block[2 + i]));
-    }
-    return;
-  }
-  const bool has_minimum = dtype == DType::kQ4_1;
-  const uint8_t* nibbles = block + (has_minimum ? 4 : 2);
-  const int bias = has_minimum ? 0 : 8;
-  for (int64_t i = 0; i < kBlock / 2; ++i) {
-    destination[i] = scale * static_cast<float>((nibbles[i] & 15) - bias);
-    destination[i + kBlock / 2] = scale * static_cast<float>((nibbles[i] >> 4) - bias);
-  }
-  if (!has_minimum) return;
-  const float minimum = F16ToF32(LoadU16(block + 2));
-  for (int64_t i = 0; i < kBlock; ++i) destination[i] += minimum;
+struct Traits {
+  DType dtype;
+  const char* name;
+  int64_t block_values, block_bytes;
+  BlockHalves halves;
+};
+
+constexpr Traits kTraits[] = {
+    {DType::kF32, "f32", 1, 4, {}},
+    {DType::kBF16, "bf16", 1, 2, {}},
+    {DType::kF16, "f16", 1, 2, {}},
+    {DType::kI32, "i32", 1, 4, {}},
+    {DType::kQ8_0, "q8_0", 32, 34, {1, 0}},
+    {DType::kQ4_0, "q4_0", 32, 18, {1, 0}},
+    {DType::kQ4_1, "q4_1", 32, 20, {2, 0}},
+    {DType::kQ5_0, "q5_0", 32, 22, {1, 0}},
+    {DType::kQ5_1, "q5_1", 32, 24, {2, 0}},
+    {DType::kIQ4_NL, "iq4_nl", 32, 18, {1, 0}},
+    {DType::kQ2_K, "q2_k", 256, 84, {2, 80}},
+    {DType::kQ3_K, "q3_k", 256, 110, {1, 108}},
+    {DType::kQ4_K, "q4_k", 256, 144, {2, 0}},
+    {DType::kQ5_K, "q5_k", 256, 176, {2, 0}},
+    {DType::kQ6_K, "q6_k", 256, 210, {1, 208}},
+    {DType::kInt8, "int8", 1, 1, {}},
+};
+
+const Traits& TraitsOf(DType dtype) {
+  const auto index = static_cast<size_t>(dtype);
+  PERGOLA_CHECK(index < std::size(kTraits) && kTraits[index].dtype == dtype);
+  return kTraits[index];
 }
 
 }  // namespace
 
 std::string_view DTypeName(DType dtype) {
-  switch (dtype) {
-    case DType::kF32:
-      return "f32";
-    case DType::kBF16:
-      return "bf16";
-    case DType::kF16:
-      return "f16";
-    case DType::kI32:
-      return "i32";
-    case DType::kQ8_0:
-      return "q8_0";
-    case DType::kQ4_0:
-      return "q4_0";
-    case DType::kQ4_1:
-      return "q4_1";
-    case DType::kInt8:
-      return "int8";
-  }
-  return "unknown";
+  return TraitsOf(dtype).name;
 }
 
 int64_t BlockValues(DType dtype) {
-  switch (dtype) {
-    case DType::kQ8_0:
-    case DType::kQ4_0:
-    case DType::kQ4_1:
-      return kBlock;
-    default:
-      return 1;
-  }
+  return TraitsOf(dtype).block_values;
 }
 
 int64_t BlockBytes(DType dtype) {
-  switch (dtype) {
-    case DType::kF32:
-    case DType::kI32:
-      return 4;
-    case DType::kBF16:
-    case DType::kF16:
-      return 2;
-    case DType::kQ8_0:
-      return 34;
-    case DType::kQ4_0:
-      return 18;
-    case DType::kQ4_1:
-      return 20;
-    case DType::kInt8:
-      return 1;
-  }
-  return 0;
+  return TraitsOf(dtype).block_bytes;
+}
+
+BlockHalves HalvesOf(DType dtype) {
+  return TraitsOf(dtype).halves;
 }
 
 int64_t DTypeBytes(DType dtype, int64_t values) {
@@ -168,8 +142,9 @@ void DecodeToF32(DType dtype, const void* source, int64_t values, float* destina
   PERGOLA_CHECK(values % BlockValues(dtype) == 0);
   const auto* bytes = static_cast<const uint8_t*>(source);
   if (BlockValues(dtype) == 1) return DecodeDense(dtype, bytes, values, destination);
-  for (int64_t i = 0; i < values; i += kBlock) {
-    DecodeBlock(dtype, bytes + i / kBlock * BlockBytes(dtype), destination + i);
+  const int64_t block = BlockValues(dtype);
+  for (int64_t i = 0; i < values; i += block) {
+    DecodeQuantBlock(dtype, bytes + i / block * BlockBytes(dtype), destination + i);
   }
 }
 

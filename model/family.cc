@@ -130,14 +130,21 @@ absl::Status BindHfWeights(const TensorTable& table, const HfNames& names,
     }
     PERGOLA_CHECK_MSG(false, "no name for " + RoleName(role, -1));
   };
-  const std::string embedding = name_of(Role::kTokenEmbedding);
-  const bool bare = !table.Contains(names.prefix + embedding) && table.Contains(embedding);
+  const std::string norm = name_of(Role::kFinalNorm);
+  const bool bare = !table.Contains(names.prefix + norm) && table.Contains(norm);
   const std::string prefix = bare ? "" : names.prefix;
-  RETURN_IF_ERROR(DecideTied(table, prefix + embedding, spec));
+  std::string embedding = prefix + name_of(Role::kTokenEmbedding);
+  if (spec->tied_embeddings && !table.Contains(embedding) && table.Contains(kLmHead)) {
+    embedding = kLmHead;  // a tensor of two names is stored once, under either
+  } else {
+    RETURN_IF_ERROR(DecideTied(table, embedding, spec));
+  }
   const auto place = [&](Role role, int64_t layer) {
     WeightPlacement placement;
     const char* name = name_of(role);
-    if (role == Role::kLmHead) {
+    if (role == Role::kTokenEmbedding) {
+      placement.tensor = embedding;
+    } else if (role == Role::kLmHead) {
       placement.tensor = name;
     } else if (layer < 0) {
       placement.tensor = absl::StrCat(prefix, name);
@@ -184,14 +191,15 @@ absl::StatusOr<Activation> ReadActivation(const JsonObject& config, std::string_
       {"gelu_new", Activation::kGeluTanh},
       {"gelu_fast", Activation::kGeluTanh},
       {"gelu_pytorch_tanh", Activation::kGeluTanh},
+      {"gelu_accurate", Activation::kGeluTanh},
       {"gelu_python_tanh", Activation::kGeluTanh}};
   ASSIGN_OR_RETURN(const std::string name, config.String(key, fallback));
   for (const auto& [known, activation] : kActivations) {
     if (name == known) return activation;
   }
   return config.Wrong(key,
-                      "silu, swish, gelu, gelu_python, gelu_new, gelu_fast, gelu_pytorch_tanh or "
-                      "gelu_python_tanh");
+                      "silu, swish, gelu, gelu_python, gelu_new, gelu_fast, gelu_accurate, "
+                      "gelu_pytorch_tanh or gelu_python_tanh");
 }
 
 absl::Status RefuseUnsupportedHf(const JsonObject& config) {
@@ -200,6 +208,12 @@ absl::Status RefuseUnsupportedHf(const JsonObject& config) {
   }
   ASSIGN_OR_RETURN(const bool cross, config.Bool("add_cross_attention", false));
   if (cross) return config.Wrong("add_cross_attention", "false");
+  // Null counts as false there: transformers then lets every position see every other.
+  const nlohmann::json* causal = config.Find("is_causal");
+  if (causal != nullptr && *causal != true) return config.Wrong("is_causal", "true");
+  if (config.Has("per_layer_config")) {
+    return config.Wrong("per_layer_config", "absent: all layers have the same options");
+  }
   return absl::OkStatus();
 }
 

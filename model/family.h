@@ -87,7 +87,8 @@ absl::StatusOr<int64_t> ReadSize(const JsonObject& config, const SizeKey& size);
 // "silu", "gelu", "gelu_new", ...: the MLP's activation under `key`.
 absl::StatusOr<Activation> ReadActivation(const JsonObject& config, std::string_view key,
                                           std::string_view fallback);
-// What no family here executes: quantised safetensors, cross attention.
+// What no family here executes: quantised safetensors, cross attention, attention both ways,
+// options that differ by layer.
 absl::Status RefuseUnsupportedHf(const JsonObject& config);
 
 // Checks what holds for every family: heads, sizes and their limits. `where` begins the message.

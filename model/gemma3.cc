@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "base/status.h"
+#include "model/gguf_model.h"
 #include "model/llama.h"
 #include "model/rope.h"
 
@@ -99,26 +100,72 @@ absl::Status ReadAttention(const JsonObject& config, ModelSpec* spec) {
       config, [=](int64_t layer) { return (layer + 1) % pattern != 0; }, spec);
 }
 
+void SetWhatEveryGemmaHas(ModelSpec* spec) {
+  spec->post_norms = spec->head_norms = true;
+  // transformers rounds it to the dtype the model runs in; the stream is f32 here.
+  spec->embedding_scale = static_cast<float>(std::sqrt(static_cast<double>(spec->hidden)));
+}
+
 absl::StatusOr<ModelSpec> Gemma3FromHf(const JsonObject& config) {
   ASSIGN_OR_RETURN(ModelSpec spec, LlamaSpecFromHf(config, Defaults()));
   spec.architecture = "gemma3";
   RETURN_IF_ERROR(ReadRopes(config, &spec));
   RETURN_IF_ERROR(ReadAttention(config, &spec));
-  spec.norm_plus_one = spec.post_norms = spec.head_norms = true;
-  spec.embedding_scale = static_cast<float>(std::sqrt(static_cast<double>(spec.hidden)));
+  SetWhatEveryGemmaHas(&spec);
+  spec.norm_plus_one = true;
   // attn_logit_softcapping may stand beside it, but transformers does not apply that one.
   ASSIGN_OR_RETURN(const double cap, config.Number("final_logit_softcapping", 0, 1e-3, 1e6));
   spec.logit_cap = static_cast<float>(cap);
   return spec;
 }
 
-absl::Status BindGemma3(FileFormat /*format*/, const TensorTable& table, ModelSpec* spec,
+// Every sixth layer is global unless the file says another pattern.
+absl::Status ReadGgufWindow(const GgufKeys& keys, ModelSpec* spec) {
+  ASSIGN_OR_RETURN(spec->sliding_window, keys.Int("attention.sliding_window", 0, 0, INT32_MAX));
+  ASSIGN_OR_RETURN(const int64_t pattern,
+                   keys.Int("attention.sliding_window_pattern", 6, 1, INT32_MAX));
+  ASSIGN_OR_RETURN(const double local, keys.Number("rope.freq_base_swa", kLocalTheta, 1, 1e15));
+  if (spec->sliding_window == 0) return absl::OkStatus();
+  for (int64_t layer = 0; layer < spec->layers; ++layer) {
+    spec->windowed_layers.push_back((layer + 1) % pattern != 0 ? 1 : 0);
+  }
+  spec->local_rope = PlainRope(spec->head_dim, local);
+  return absl::OkStatus();
+}
+
+// The converter has added the 1 to the norms' weights. Files do not say query_pre_attn_scalar:
+// it is the head's size in all models but the 27B (llama.cpp's src/models/gemma3.cpp).
+absl::StatusOr<ModelSpec> Gemma3FromGguf(const GgufMetadata& metadata) {
+  constexpr int64_t kLayersOf27B = 62;
+  const GgufKeys keys(metadata, "gemma3");
+  ASSIGN_OR_RETURN(ModelSpec spec, SpecFromGguf(keys, NormKind::kRms));
+  spec.architecture = "gemma3";
+  if (spec.layers == kLayersOf27B) {
+    const int64_t scalar = spec.hidden / spec.heads;
+    spec.attention_scale = static_cast<float>(1 / std::sqrt(static_cast<double>(scalar)));
+  }
+  RETURN_IF_ERROR(ReadGgufRope(keys, &spec));
+  RETURN_IF_ERROR(ReadGgufWindow(keys, &spec));
+  SetWhatEveryGemmaHas(&spec);
+  spec.activation = Activation::kGeluTanh;
+  ASSIGN_OR_RETURN(const double cap, keys.Number("final_logit_softcapping", 0, 0, 1e6));
+  spec.logit_cap = static_cast<float>(cap);
+  return spec;
+}
+
+absl::Status BindGemma3(FileFormat format, const TensorTable& table, ModelSpec* spec,
                         std::vector<WeightBinding>* weights) {
+  if (format == FileFormat::kGguf) {
+    GgufTensors tensors;
+    tensors.optional_biases = true;
+    return BindGguf(table, tensors, spec, weights);
+  }
   return BindHfWeights(table, {"model.", "layers.", kTensors}, nullptr, spec, weights);
 }
 
 }  // namespace
 
-const Family kGemma3Family = {"gemma3_text", "", 2, 1, Gemma3FromHf, nullptr, BindGemma3};
+const Family kGemma3Family = {"gemma3_text", "gemma3",       2,         1,
+                              Gemma3FromHf,  Gemma3FromGguf, BindGemma3};
 
 }  // namespace pergola

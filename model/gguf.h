@@ -59,6 +59,7 @@ class GgufMetadata {
                                      std::optional<std::string> fallback) const;
   // Arrays; an absent key gives an empty one.
   absl::StatusOr<std::vector<int32_t>> Int32s(const std::string& key) const;
+  absl::StatusOr<std::vector<float>> Floats(const std::string& key) const;
   absl::StatusOr<std::vector<std::string>> Strings(const std::string& key) const;
   // Elements of an array, 0 if the key is absent or not an array.
   int64_t Count(const std::string& key) const;

@@ -155,6 +155,19 @@ absl::StatusOr<std::vector<int32_t>> GgufMetadata::Int32s(const std::string& key
   return numbers;
 }
 
+absl::StatusOr<std::vector<float>> GgufMetadata::Floats(const std::string& key) const {
+  std::vector<float> numbers;
+  const GgufValue* value = Find(key);
+  if (value == nullptr) return numbers;
+  if (value->type != GgufType::kArray || value->element_type != GgufType::kFloat32) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(file_, ": ", key, " is not an array of 32-bit floats"));
+  }
+  numbers.resize(value->bytes.size() / sizeof(float));
+  if (!numbers.empty()) std::memcpy(numbers.data(), value->bytes.data(), value->bytes.size());
+  return numbers;
+}
+
 absl::StatusOr<std::vector<std::string>> GgufMetadata::Strings(const std::string& key) const {
   const GgufValue* value = Find(key);
   if (value == nullptr) return std::vector<std::string>();

@@ -4,6 +4,7 @@
 
 #include "base/limits.h"
 #include "base/status.h"
+#include "model/gguf_model.h"
 
 namespace pergola {
 namespace {
@@ -53,15 +54,25 @@ absl::Status ReadSizes(const JsonObject& config, ModelSpec* spec) {
 absl::StatusOr<ModelSpec> Gpt2FromHf(const JsonObject& config) {
   ASSIGN_OR_RETURN(ModelSpec spec, GptSpecFromHf(config, "gelu_new"));
   spec.architecture = "gpt2";
+  // SantaCoder's first files come under this name, with code of their own.
+  ASSIGN_OR_RETURN(const std::string heads, config.String("attention_head_type", "multihead"));
+  if (heads != "multihead") return config.Wrong("attention_head_type", "multihead");
   ASSIGN_OR_RETURN(spec.scale_by_layer, config.Bool("scale_attn_by_inverse_layer_idx", false));
   // Changes the order of roundings in mixed precision; here all of attention is f32 anyway.
   RETURN_IF_ERROR(config.Bool("reorder_and_upcast_attn", false).status());
   return spec;
 }
 
-// Matrices are Conv1D's: [inputs, outputs].
-absl::Status BindGpt2(FileFormat /*format*/, const TensorTable& table, ModelSpec* spec,
+absl::StatusOr<ModelSpec> Gpt2FromGguf(const GgufMetadata& metadata) {
+  ASSIGN_OR_RETURN(ModelSpec spec, GptSpecFromGguf(metadata, "gpt2"));
+  spec.architecture = "gpt2";
+  return spec;
+}
+
+// Matrices are Conv1D's: [inputs, outputs]. In GGUF they are transposed.
+absl::Status BindGpt2(FileFormat format, const TensorTable& table, ModelSpec* spec,
                       std::vector<WeightBinding>* weights) {
+  if (format == FileFormat::kGguf) return BindGptGguf(table, spec, weights);
   const auto adjust = [spec](Role role, WeightPlacement* placement) {
     PlaceStackedQkv(*spec, role, placement);
     placement->transposed =
@@ -95,6 +106,24 @@ absl::StatusOr<ModelSpec> GptSpecFromHf(const JsonObject& config,
   return spec;
 }
 
-const Family kGpt2Family = {"gpt2", "", 50256, 50256, Gpt2FromHf, nullptr, BindGpt2};
+absl::StatusOr<ModelSpec> GptSpecFromGguf(const GgufMetadata& metadata,
+                                          std::string_view architecture) {
+  ASSIGN_OR_RETURN(ModelSpec spec,
+                   SpecFromGguf(GgufKeys(metadata, architecture), NormKind::kLayer));
+  spec.learned_positions = true;
+  spec.activation = Activation::kGeluTanh;
+  spec.gated_mlp = false;
+  spec.qkv_bias = spec.output_bias = spec.mlp_bias = true;
+  return spec;
+}
+
+absl::Status BindGptGguf(const TensorTable& table, ModelSpec* spec,
+                         std::vector<WeightBinding>* weights) {
+  GgufTensors tensors;
+  tensors.fused_qkv = true;
+  return BindGguf(table, tensors, spec, weights);
+}
+
+const Family kGpt2Family = {"gpt2", "gpt2", 50256, 50256, Gpt2FromHf, Gpt2FromGguf, BindGpt2};
 
 }  // namespace pergola

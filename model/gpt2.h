@@ -16,4 +16,10 @@ extern const HfNames kGptNames;
 absl::StatusOr<ModelSpec> GptSpecFromHf(const JsonObject& config,
                                         std::string_view default_activation);
 
+// The same from GGUF, whose files say neither activation (tanh GELU) nor scale.
+absl::StatusOr<ModelSpec> GptSpecFromGguf(const GgufMetadata& metadata,
+                                          std::string_view architecture);
+absl::Status BindGptGguf(const TensorTable& table, ModelSpec* spec,
+                         std::vector<WeightBinding>* weights);
+
 }  // namespace pergola

@@ -18,9 +18,16 @@ absl::StatusOr<ModelSpec> GptBigCodeFromHf(const JsonObject& config) {
   return spec;
 }
 
+absl::StatusOr<ModelSpec> GptBigCodeFromGguf(const GgufMetadata& metadata) {
+  ASSIGN_OR_RETURN(ModelSpec spec, GptSpecFromGguf(metadata, "starcoder"));
+  spec.architecture = "gpt_bigcode";
+  return spec;
+}
+
 // With one KV head the rows of c_attn are [q | k | v], else [q k v] of each head in turn.
-absl::Status BindGptBigCode(FileFormat /*format*/, const TensorTable& table, ModelSpec* spec,
+absl::Status BindGptBigCode(FileFormat format, const TensorTable& table, ModelSpec* spec,
                             std::vector<WeightBinding>* weights) {
+  if (format == FileFormat::kGguf) return BindGptGguf(table, spec, weights);
   const bool multi_query = spec->kv_heads == 1;
   const auto adjust = [=](Role role, WeightPlacement* placement) {
     if (multi_query) {
@@ -34,7 +41,7 @@ absl::Status BindGptBigCode(FileFormat /*format*/, const TensorTable& table, Mod
 
 }  // namespace
 
-const Family kGptBigCodeFamily = {"gpt_bigcode",    "",      50256,         50256,
-                                  GptBigCodeFromHf, nullptr, BindGptBigCode};
+const Family kGptBigCodeFamily = {"gpt_bigcode",    "starcoder",        50256,         50256,
+                                  GptBigCodeFromHf, GptBigCodeFromGguf, BindGptBigCode};
 
 }  // namespace pergola

@@ -1,11 +1,10 @@
 #include "model/llama.h"
 
-#include <algorithm>
 #include <cmath>
 
-#include "base/check.h"
 #include "base/limits.h"
 #include "base/status.h"
+#include "model/gguf_model.h"
 #include "model/rope.h"
 
 namespace pergola {
@@ -41,77 +40,16 @@ absl::StatusOr<ModelSpec> MistralFromHf(const JsonObject& config) {
   // Null means no window; only an absent key means the default.
   const int64_t fallback = config.Find("sliding_window") != nullptr ? 0 : 4096;
   ASSIGN_OR_RETURN(spec.sliding_window, config.Int("sliding_window", fallback, 1, INT32_MAX));
+  spec.architecture = "mistral";
   return spec;
 }
 
-absl::StatusOr<RopeSpec> RopeFromGguf(const GgufMetadata& metadata, int64_t head_dim) {
-  ASSIGN_OR_RETURN(const double theta,
-                   metadata.Number("llama.rope.freq_base", kDefaultTheta, 1, 1e15));
-  ASSIGN_OR_RETURN(const int64_t dims,
-                   metadata.Int("llama.rope.dimension_count", head_dim, head_dim, head_dim));
-  RETURN_IF_ERROR(CheckRotated(dims, metadata.file()));
-  RopeSpec rope = PlainRope(dims, theta);
-  ASSIGN_OR_RETURN(const double legacy, metadata.Number("llama.rope.scale_linear", 1, 1e-6, 1e6));
-  ASSIGN_OR_RETURN(const double factor,
-                   metadata.Number("llama.rope.scaling.factor", legacy, 1e-6, 1e6));
-  const std::string fallback = legacy == 1 ? "none" : "linear";
-  ASSIGN_OR_RETURN(const std::string type, metadata.String("llama.rope.scaling.type", fallback));
-  if (type == "linear") {
-    ScaleLinear(factor, &rope);
-  } else if (type != "none") {
-    return absl::InvalidArgumentError(
-        absl::StrCat(metadata.file(), ": llama.rope.scaling.type is \"", Printable(type),
-                     "\", which is not supported; supported: none, linear"));
-  }
-  return rope;
-}
-
-absl::Status ReadGgufSizes(const GgufMetadata& metadata, ModelSpec* spec) {
-  ASSIGN_OR_RETURN(spec->hidden,
-                   metadata.Int("llama.embedding_length", std::nullopt, 1, kMaxHidden));
-  ASSIGN_OR_RETURN(spec->layers, metadata.Int("llama.block_count", std::nullopt, 1, kMaxLayers));
-  ASSIGN_OR_RETURN(spec->heads,
-                   metadata.Int("llama.attention.head_count", std::nullopt, 1, kMaxHidden));
-  ASSIGN_OR_RETURN(spec->kv_heads,
-                   metadata.Int("llama.attention.head_count_kv", spec->heads, 1, spec->heads));
-  ASSIGN_OR_RETURN(spec->head_dim, metadata.Int("llama.attention.key_length", 0, 1, kMaxHidden));
-  if (spec->head_dim == 0) {
-    if (spec->hidden % spec->heads != 0) {
-      return absl::InvalidArgumentError(
-          absl::StrCat(metadata.file(), ": llama.attention.head_count is ", spec->heads,
-                       ", but must divide llama.embedding_length ", spec->hidden));
-    }
-    spec->head_dim = spec->hidden / spec->heads;
-  }
-  ASSIGN_OR_RETURN(
-      const int64_t value_length,
-      metadata.Int("llama.attention.value_length", spec->head_dim, spec->head_dim, spec->head_dim));
-  (void)value_length;
-  ASSIGN_OR_RETURN(spec->ffn, metadata.Int("llama.feed_forward_length", std::nullopt, 1,
-                                           int64_t{8} * kMaxHidden));
-  ASSIGN_OR_RETURN(spec->context_length,
-                   metadata.Int("llama.context_length", std::nullopt, 1, INT32_MAX));
-  const int64_t tokens = metadata.Count("tokenizer.ggml.tokens");
-  const auto fallback = tokens > 0 ? std::optional<int64_t>(tokens) : std::nullopt;
-  ASSIGN_OR_RETURN(spec->vocabulary, metadata.Int("llama.vocab_size", fallback, 1, kMaxVocabulary));
-  return absl::OkStatus();
-}
-
 absl::StatusOr<ModelSpec> LlamaFromGguf(const GgufMetadata& metadata) {
-  // Mixtral comes under the same architecture name.
-  ASSIGN_OR_RETURN(const int64_t experts, metadata.Int("llama.expert_count", 0, 0, 0));
-  (void)experts;
-  ModelSpec spec;
+  const GgufKeys keys(metadata, "llama");
+  ASSIGN_OR_RETURN(ModelSpec spec, SpecFromGguf(keys, NormKind::kRms));
   spec.architecture = "llama";
-  RETURN_IF_ERROR(ReadGgufSizes(metadata, &spec));
-  RETURN_IF_ERROR(CheckSpec(spec, metadata.file()));
-  ASSIGN_OR_RETURN(const double epsilon,
-                   metadata.Number("llama.attention.layer_norm_rms_epsilon", std::nullopt, 0, 1));
-  spec.norm_epsilon = static_cast<float>(epsilon);
-  ASSIGN_OR_RETURN(spec.rope, RopeFromGguf(metadata, spec.head_dim));
-  spec.attention_scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(spec.head_dim)));
-  ASSIGN_OR_RETURN(spec.sliding_window,
-                   metadata.Int("llama.attention.sliding_window", 0, 0, INT32_MAX));
+  RETURN_IF_ERROR(ReadGgufRope(keys, &spec));
+  ASSIGN_OR_RETURN(spec.sliding_window, keys.Int("attention.sliding_window", 0, 0, INT32_MAX));
   return spec;
 }
 
@@ -138,91 +76,12 @@ constexpr RoleTensor kHfTensors[] = {
     {Role::kDownBias, "mlp.down_proj.bias"},
     {Role::kFinalNorm, "norm.weight"},
 };
-// After "blk.N.".
-constexpr RoleTensor kGgufTensors[] = {
-    {Role::kTokenEmbedding, "token_embd.weight"},
-    {Role::kAttentionNorm, "attn_norm.weight"},
-    {Role::kQuery, "attn_q.weight"},
-    {Role::kKey, "attn_k.weight"},
-    {Role::kValue, "attn_v.weight"},
-    {Role::kQueryBias, "attn_q.bias"},
-    {Role::kKeyBias, "attn_k.bias"},
-    {Role::kValueBias, "attn_v.bias"},
-    {Role::kAttentionOutput, "attn_output.weight"},
-    {Role::kAttentionOutputBias, "attn_output.bias"},
-    {Role::kMlpNorm, "ffn_norm.weight"},
-    {Role::kGate, "ffn_gate.weight"},
-    {Role::kUp, "ffn_up.weight"},
-    {Role::kDown, "ffn_down.weight"},
-    {Role::kGateBias, "ffn_gate.bias"},
-    {Role::kUpBias, "ffn_up.bias"},
-    {Role::kDownBias, "ffn_down.bias"},
-    {Role::kFinalNorm, "output_norm.weight"},
-    {Role::kLmHead, "output.weight"},
-};
-
-// Llama 3's GGUF files carry its frequency scaling as divisors.
-absl::Status ApplyRopeFactors(const TensorTable& table, RopeSpec* rope) {
-  const std::string name = "rope_freqs.weight";
-  if (!table.Contains(name)) return absl::OkStatus();
-  ASSIGN_OR_RETURN(const TensorInfo* tensor, table.Require(name, {rope->dims / 2}));
-  std::vector<uint8_t> raw(static_cast<size_t>(tensor->bytes));
-  RETURN_IF_ERROR(table.Read(*tensor, 0, absl::MakeSpan(raw)));
-  std::vector<float> factors(rope->inverse_frequency.size());
-  DecodeToF32(tensor->dtype, raw.data(), static_cast<int64_t>(factors.size()), factors.data());
-  for (size_t i = 0; i < factors.size(); ++i) {
-    if (!std::isfinite(factors[i]) || factors[i] <= 0) {
-      return absl::InvalidArgumentError(absl::StrCat("tensor \"", name, "\" holds ", factors[i],
-                                                     " at ", i, "; factors must be positive"));
-    }
-    rope->inverse_frequency[i] /= factors[i];
-  }
-  return absl::OkStatus();
-}
-
-std::string GgufName(Role role, int64_t layer) {
-  const auto* found = std::find_if(std::begin(kGgufTensors), std::end(kGgufTensors),
-                                   [&](const RoleTensor& one) { return one.role == role; });
-  PERGOLA_CHECK(found != std::end(kGgufTensors));
-  return layer < 0 ? std::string(found->name) : absl::StrCat("blk.", layer, ".", found->name);
-}
-
-// Metadata does not tell about biases, tensors do. One bias anywhere means that its kind must be in
-// every layer: a bias that nothing adds would be silently wrong.
-void DetectBiases(const TensorTable& table, ModelSpec* spec) {
-  const auto any = [&](std::initializer_list<Role> roles) {
-    for (int64_t layer = 0; layer < spec->layers; ++layer) {
-      for (const Role role : roles) {
-        if (table.Contains(GgufName(role, layer))) return true;
-      }
-    }
-    return false;
-  };
-  spec->qkv_bias = any({Role::kQueryBias, Role::kKeyBias, Role::kValueBias});
-  spec->output_bias = any({Role::kAttentionOutputBias});
-  spec->mlp_bias = any({Role::kGateBias, Role::kUpBias, Role::kDownBias});
-}
-
-absl::Status BindGguf(const TensorTable& table, ModelSpec* spec,
-                      std::vector<WeightBinding>* weights) {
-  spec->tied_embeddings = !table.Contains("output.weight");
-  DetectBiases(table, spec);
-  RETURN_IF_ERROR(ApplyRopeFactors(table, &spec->rope));
-  const auto place = [](Role role, int64_t layer) {
-    const bool rotated = role == Role::kQuery || role == Role::kKey || role == Role::kQueryBias ||
-                         role == Role::kKeyBias;
-    WeightPlacement placement;
-    placement.tensor = GgufName(role, layer);
-    if (rotated) placement.row_order = RowOrder::kGgufInterleavedRope;
-    return placement;
-  };
-  return BindWeights(table, *spec, place, weights);
-}
-
 absl::Status BindLlama(FileFormat format, const TensorTable& table, ModelSpec* spec,
                        std::vector<WeightBinding>* weights) {
-  return format == FileFormat::kGguf ? BindGguf(table, spec, weights)
-                                     : BindLlamaHf(format, table, spec, weights);
+  if (format == FileFormat::kHuggingFace) return BindLlamaHf(format, table, spec, weights);
+  GgufTensors tensors;
+  tensors.interleaved_rope = tensors.optional_biases = true;
+  return BindGguf(table, tensors, spec, weights);
 }
 
 absl::Status ReadHeads(const JsonObject& config, const LlamaDefaults& defaults, ModelSpec* spec) {
@@ -265,6 +124,8 @@ absl::StatusOr<ModelSpec> LlamaSpecFromHf(const JsonObject& config, const LlamaD
   if (defaults.one_rope) {
     ASSIGN_OR_RETURN(spec.rope,
                      RopeFromHf(config, spec.head_dim, spec.context_length, kDefaultTheta));
+    // Model cards turn yarn on and leave max_position_embeddings at the original length.
+    spec.context_length = std::max(spec.context_length, spec.rope.made_for);
   }
   spec.attention_scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(spec.head_dim)));
   ASSIGN_OR_RETURN(spec.tied_embeddings, config.Bool("tie_word_embeddings", defaults.tied));

@@ -18,6 +18,7 @@ struct RopeSpec {
   // yarn) is already applied.
   std::vector<float> inverse_frequency;
   double magnitude = 1;  // multiplies cosine and sine (yarn's attention factor)
+  int64_t made_for = 0;  // positions yarn extends the original context to; 0: nothing is said
 };
 
 enum class NormKind : uint8_t {

@@ -1,6 +1,7 @@
 #include "model/qwen.h"
 
 #include "base/status.h"
+#include "model/gguf_model.h"
 #include "model/llama.h"
 
 namespace pergola {
@@ -46,11 +47,39 @@ absl::StatusOr<ModelSpec> Qwen3FromHf(const JsonObject& config) {
   return spec;
 }
 
+absl::StatusOr<ModelSpec> QwenFromGguf(const GgufMetadata& metadata, const char* architecture) {
+  const GgufKeys keys(metadata, architecture);
+  // llama.cpp computes neither with a window.
+  RETURN_IF_ERROR(keys.Int("attention.sliding_window", 0, 0, 0).status());
+  ASSIGN_OR_RETURN(ModelSpec spec, SpecFromGguf(keys, NormKind::kRms));
+  spec.architecture = architecture;
+  RETURN_IF_ERROR(ReadGgufRope(keys, &spec));
+  return spec;
+}
+
+absl::StatusOr<ModelSpec> Qwen2FromGguf(const GgufMetadata& metadata) {
+  return QwenFromGguf(metadata, "qwen2");
+}
+
+absl::StatusOr<ModelSpec> Qwen3FromGguf(const GgufMetadata& metadata) {
+  ASSIGN_OR_RETURN(ModelSpec spec, QwenFromGguf(metadata, "qwen3"));
+  spec.head_norms = true;
+  return spec;
+}
+
+absl::Status BindQwen(FileFormat format, const TensorTable& table, ModelSpec* spec,
+                      std::vector<WeightBinding>* weights) {
+  if (format == FileFormat::kHuggingFace) return BindLlamaHf(format, table, spec, weights);
+  GgufTensors tensors;
+  tensors.optional_biases = true;
+  return BindGguf(table, tensors, spec, weights);
+}
+
 }  // namespace
 
-const Family kQwen2Family = {"qwen2",     "",      std::nullopt, std::nullopt,
-                             Qwen2FromHf, nullptr, BindLlamaHf};
-const Family kQwen3Family = {"qwen3",     "",      std::nullopt, std::nullopt,
-                             Qwen3FromHf, nullptr, BindLlamaHf};
+const Family kQwen2Family = {"qwen2",     "qwen2",       std::nullopt, std::nullopt,
+                             Qwen2FromHf, Qwen2FromGguf, BindQwen};
+const Family kQwen3Family = {"qwen3",     "qwen3",       std::nullopt, std::nullopt,
+                             Qwen3FromHf, Qwen3FromGguf, BindQwen};
 
 }  // namespace pergola

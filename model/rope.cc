@@ -89,6 +89,8 @@ absl::Status ApplyScaling(const JsonObject& parameters, const RopeContext& conte
   if (type == "yarn") {
     ASSIGN_OR_RETURN(const YarnScaling scaling, ReadYarn(parameters, context, theta));
     ScaleYarn(scaling, rope);
+    const double made_for = scaling.original_context * scaling.factor;
+    rope->made_for = static_cast<int64_t>(std::min<double>(made_for, INT32_MAX));
     return absl::OkStatus();
   }
   return absl::InvalidArgumentError(
@@ -184,14 +186,18 @@ absl::StatusOr<RopeSpec> RopeFromHf(const JsonObject& config, int64_t dims, int6
                                     double default_theta) {
   RETURN_IF_ERROR(CheckRotated(dims, config.where()));
   RETURN_IF_ERROR(RefusePartial(config));
-  // Old files: rope_theta beside rope_scaling. transformers 5: one rope_parameters, the old keys as
-  // a fallback.
+  // Old files: rope_theta beside rope_scaling. transformers 5: one rope_parameters with both, which
+  // a rope_scaling that is not empty replaces whole.
   RopeContext context = {dims, context_length, default_theta};
   ASSIGN_OR_RETURN(context.default_theta,
                    config.Number("rope_theta", default_theta, kMinTheta, kMaxTheta));
-  const char* key = config.Has("rope_parameters") ? "rope_parameters" : "rope_scaling";
+  const bool old_keys = config.Has("rope_scaling") && !config.Find("rope_scaling")->empty();
+  const char* key = old_keys ? "rope_scaling" : "rope_parameters";
   if (!config.Has(key)) return PlainRope(dims, context.default_theta);
   ASSIGN_OR_RETURN(const JsonObject parameters, config.Object(key));
+  for (const char* kind : {"full_attention", "sliding_attention"}) {
+    if (parameters.Has(kind)) return parameters.Wrong(kind, "absent: the layers have one rope");
+  }
   // Beside the object it would mean the same, and more than what stands in it.
   if (config.Has("original_max_position_embeddings")) {
     return config.Wrong("original_max_position_embeddings", absl::StrCat("inside ", key));

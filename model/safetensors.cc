@@ -184,7 +184,7 @@ absl::Status AddShards(const std::string& directory, const std::string& index_pa
   for (const auto& [tensor, shard] : map->items()) {
     const int file = shards.at(*shard.get_ptr<const std::string*>());
     const TensorInfo* info = table->Find(tensor);
-    if (!table->Contains(tensor) || (info != nullptr && info->file != file)) {
+    if (info != nullptr && info->file != file) {
       return absl::InvalidArgumentError(absl::StrCat(index_path, ": tensor \"", Printable(tensor),
                                                      "\" is not in ",
                                                      table->files()[static_cast<size_t>(file)]));

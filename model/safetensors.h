@@ -19,7 +19,9 @@ inline constexpr int64_t kMaxSafetensorsHeaderBytes = 100'000'000;
 absl::Status AddSafetensors(std::unique_ptr<ByteSource> source, TensorTable* table);
 
 // Adds all safetensors files of a Hugging Face directory: model.safetensors, or the shards that
-// model.safetensors.index.json names. Every tensor of the index must be in the shard it names.
+// model.safetensors.index.json names. A tensor of the index that another shard holds than the one
+// it names is refused; one that none holds is nobody's loss until a weight needs it (files of tied
+// embeddings name both and hold one).
 absl::Status AddSafetensorsDirectory(const std::string& directory, TensorTable* table);
 
 }  // namespace pergola

@@ -61,9 +61,10 @@ absl::StatusOr<const TensorInfo*> TensorTable::Require(const std::string& name,
   }
   if (found->second < 0) {
     const auto& type = unsupported_[static_cast<size_t>(-1 - found->second)].second;
-    return absl::InvalidArgumentError(absl::StrCat(
-        "tensor \"", Printable(name), "\" has type ", Printable(type),
-        ", which is not supported; supported: F32, F16, BF16 and, in GGUF, ", "Q8_0, Q4_0, Q4_1"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("tensor \"", Printable(name), "\" has type ", Printable(type),
+                     ", which is not supported; supported: F32, F16, BF16 and, in GGUF, ",
+                     "Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, IQ4_NL, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K"));
   }
   const TensorInfo& tensor = tensors_[static_cast<size_t>(found->second)];
   if (tensor.shape != shape) {

@@ -193,6 +193,7 @@ absl::StatusOr<GgufVocabulary> ReadVocabulary(const GgufMetadata& metadata) {
   ASSIGN_OR_RETURN(vocabulary.pre, metadata.String("tokenizer.ggml.pre", ""));
   ASSIGN_OR_RETURN(vocabulary.tokens, metadata.Strings("tokenizer.ggml.tokens"));
   ASSIGN_OR_RETURN(vocabulary.token_types, metadata.Int32s("tokenizer.ggml.token_type"));
+  ASSIGN_OR_RETURN(vocabulary.scores, metadata.Floats("tokenizer.ggml.scores"));
   ASSIGN_OR_RETURN(vocabulary.merges, metadata.Strings("tokenizer.ggml.merges"));
   if (vocabulary.tokens.size() > kMaxVocabulary) {
     return absl::InvalidArgumentError(
@@ -206,12 +207,18 @@ absl::StatusOr<GgufVocabulary> ReadVocabulary(const GgufMetadata& metadata) {
         " types for ", vocabulary.tokens.size(), " tokens"));
   }
   RETURN_IF_ERROR(ReadVocabularyIds(metadata, &vocabulary));
-  if (metadata.Has("tokenizer.ggml.add_bos_token")) {
-    ASSIGN_OR_RETURN(vocabulary.add_bos, metadata.Bool("tokenizer.ggml.add_bos_token", false));
+  const std::pair<const char*, std::optional<bool>*> flags[] = {
+      {"tokenizer.ggml.add_bos_token", &vocabulary.add_bos},
+      {"tokenizer.ggml.add_eos_token", &vocabulary.add_eos},
+      {"tokenizer.ggml.add_space_prefix", &vocabulary.add_space_prefix},
+      {"tokenizer.ggml.remove_extra_whitespaces", &vocabulary.remove_extra_spaces},
+  };
+  for (const auto& [key, flag] : flags) {
+    if (!metadata.Has(key)) continue;
+    ASSIGN_OR_RETURN(*flag, metadata.Bool(key, false));
   }
-  if (metadata.Has("tokenizer.ggml.add_eos_token")) {
-    ASSIGN_OR_RETURN(vocabulary.add_eos, metadata.Bool("tokenizer.ggml.add_eos_token", false));
-  }
+  ASSIGN_OR_RETURN(const auto charsmap, metadata.Int32s("tokenizer.ggml.precompiled_charsmap"));
+  for (const int32_t byte : charsmap) vocabulary.charsmap.push_back(static_cast<char>(byte));
   return vocabulary;
 }
 
@@ -244,6 +251,13 @@ absl::StatusOr<TextParts> LoadGguf(const std::string& path) {
 }
 
 }  // namespace
+
+absl::StatusOr<GgufVocabulary> LoadGgufVocabulary(const std::string& path) {
+  ASSIGN_OR_RETURN(auto source, OpenFileSource(path));
+  TensorTable table;
+  ASSIGN_OR_RETURN(const GgufHeader header, AddGguf(std::move(source), &table));
+  return ReadVocabulary(header.metadata);
+}
 
 absl::StatusOr<TextParts> LoadTextParts(const std::string& path) {
   struct stat info = {};

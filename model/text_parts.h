@@ -14,14 +14,17 @@ namespace pergola {
 
 // The vocabulary as GGUF metadata holds it (tokenizer.ggml.*).
 struct GgufVocabulary {
-  std::string model;                // "gpt2" (byte-level BPE), "llama", ...
+  std::string model;                // "gpt2" (byte-level BPE), "llama", "t5", ...
   std::string pre;                  // pre-tokenizer name: "smollm", "llama-bpe", "qwen2", ...
   std::vector<std::string> tokens;  // by id; byte-level tokens in GPT-2's printable alphabet
   std::vector<int32_t>
       token_types;  // llama.cpp's: 1 normal, 2 unknown, 3 control, 4 user defined, 5 unused, 6 byte
+  std::vector<float> scores;        // by id; of SentencePiece vocabularies
   std::vector<std::string> merges;  // "left right", by rank
   std::optional<int32_t> bos_id, eos_id, unknown_id, padding_id;
   std::optional<bool> add_bos, add_eos;
+  std::optional<bool> add_space_prefix, remove_extra_spaces;
+  std::string charsmap;  // SentencePiece's compiled normalization rules; may be empty
 };
 
 // The model's own defaults for generation: generation_config.json over config.json; unset: not
@@ -56,5 +59,8 @@ struct TextParts {
 // `path`: a directory or a .gguf file, as for Checkpoint::Open. Errors: one line naming file and
 // value.
 absl::StatusOr<TextParts> LoadTextParts(const std::string& path);
+
+// The vocabulary alone, also of a .gguf file that holds nothing else.
+absl::StatusOr<GgufVocabulary> LoadGgufVocabulary(const std::string& path);
 
 }  // namespace pergola

@@ -27,7 +27,8 @@ GPT = dict(n_layer=3, n_positions=128, **IDS)
 LLAMA = dict(num_hidden_layers=3, max_position_embeddings=128, rms_norm_eps=1e-5, **IDS)
 LOCAL = dict(rope_type="default", rope_theta=10000.0)
 # rounding: what the f64 model leaves out. rename: keys of config.json written as old files do.
-# prefix: whether tensors are stored with the model's prefix. gain: of queries and keys, where the
+# prefix: whether tensors are stored with the model's prefix. embedding_as_head: the tied tensor is
+# stored under the head's name, as some converters do. gain: of queries and keys, where the
 # model's own scale would leave attention nearly uniform.
 GOLDENS = {
     "bloom": dict(
@@ -49,7 +50,7 @@ GOLDENS = {
         scale_attention_softmax_in_fp32=False, **GPT),
     "gpt_bigcode_unscaled": dict(
         family="GPTBigCode", vocab_size=101, n_embd=36, n_head=6, scale_attn_weights=False,
-        store="bf16", prefix=False, **GPT),
+        store="bf16", prefix=False, embedding_as_head=True, **GPT),
     "gpt2": dict(
         family="GPT2", vocab_size=97, n_embd=35, n_head=7, prefix=False, **GPT),
     "gpt2_by_layer": dict(
@@ -71,6 +72,10 @@ GOLDENS = {
         rope_scaling=dict(rope_type="yarn", factor=4.0, original_max_position_embeddings=32,
                           beta_fast=8.0, mscale=1.5, mscale_all_dim=0.5, truncate=False),
         **LLAMA),
+    "mistral": dict(
+        family="Mistral", vocab_size=101, hidden_size=42, intermediate_size=60,
+        num_attention_heads=7, num_key_value_heads=7, head_dim=10, sliding_window=None,
+        tie_word_embeddings=True, store="bf16", **LLAMA),
     "qwen2": dict(
         family="Qwen2", vocab_size=97, hidden_size=36, intermediate_size=60,
         num_attention_heads=6, num_key_value_heads=2, use_sliding_window=True, sliding_window=16,
@@ -89,6 +94,7 @@ GOLDENS = {
         family="Qwen3", vocab_size=89, hidden_size=36, intermediate_size=64,
         num_attention_heads=3, num_key_value_heads=1, head_dim=16, use_sliding_window=True,
         sliding_window=20, max_window_layers=2, tie_word_embeddings=True, store="bf16",
+        embedding_as_head=True,
         rope_scaling=dict(rope_type="dynamic", factor=2.0), **LLAMA),
     "gemma3": dict(
         family="Gemma3", vocab_size=101, hidden_size=40, intermediate_size=56,
@@ -108,7 +114,8 @@ GOLDENS = {
 
 def make_config(options, truth=False):
     options = {k: v for k, v in options.items()
-               if k not in ("family", "store", "rename", "prefix", "rounding", "gain")
+               if k not in ("family", "store", "rename", "prefix", "rounding", "gain",
+                            "embedding_as_head")
                and not (truth and k in options.get("rounding", ()))}
     return options
 
@@ -189,6 +196,9 @@ def store_weights(model, config, options, folder):
     if not options.get("prefix", True):
         prefix = model.base_model_prefix + "."
         tensors = {n.removeprefix(prefix): t for n, t in tensors.items()}
+    if options.get("embedding_as_head"):
+        tied = next(n for n in tensors if n.endswith(("wte.weight", "embed_tokens.weight")))
+        tensors["lm_head.weight"] = tensors.pop(tied)
     save_file(tensors, str(folder / "model.safetensors"), metadata={"format": "pt"})
     config.architectures = [type(model).__name__]
     config.save_pretrained(folder)

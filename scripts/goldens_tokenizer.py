@@ -1,17 +1,22 @@
 #!/usr/bin/env python3
-"""Writes tests/golden/tokenizer/: tiny byte-level BPE tokenizers and what Hugging Face tokenizers
+"""Writes tests/golden/tokenizer/: tiny tokenizers of every kind and what Hugging Face tokenizers
 makes of texts.
 
 Run with a Python that has `tokenizers` and `gguf`:  scripts/goldens_tokenizer.py [--gguf FILE]
-The result is deterministic. texts.json holds the texts of all. NAME.golden.json holds "encode":
+The result is deterministic, but for the tokenizers of newer_families, which are made only where
+they are missing. texts.json holds the texts of all. NAME.golden.json holds "encode":
 their ids without, and "encode_special": of the first 40 with special tokens added; "decode": [ids,
-text, text without special tokens]. smollm2.golden.json has no tokenizer file beside it: its
+text, text without special tokens]. Newer files hold the first 40 of "encode" and in "digest" the
+SHA-256 of all: ids parted by spaces, lists by line feeds. smollm2.golden.json has no tokenizer file beside it: its
 vocabulary is the demo model's.
 """
 import argparse
+import base64
+import hashlib
 import json
 import pathlib
 import random
+import struct
 
 import gguf
 import tokenizers
@@ -202,6 +207,228 @@ def families():
     yield "nfkd", lambda: set_normalizer(train(byte_level(use_regex=True), 350), normalizers.NFKD())
 
 
+def train_bpe(normalizer, pre_tokenizer, vocab_size, **extras):
+    """A SentencePiece-style BPE: characters, then bytes for what has no character."""
+    pieces = ["<unk>", "<s>", "</s>"] + [f"<0x{byte:02X}>" for byte in range(256)]
+    options = {k: v for k, v in extras.items() if k.endswith(("prefix", "suffix"))}
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True, byte_fallback=True,
+                                     **options))
+    tokenizer.normalizer = normalizer
+    if pre_tokenizer is not None:
+        tokenizer.pre_tokenizer = pre_tokenizer
+    trainer = trainers.BpeTrainer(vocab_size=vocab_size, special_tokens=pieces,
+                                  limit_alphabet=90, show_progress=False, **options)
+    tokenizer.train_from_iterator(corpus_lines(), trainer)
+
+    def edit(document):
+        document["model"].update({k: v for k, v in extras.items() if k not in options})
+        keep = [t for t in document["added_tokens"] if not t["content"].startswith("<0x")]
+        document["added_tokens"] = keep
+    return edited(tokenizer, edit)
+
+
+def sentencepiece_decoder(strip):
+    steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    return decoders.Sequence(steps + ([decoders.Strip(" ", 1, 0)] if strip else []))
+
+
+def with_bos(tokenizer, eos=False):
+    sides = "<s> $A </s>" if eos else "<s> $A"
+    ids = [(t, tokenizer.token_to_id(t)) for t in (("<s>", "</s>") if eos else ("<s>",))]
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=sides, pair=sides + " $B", special_tokens=ids)
+    return tokenizer
+
+
+def llama2():
+    tokenizer = train_bpe(normalizers.Sequence([normalizers.Prepend("▁"),
+                                                normalizers.Replace(" ", "▁")]),
+                          pre_tokenizers.Metaspace("▁", prepend_scheme="never"), 700)
+    tokenizer = edited(tokenizer, lambda d: d.update(pre_tokenizer=None))
+    tokenizer.decoder = sentencepiece_decoder(strip=True)
+    return with_bos(add_tokens(tokenizer))
+
+
+def mistral():
+    tokenizer = train_bpe(None, pre_tokenizers.Metaspace("▁", prepend_scheme="first", split=True),
+                          600)
+
+    def unsplit(document):
+        document["pre_tokenizer"]["split"] = False
+    tokenizer = edited(tokenizer, unsplit)
+    tokenizer.decoder = sentencepiece_decoder(strip=True)
+    return with_bos(add_tokens(tokenizer))
+
+
+def gemma():
+    tokenizer = train_bpe(normalizers.Replace(" ", "▁"), split("▁+[^▁]*|[^▁]+"), 800,
+                          ignore_merges=False)
+    tokenizer = edited(tokenizer, lambda d: d.update(pre_tokenizer={
+        "type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious",
+        "invert": False}))
+    tokenizer.decoder = sentencepiece_decoder(strip=False)
+    tokenizer.add_tokens([AddedToken(s, normalized=False) for s in ("\n\n", "▁▁", "<table>")])
+    return with_bos(add_tokens(tokenizer))
+
+
+def some_bytes():
+    """Unknown characters of which some have all their bytes and some have not."""
+    tokenizer = train_bpe(None, pre_tokenizers.Whitespace(), 500, fuse_unk=False)
+
+    def drop(document):
+        gone = [f"<0x{byte:02X}>" for byte in range(0xe0, 0x100)]
+        vocab = document["model"]["vocab"]
+        kept = sorted((t for t in vocab if t not in gone), key=vocab.get)
+        document["model"]["vocab"] = {t: i for i, t in enumerate(kept)}
+        for token in document["added_tokens"]:
+            token["id"] = kept.index(token["content"])
+    tokenizer = edited(tokenizer, drop)
+    tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Replace("a", "<a>"),
+                                           decoders.Fuse(), decoders.Replace("an", "AN"),
+                                           decoders.Strip(".", 1, 0)])
+    return tokenizer
+
+
+def affixes():
+    tokenizer = train_bpe(normalizers.Lowercase(), pre_tokenizers.BertPreTokenizer(), 600,
+                          continuing_subword_prefix="##", end_of_word_suffix="</w>",
+                          byte_fallback=False)
+    tokenizer.decoder = decoders.BPEDecoder("</w>")
+    return add_tokens(tokenizer)
+
+
+def suffix_bytes():
+    """Byte-level words with an end-of-word suffix, as CLIP has them."""
+    tokenizer = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
+    tokenizer.normalizer = normalizers.Sequence([
+        normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
+        split(r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+", "removed",
+              invert=True), byte_level()])
+    tokenizer.decoder = decoders.Sequence([decoders.BPEDecoder("</w>"), decoders.Fuse()])
+    trainer = trainers.BpeTrainer(vocab_size=500, end_of_word_suffix="</w>", show_progress=False)
+    tokenizer.train_from_iterator(corpus_lines(), trainer)
+    return tokenizer
+
+
+def falcon():
+    tokenizer = train(pre_tokenizers.Sequence([
+        pre_tokenizers.Punctuation("contiguous"), byte_level(use_regex=True),
+        pre_tokenizers.Digits(individual_digits=False), split("[0-9][0-9][0-9]")]), 500)
+    return add_tokens(tokenizer)
+
+
+def train_unigram(normalizer, pre_tokenizer, vocab_size, special=("<unk>", "<s>", "</s>")):
+    tokenizer = Tokenizer(models.Unigram())
+    if normalizer is not None:
+        tokenizer.normalizer = normalizer
+    tokenizer.pre_tokenizer = pre_tokenizer
+    trainer = trainers.UnigramTrainer(vocab_size=vocab_size, special_tokens=list(special),
+                                      unk_token="<unk>", show_progress=False)
+    tokenizer.train_from_iterator(corpus_lines(), trainer)
+    # Training is not bound to an order of equal scores, nor to the last bits of a score.
+
+    def settle(document):
+        head, tail = document["model"]["vocab"][:3], document["model"]["vocab"][3:]
+        tail = sorted(([t, round(s, 6)] for t, s in tail), key=lambda p: (-p[1], p[0]))
+        document["model"]["vocab"] = head + tail
+    return edited(tokenizer, settle)
+
+
+def charsmap(rules):
+    """A compiled charsmap: a double array of one state per node, found by trying offsets."""
+    trie = {}
+    texts = b""
+    for source, target in rules.items():
+        node = trie
+        for byte in source.encode():
+            node = node.setdefault(byte, {})
+        node[None] = len(texts)
+        texts += target.encode() + b"\0"
+    units = {0: 0}
+    queue = [(trie, 0)]
+    while queue:
+        node, place = queue.pop(0)
+        labels = [0 if label is None else label for label in node]
+        offset = 1
+        while any(place ^ offset ^ label in units for label in labels):
+            offset += 1
+        units[place] |= offset << 10 | (1 << 8 if None in node else 0)
+        for label, child in node.items():
+            at = place ^ offset ^ (label or 0)
+            if label is None:
+                units[at] = child | 1 << 31
+            else:
+                units[at] = label
+                queue.append((child, at))
+    array = [units.get(i, 0) for i in range(max(units) + 1)]
+    blob = struct.pack(f"<I{len(array)}I", 4 * len(array), *array) + texts
+    return base64.b64encode(blob).decode()
+
+
+CHARSMAP = {"ﬁ": "fi", "①": "1", "½": "1/2", "\u00a0": " ", "\u3000": " ", "\t": " ", "\n": " ",
+            "\r": " ", "！": "!", "Å": "A\u030a", "e\u0301": "é", "a\u0301": "á", "\u00ad": "",
+            "👍": "+1", "Ａ": "A", "Ｂ": "B", "ﷺ": "صلى الله عليه وسلم"}
+
+
+def t5():
+    pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(),
+                                             pre_tokenizers.Metaspace("▁")])
+    tokenizer = train_unigram(None, pre_tokenizer, 500)
+    tokenizer = edited(tokenizer, lambda d: d.update(normalizer={
+        "type": "Sequence", "normalizers": [
+            {"type": "Precompiled", "precompiled_charsmap": charsmap(CHARSMAP)},
+            {"type": "Strip", "strip_left": False, "strip_right": True},
+            {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": "▁"}]}))
+    tokenizer.decoder = decoders.Metaspace("▁")
+    return with_bos(add_tokens(tokenizer), eos=True)
+
+
+def unigram():
+    tokenizer = train_unigram(normalizers.Sequence([normalizers.Nmt(), normalizers.NFKC()]),
+                              pre_tokenizers.Metaspace("▁", prepend_scheme="first"), 400)
+
+    def fall_back(document):
+        document["model"]["vocab"] += [[f"<0x{byte:02X}>", -20.0] for byte in range(256)]
+        document["model"]["byte_fallback"] = True
+    tokenizer = edited(tokenizer, fall_back)
+    tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(),
+                                           decoders.Metaspace("▁", prepend_scheme="never")])
+    tokenizer.add_tokens([AddedToken("Caf\u00e9", normalized=True)])
+    return tokenizer
+
+
+def unigram_bytes():
+    """Unigram over the spelling of bytes; no decoder at all."""
+    tokenizer = train_unigram(None, byte_level(use_regex=True), 500)
+    tokenizer.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 1))
+    return tokenizer
+
+
+def accents():
+    tokenizer = train_bpe(normalizers.Sequence([
+        normalizers.NFD(), normalizers.StripAccents(), normalizers.Lowercase(),
+        normalizers.Strip(), normalizers.Replace(Regex("[0-9]{2,}"), "#")]), pre_tokenizers.Sequence([
+            pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation("merged_with_previous"),
+            pre_tokenizers.CharDelimiterSplit("-"), pre_tokenizers.Metaspace(
+                "_", prepend_scheme="first")]), 500)
+    tokenizer.decoder = decoders.Metaspace("_", prepend_scheme="first")
+    return add_tokens(tokenizer)
+
+
+def newer_families():
+    return [("llama2", llama2), ("mistral", mistral), ("gemma", gemma), ("some_bytes", some_bytes),
+            ("affixes", affixes), ("suffix_bytes", suffix_bytes), ("falcon", falcon),
+            ("accents", accents), ("t5", t5), ("unigram", unigram),
+            ("unigram_bytes", unigram_bytes)]
+
+
+def digested(golden):
+    lists = "\n".join(" ".join(map(str, ids)) for ids in golden["encode"])
+    return dict(golden, encode=golden["encode"][:40],
+                digest=hashlib.sha256(lists.encode()).hexdigest())
+
+
 def set_normalizer(tokenizer, normalizer):
     tokenizer.normalizer = normalizer
     return tokenizer
@@ -252,6 +479,13 @@ def main():
         tokenizer = make()
         write(f"{name}.tokenizer.json", json.loads(tokenizer.to_str()))
         write(f"{name}.golden.json", cases(tokenizer))
+    for name, make in newer_families():
+        # Training these is not deterministic: a tokenizer that is there stays.
+        path = OUT / f"{name}.tokenizer.json"
+        if not path.exists():
+            write(path.name, json.loads(make().to_str()))
+        tokenizer = Tokenizer.from_file(str(path))
+        write(f"{name}.golden.json", digested(cases(tokenizer)))
     write("smollm2.golden.json", cases(smollm2(str(arguments.gguf))))
     total = sum(f.stat().st_size for f in OUT.iterdir())
     print(f"{total} bytes in {OUT}")

@@ -13,6 +13,7 @@
 #include "base/log.h"
 #include "base/status.h"
 #include "kernels/sample.h"
+#include "model/byte_source.h"
 #include "worker/hello.h"
 
 namespace pergola {
@@ -105,6 +106,11 @@ absl::Status Rank::Open() {
   ASSIGN_OR_RETURN(layout_, MakeLayout(checkpoint_->spec(), options_.tensor_parallel,
                                        options_.pipeline_parallel, group_->rank()));
   if (group_->rank() == 0) {
+    const std::vector<std::string> unused = UnusedTensors(*checkpoint_);
+    if (!unused.empty()) {
+      LOG_WARN("{} tensors of the model are used by nothing, the first is \"{}\"", unused.size(),
+               Printable(unused[0]));
+    }
     ASSIGN_OR_RETURN(TextParts text, LoadTextParts(options_.model));
     text_ = std::make_unique<TextParts>(std::move(text));
   }

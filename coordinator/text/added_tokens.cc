@@ -34,46 +34,30 @@ size_t EndOfSpace(std::string_view text, size_t begin) {
   return begin;
 }
 
-}  // namespace
-
-AddedTokenFinder::AddedTokenFinder(std::vector<AddedToken> tokens) : tokens_(std::move(tokens)) {
-  token_at_.push_back(-1);
-  for (size_t i = 0; i < tokens_.size(); ++i) {
-    uint32_t node = 0;
-    for (const char c : tokens_[i].content) {
-      const uint64_t key = static_cast<uint64_t>(node) << 8 | static_cast<uint8_t>(c);
-      const auto [child, inserted] =
-          children_.emplace(key, static_cast<uint32_t>(token_at_.size()));
-      if (inserted) token_at_.push_back(-1);
-      node = child->second;
-    }
-    begins_[static_cast<uint8_t>(tokens_[i].content.front())] = true;
-    // Of two tokens that normalize to the same text the first counts.
-    if (token_at_[node] < 0) token_at_[node] = static_cast<int32_t>(i);
+// Of two tokens that normalize to the same text the first counts.
+std::vector<std::pair<std::string_view, int32_t>> KeysOf(const std::vector<AddedToken>& tokens) {
+  std::vector<std::pair<std::string_view, int32_t>> keys;
+  for (size_t i = 0; i < tokens.size(); ++i) {
+    keys.emplace_back(tokens[i].content, static_cast<int32_t>(i));
   }
+  return keys;
 }
 
-int32_t AddedTokenFinder::LongestAt(std::string_view text, size_t begin) const {
+}  // namespace
+
+AddedTokenFinder::AddedTokenFinder(std::vector<AddedToken> tokens)
+    : tokens_(std::move(tokens)), trie_(KeysOf(tokens_)) {}
+
+int32_t AddedTokenFinder::LongestAt(std::string_view text) const {
   int32_t longest = -1;
-  uint32_t node = 0;
-  for (size_t i = begin; i < text.size(); ++i) {
-    const auto child =
-        children_.find(static_cast<uint64_t>(node) << 8 | static_cast<uint8_t>(text[i]));
-    if (child == children_.end()) break;
-    node = child->second;
-    if (token_at_[node] >= 0) longest = token_at_[node];
-  }
+  trie_.ForEachPrefix(text, [&longest](size_t, int32_t index) { longest = index; });
   return longest;
 }
 
 void AddedTokenFinder::Split(std::string_view text, std::vector<Segment>* segments) const {
   size_t covered = 0;
   for (size_t position = 0; position < text.size();) {
-    if (!begins_[static_cast<uint8_t>(text[position])]) {
-      ++position;
-      continue;
-    }
-    const int32_t index = LongestAt(text, position);
+    const int32_t index = LongestAt(text.substr(position));
     if (index < 0) {
       ++position;
       continue;

@@ -2,13 +2,12 @@
 // vocabulary.
 #pragma once
 
-#include <array>
 #include <cstdint>
 #include <string>
 #include <string_view>
 #include <vector>
 
-#include "absl/container/flat_hash_map.h"
+#include "coordinator/text/trie.h"
 
 namespace pergola {
 
@@ -38,14 +37,11 @@ class AddedTokenFinder {
   void Split(std::string_view text, std::vector<Segment>* segments) const;
 
  private:
-  // The token that begins at `begin`, or -1.
-  int32_t LongestAt(std::string_view text, size_t begin) const;
+  // The longest token that `text` begins with, or -1.
+  int32_t LongestAt(std::string_view text) const;
 
   std::vector<AddedToken> tokens_;
-  // A trie over bytes. Node 0 is the root.
-  absl::flat_hash_map<uint64_t, uint32_t> children_;  // by (node << 8 | byte)
-  std::vector<int32_t> token_at_;                     // by node; -1: no token ends here
-  std::array<bool, 256> begins_{};                    // bytes that begin a token
+  Trie trie_;  // of their contents, by index
 };
 
 }  // namespace pergola

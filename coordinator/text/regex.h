@@ -3,12 +3,15 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "coordinator/text/ascii_pattern.h"
 
 // Oniguruma's OnigRegexType, OnigRegion and OnigMatchParam.
 struct re_pattern_buffer;
@@ -39,10 +42,16 @@ class Regex {
     Workspace(const Workspace&) = delete;
     Workspace& operator=(const Workspace&) = delete;
 
+    // Bounds the backtracking of all searches together from now on: linear in `text_bytes`.
+    void Begin(size_t text_bytes);
+
    private:
     friend class Regex;
+    // Runs one search: an Oniguruma position or error. Charges what it cost.
+    int Search(const Regex& regex, std::string_view text, size_t position);
     re_registers* region_;          // owned
     OnigMatchParamStruct* limits_;  // owned
+    uint64_t budget_;               // steps back that are left
   };
 
   // Walks over the matches in a text from left to right. One thread.
@@ -67,6 +76,8 @@ class Regex {
  private:
   explicit Regex(re_pattern_buffer* compiled) : compiled_(compiled) {}
   re_pattern_buffer* compiled_;  // owned
+  // Three times as fast, where it can be used.
+  std::optional<AsciiPattern> shortcut_;
 };
 
 }  // namespace pergola

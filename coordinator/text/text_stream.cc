@@ -1,11 +1,10 @@
-// A sequence's text, token by token. Bytes become valid UTF-8 first; stop strings are then looked
+// A sequence's text, token by token. Ids become valid UTF-8 first; stop strings are then looked
 // for in that text, by an automaton of all of them (Aho and Corasick, CACM 18(6), 1975). Its depth
 // is the length of the longest suffix that could be the beginning of a stop string: exactly what is
 // held back. O(1) per byte, amortized.
 #include <algorithm>
 
 #include "coordinator/text/tokenizer.h"
-#include "coordinator/text/utf8.h"
 
 namespace pergola {
 namespace {
@@ -97,19 +96,20 @@ class StopAutomaton {
 class TokenTextStream final : public TextStream {
  public:
   TokenTextStream(const Tokenizer& tokenizer, std::vector<std::string> stop_strings)
-      : tokenizer_(tokenizer), stops_(std::move(stop_strings)) {}
+      : decoder_(tokenizer.NewDecoder(/*skip_special_tokens=*/true)),
+        stops_(std::move(stop_strings)) {}
 
   Delta Push(int32_t id) override {
     if (ended_) return {};
     std::string text;
-    decoder_.Push(tokenizer_.TokenBytes(id, /*skip_special_tokens=*/true), &text);
+    decoder_->Push(id, &text);
     return Match(text);
   }
 
   std::string Flush() override {
     if (ended_) return {};
     std::string text;
-    decoder_.Finish(&text);
+    decoder_->Finish(&text);
     // A stop string that ends in U+FFFD may be complete only now.
     Delta delta = Match(text);
     if (ended_) return delta.text;
@@ -137,9 +137,8 @@ class TokenTextStream final : public TextStream {
     return delta;
   }
 
-  const Tokenizer& tokenizer_;
+  std::unique_ptr<IncrementalDecoder> decoder_;
   StopAutomaton stops_;
-  LossyUtf8Decoder decoder_;
   std::string held_;  // never longer than the longest stop string between calls
   bool ended_ = false;
 };

@@ -4,7 +4,6 @@
 
 #include "absl/strings/escaping.h"
 #include "base/status.h"
-#include "coordinator/text/byte_level.h"
 #include "coordinator/text/tokenizer_parts.h"
 #include "coordinator/text/utf8.h"
 
@@ -13,21 +12,38 @@ namespace {
 
 struct TokenEntry {
   std::string bytes;
+  std::string prepared;  // what Decoder::Run takes; empty where bytes are enough
   bool known = false;
   bool special = false;
 };
 
-// The added tokens as the finder for one of the two passes wants them: before normalizing, or
-// after.
-AddedTokenFinder MakeFinder(const TokenizerParts& parts, bool normalized) {
+// Bytes become characters and that is all: the most common decoder, and it needs no steps.
+bool OnlyDecodesBytes(const std::vector<DecoderStep>& steps) {
+  using Kind = DecoderStep::Kind;
+  return !steps.empty() && steps[0].kind == Kind::kByteLevel &&
+         std::all_of(steps.begin() + 1, steps.end(),
+                     [](const DecoderStep& step) { return step.kind == Kind::kFuse; });
+}
+
+// The added tokens as Hugging Face has them after loading: what is looked for in normalized text is
+// normalized itself, and shown so.
+absl::StatusOr<std::vector<AddedToken>> NormalizedTokens(std::vector<AddedToken> tokens,
+                                                         const Normalizer& normalizer) {
+  Regex::Workspace workspace;
+  for (AddedToken& token : tokens) {
+    if (!token.normalized || normalizer.empty()) continue;
+    workspace.Begin(token.content.size());
+    bool unused = false;
+    ASSIGN_OR_RETURN(token.content, normalizer.Apply(token.content, &workspace, &unused));
+  }
+  return tokens;
+}
+
+// Those that one of the two passes looks for: before normalizing, or after.
+AddedTokenFinder MakeFinder(const std::vector<AddedToken>& all, bool normalized) {
   std::vector<AddedToken> tokens;
-  for (const AddedToken& token : parts.added_tokens) {
-    if (token.normalized != normalized || token.content.empty()) continue;
-    tokens.push_back(token);
-    if (!normalized) continue;
-    for (const NormalForm form : parts.normalizers) {
-      tokens.back().content = Normalize(tokens.back().content, form);
-    }
+  for (const AddedToken& token : all) {
+    if (token.normalized == normalized && !token.content.empty()) tokens.push_back(token);
   }
   return AddedTokenFinder(std::move(tokens));
 }
@@ -38,19 +54,37 @@ std::string Describe(std::string_view content) {
                       "\"");
 }
 
-// Every id's token. Errors: an id or a content that two tokens claim.
-absl::StatusOr<std::vector<TokenEntry>> MakeTable(const TokenizerParts& parts) {
+template <typename Visit>
+void ForEachVocabularyToken(const std::variant<BpeParts, UnigramParts>& model, const Visit& visit) {
+  if (const auto* bpe = std::get_if<BpeParts>(&model)) {
+    for (const auto& [spelling, id] : bpe->vocabulary) visit(spelling, id);
+    return;
+  }
+  const auto& pieces = std::get<UnigramParts>(model).pieces;
+  for (size_t i = 0; i < pieces.size(); ++i) visit(pieces[i].spelling, static_cast<int32_t>(i));
+}
+
+// Every id's token; `normalized`: the added ones. Errors: an id or a content that two tokens claim.
+absl::StatusOr<std::vector<TokenEntry>> MakeTable(const TokenizerParts& parts,
+                                                  const std::vector<AddedToken>& normalized,
+                                                  const Decoder& decoder, bool only_bytes) {
+  const auto entry_of = [&](const std::string& spelling, bool special) {
+    std::string prepared = decoder.Prepared(spelling);
+    std::string bytes = decoder.BytesOf(prepared);
+    return TokenEntry{std::move(bytes), only_bytes ? std::string() : std::move(prepared),
+                      /*known=*/true, special};
+  };
   int32_t size = 0;
   absl::flat_hash_map<absl::string_view, int32_t> ids;
-  for (const auto& [spelling, id] : parts.model.vocabulary) {
+  ForEachVocabularyToken(parts.model, [&](const std::string& spelling, int32_t id) {
     size = std::max(size, id + 1);
-    ids.emplace(spelling, id);
-  }
+    ids[spelling] = id;
+  });
   for (const AddedToken& token : parts.added_tokens) size = std::max(size, token.id + 1);
   std::vector<TokenEntry> table(size);
-  for (const auto& [spelling, id] : parts.model.vocabulary) {
-    table[id] = {DecodedToken(spelling), /*known=*/true, /*special=*/false};
-  }
+  ForEachVocabularyToken(parts.model, [&](const std::string& spelling, int32_t id) {
+    table[id] = entry_of(spelling, /*special=*/false);
+  });
   for (const AddedToken& token : parts.added_tokens) {
     const auto [known, inserted] = ids.emplace(token.content, token.id);
     if (known->second != token.id) {
@@ -63,139 +97,199 @@ absl::StatusOr<std::vector<TokenEntry>> MakeTable(const TokenizerParts& parts) {
                                                      " has id ", token.id,
                                                      ", which another token has too"));
     }
-    TokenEntry& entry = table[token.id];
-    entry = {DecodedToken(token.content), /*known=*/true, token.special || entry.special};
+    table[token.id].known = true;
+  }
+  for (const AddedToken& token : normalized) {
+    table[token.id] = entry_of(token.content, token.special || table[token.id].special);
   }
   return table;
 }
 
-class BpeTokenizer final : public Tokenizer {
+// What takes words, and what it needs for that.
+using Model = std::variant<Bpe, Unigram>;
+
+absl::StatusOr<Model> MakeModel(const std::variant<BpeParts, UnigramParts>& parts) {
+  if (const auto* unigram = std::get_if<UnigramParts>(&parts)) {
+    ASSIGN_OR_RETURN(Unigram made, Unigram::Create(*unigram));
+    return Model(std::move(made));
+  }
+  ASSIGN_OR_RETURN(Bpe made, Bpe::Create(std::get<BpeParts>(parts)));
+  return Model(std::move(made));
+}
+
+class PipelineTokenizer final : public Tokenizer {
  public:
-  // `row_count`: ids the model has embeddings for; 0: not stated.
-  BpeTokenizer(TokenizerParts parts, Bpe bpe, std::vector<TokenEntry> table, int64_t row_count)
-      : normalizers_(parts.normalizers),
-        raw_finder_(MakeFinder(parts, /*normalized=*/false)),
-        normalized_finder_(MakeFinder(parts, /*normalized=*/true)),
-        pre_tokenizer_(std::move(parts.pre_tokenizer)),
-        bpe_(std::move(bpe)),
-        prefix_ids_(std::move(parts.prefix_ids)),
-        suffix_ids_(std::move(parts.suffix_ids)),
-        table_(std::move(table)),
-        row_count_(row_count) {}
+  struct Pieces {
+    Normalizer normalizer;
+    AddedTokenFinder raw_finder;         // before normalizing
+    AddedTokenFinder normalized_finder;  // and behind it
+    PreTokenizer pre_tokenizer;
+    Model model;
+    Decoder decoder;
+    bool only_decodes_bytes = false;
+    std::vector<int32_t> prefix_ids;
+    std::vector<int32_t> suffix_ids;
+    std::vector<TokenEntry> table;
+    int64_t row_count = 0;  // ids the model has embeddings for; 0: not stated
+  };
+  explicit PipelineTokenizer(Pieces pieces) : p_(std::move(pieces)) {}
 
   absl::StatusOr<std::vector<int32_t>> Encode(std::string_view text,
                                               bool add_special_tokens) const override;
   std::string Decode(absl::Span<const int32_t> ids, bool skip_special_tokens) const override;
   std::string_view TokenBytes(int32_t id, bool skip_special_tokens) const override;
-  int32_t vocabulary_size() const override { return static_cast<int32_t>(table_.size()); }
+  int32_t vocabulary_size() const override { return static_cast<int32_t>(p_.table.size()); }
+  std::unique_ptr<IncrementalDecoder> NewDecoder(bool skip_special_tokens) const override;
 
  private:
   struct Scratch {
     std::vector<AddedTokenFinder::Segment> segments;
     PreTokenizer::Scratch pre_tokenizer;
     Bpe::Scratch bpe;
+    Unigram::Scratch unigram;
   };
-  absl::Status EncodeSegment(std::string_view text, Scratch* scratch,
+  class StepDecoder;
+  absl::Status EncodeSegment(std::string_view text, bool at_front, Scratch* scratch,
                              std::vector<int32_t>* ids) const;
   absl::Status CheckRows(const std::vector<int32_t>& ids) const;
+  // Null for ids that decode to nothing at all.
+  const TokenEntry* Shown(int32_t id, bool skip_special_tokens) const;
 
-  std::vector<NormalForm> normalizers_;
-  AddedTokenFinder raw_finder_;
-  AddedTokenFinder normalized_finder_;
-  PreTokenizer pre_tokenizer_;
-  Bpe bpe_;
-  std::vector<int32_t> prefix_ids_;
-  std::vector<int32_t> suffix_ids_;
-  std::vector<TokenEntry> table_;
-  int64_t row_count_;
+  const Pieces p_;
 };
 
-absl::StatusOr<std::vector<int32_t>> BpeTokenizer::Encode(std::string_view text,
-                                                          bool add_special_tokens) const {
+absl::StatusOr<std::vector<int32_t>> PipelineTokenizer::Encode(std::string_view text,
+                                                               bool add_special_tokens) const {
   const int64_t invalid = FindInvalidUtf8(text);
   if (invalid >= 0) {
     return absl::InvalidArgumentError(
         absl::StrCat("the text is not valid UTF-8 at byte ", invalid));
   }
   std::vector<int32_t> ids;
-  if (add_special_tokens) ids = prefix_ids_;
+  if (add_special_tokens) ids = p_.prefix_ids;
   Scratch scratch;
+  scratch.pre_tokenizer.regex.Begin(text.size());
   std::vector<AddedTokenFinder::Segment> segments;
-  raw_finder_.Split(text, &segments);
+  p_.raw_finder.Split(text, &segments);
   for (const auto& segment : segments) {
+    const bool at_front = segment.text.data() == text.data();
     if (segment.id >= 0) {
       ids.push_back(segment.id);
-    } else if (normalizers_.empty()) {
-      RETURN_IF_ERROR(EncodeSegment(segment.text, &scratch, &ids));
+    } else if (p_.normalizer.empty()) {
+      RETURN_IF_ERROR(EncodeSegment(segment.text, at_front, &scratch, &ids));
     } else {
-      std::string normalized(segment.text);
-      for (const NormalForm form : normalizers_) normalized = Normalize(normalized, form);
-      RETURN_IF_ERROR(EncodeSegment(normalized, &scratch, &ids));
+      bool front_lost = false;
+      ASSIGN_OR_RETURN(
+          const std::string normalized,
+          p_.normalizer.Apply(segment.text, &scratch.pre_tokenizer.regex, &front_lost));
+      RETURN_IF_ERROR(EncodeSegment(normalized, at_front && !front_lost, &scratch, &ids));
     }
   }
-  if (add_special_tokens) ids.insert(ids.end(), suffix_ids_.begin(), suffix_ids_.end());
+  if (add_special_tokens) ids.insert(ids.end(), p_.suffix_ids.begin(), p_.suffix_ids.end());
   RETURN_IF_ERROR(CheckRows(ids));
   return ids;
 }
 
-absl::Status BpeTokenizer::EncodeSegment(std::string_view text, Scratch* scratch,
-                                         std::vector<int32_t>* ids) const {
+absl::Status PipelineTokenizer::EncodeSegment(std::string_view text, bool at_front,
+                                              Scratch* scratch, std::vector<int32_t>* ids) const {
   scratch->segments.clear();
-  normalized_finder_.Split(text, &scratch->segments);
+  p_.normalized_finder.Split(text, &scratch->segments);
   for (const auto& segment : scratch->segments) {
     if (segment.id >= 0) {
       ids->push_back(segment.id);
       continue;
     }
-    RETURN_IF_ERROR(pre_tokenizer_.Split(segment.text, &scratch->pre_tokenizer));
+    const bool begins = at_front && segment.text.data() == text.data();
+    RETURN_IF_ERROR(p_.pre_tokenizer.Split(segment.text, begins, &scratch->pre_tokenizer));
+    if (const auto* bpe = std::get_if<Bpe>(&p_.model)) {
+      for (const std::string_view word : scratch->pre_tokenizer.pieces) {
+        bpe->Encode(word, &scratch->bpe, ids);
+      }
+      continue;
+    }
     for (const std::string_view word : scratch->pre_tokenizer.pieces) {
-      bpe_.Encode(word, &scratch->bpe, ids);
+      RETURN_IF_ERROR(std::get<Unigram>(p_.model).Encode(word, &scratch->unigram, ids));
     }
   }
   return absl::OkStatus();
 }
 
-absl::Status BpeTokenizer::CheckRows(const std::vector<int32_t>& ids) const {
-  if (row_count_ == 0 || vocabulary_size() <= row_count_) return absl::OkStatus();
+absl::Status PipelineTokenizer::CheckRows(const std::vector<int32_t>& ids) const {
+  if (p_.row_count == 0 || vocabulary_size() <= p_.row_count) return absl::OkStatus();
   for (const int32_t id : ids) {
-    if (id < row_count_) continue;
+    if (id < p_.row_count) continue;
     return absl::InvalidArgumentError(absl::StrCat("the text contains the token ",
-                                                   Describe(table_[id].bytes), " with id ", id,
-                                                   "; the model has ", row_count_, " ids"));
+                                                   Describe(p_.table[id].bytes), " with id ", id,
+                                                   "; the model has ", p_.row_count, " ids"));
   }
   return absl::OkStatus();
 }
 
-std::string BpeTokenizer::Decode(absl::Span<const int32_t> ids, bool skip_special_tokens) const {
-  LossyUtf8Decoder decoder;
+const TokenEntry* PipelineTokenizer::Shown(int32_t id, bool skip_special_tokens) const {
+  if (id < 0 || id >= vocabulary_size()) return nullptr;
+  const TokenEntry& entry = p_.table[id];
+  return entry.known && !(skip_special_tokens && entry.special) ? &entry : nullptr;
+}
+
+std::string_view PipelineTokenizer::TokenBytes(int32_t id, bool skip_special_tokens) const {
+  const TokenEntry* entry = Shown(id, skip_special_tokens);
+  return entry == nullptr ? std::string_view() : entry->bytes;
+}
+
+std::string PipelineTokenizer::Decode(absl::Span<const int32_t> ids,
+                                      bool skip_special_tokens) const {
   std::string text;
-  for (const int32_t id : ids) decoder.Push(TokenBytes(id, skip_special_tokens), &text);
-  decoder.Finish(&text);
+  const auto decoder = NewDecoder(skip_special_tokens);
+  for (const int32_t id : ids) decoder->Push(id, &text);
+  decoder->Finish(&text);
   return text;
 }
 
-std::string_view BpeTokenizer::TokenBytes(int32_t id, bool skip_special_tokens) const {
-  if (id < 0 || id >= vocabulary_size()) return {};
-  const TokenEntry& entry = table_[id];
-  return skip_special_tokens && entry.special ? std::string_view() : entry.bytes;
+// Runs the decoder's steps.
+class PipelineTokenizer::StepDecoder final : public IncrementalDecoder {
+ public:
+  StepDecoder(const PipelineTokenizer& tokenizer, bool skip_special_tokens)
+      : tokenizer_(tokenizer), skip_(skip_special_tokens), run_(tokenizer.p_.decoder) {}
+  void Push(int32_t id, std::string* text) override {
+    const TokenEntry* entry = tokenizer_.Shown(id, skip_);
+    if (entry != nullptr) run_.Push(entry->prepared, text);
+  }
+  void Finish(std::string* text) override { run_.Finish(text); }
+
+ private:
+  const PipelineTokenizer& tokenizer_;
+  const bool skip_;
+  Decoder::Run run_;
+};
+
+std::unique_ptr<IncrementalDecoder> PipelineTokenizer::NewDecoder(bool skip_special_tokens) const {
+  if (p_.only_decodes_bytes) return Tokenizer::NewDecoder(skip_special_tokens);
+  return std::make_unique<StepDecoder>(*this, skip_special_tokens);
 }
 
-absl::StatusOr<TokenizerParts> ReadParts(const TextParts& parts) {
-  if (!parts.tokenizer_json.empty()) {
-    absl::StatusOr<TokenizerParts> read = ReadTokenizerJson(parts.tokenizer_json);
-    if (!read.ok()) return Prefixed(read.status(), "tokenizer.json");
-    return read;
+class ByteDecoder final : public IncrementalDecoder {
+ public:
+  ByteDecoder(const Tokenizer& tokenizer, bool skip_special_tokens)
+      : tokenizer_(tokenizer), skip_(skip_special_tokens) {}
+  void Push(int32_t id, std::string* text) override {
+    utf8_.Push(tokenizer_.TokenBytes(id, skip_), text);
   }
+  void Finish(std::string* text) override { utf8_.Finish(text); }
+
+ private:
+  const Tokenizer& tokenizer_;
+  const bool skip_;
+  LossyUtf8Decoder utf8_;
+};
+
+absl::StatusOr<TokenizerParts> ReadParts(const TextParts& parts) {
+  if (!parts.tokenizer_json.empty()) return ReadTokenizerJson(parts.tokenizer_json);
   if (parts.gguf.has_value()) return ReadGgufTokenizer(*parts.gguf);
   return absl::InvalidArgumentError(
       "the model has no tokenizer: neither tokenizer.json nor GGUF metadata");
 }
 
-}  // namespace
-
-absl::StatusOr<std::unique_ptr<const Tokenizer>> Tokenizer::Create(const TextParts& text_parts) {
-  ASSIGN_OR_RETURN(TokenizerParts parts, ReadParts(text_parts));
-  ASSIGN_OR_RETURN(std::vector<TokenEntry> table, MakeTable(parts));
+absl::Status CheckAddedIds(const TokenizerParts& parts, const std::vector<TokenEntry>& table) {
   for (const auto* ids : {&parts.prefix_ids, &parts.suffix_ids}) {
     for (const int32_t id : *ids) {
       if (static_cast<size_t>(id) < table.size() && table[id].known) continue;
@@ -203,9 +297,38 @@ absl::StatusOr<std::unique_ptr<const Tokenizer>> Tokenizer::Create(const TextPar
           absl::StrCat("the post-processor adds id ", id, ", which no token has"));
     }
   }
-  ASSIGN_OR_RETURN(Bpe bpe, Bpe::Create(parts.model));
-  return std::unique_ptr<const Tokenizer>(std::make_unique<BpeTokenizer>(
-      std::move(parts), std::move(bpe), std::move(table), text_parts.vocabulary_size));
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+std::unique_ptr<IncrementalDecoder> Tokenizer::NewDecoder(bool skip_special_tokens) const {
+  return std::make_unique<ByteDecoder>(*this, skip_special_tokens);
+}
+
+absl::StatusOr<std::unique_ptr<const Tokenizer>> Tokenizer::Create(const TextParts& text_parts) {
+  ASSIGN_OR_RETURN(TokenizerParts parts, ReadParts(text_parts));
+  const bool only_decodes_bytes = OnlyDecodesBytes(parts.decoder);
+  absl::StatusOr<Decoder> decoder = Decoder::Create(std::move(parts.decoder));
+  if (!decoder.ok()) return Prefixed(decoder.status(), "decoder");
+  Normalizer normalizer(std::move(parts.normalizer));
+  ASSIGN_OR_RETURN(const auto added, NormalizedTokens(parts.added_tokens, normalizer));
+  ASSIGN_OR_RETURN(std::vector<TokenEntry> table,
+                   MakeTable(parts, added, *decoder, only_decodes_bytes));
+  RETURN_IF_ERROR(CheckAddedIds(parts, table));
+  ASSIGN_OR_RETURN(Model model, MakeModel(parts.model));
+  PipelineTokenizer::Pieces pieces{std::move(normalizer),
+                                   MakeFinder(added, false),
+                                   MakeFinder(added, true),
+                                   PreTokenizer(std::move(parts.pre_tokenizer)),
+                                   std::move(model),
+                                   *std::move(decoder),
+                                   only_decodes_bytes,
+                                   std::move(parts.prefix_ids),
+                                   std::move(parts.suffix_ids),
+                                   std::move(table),
+                                   text_parts.vocabulary_size};
+  return std::unique_ptr<const Tokenizer>(std::make_unique<PipelineTokenizer>(std::move(pieces)));
 }
 
 }  // namespace pergola

@@ -15,6 +15,15 @@
 
 namespace pergola {
 
+// Ids to text, one by one: what Push and Finish append adds up to Tokenizer::Decode of all ids.
+// Only whole characters, and only what nothing that follows can change.
+class IncrementalDecoder {
+ public:
+  virtual ~IncrementalDecoder() = default;
+  virtual void Push(int32_t id, std::string* text) = 0;
+  virtual void Finish(std::string* text) = 0;
+};
+
 class Tokenizer {
  public:
   // INVALID_ARGUMENT naming the part and value that is broken or not supported.
@@ -25,13 +34,16 @@ class Tokenizer {
   // are recognised. add_special_tokens: what the post-processor adds (BOS).
   virtual absl::StatusOr<std::vector<int32_t>> Encode(std::string_view text,
                                                       bool add_special_tokens) const = 0;
-  // Ids outside the vocabulary decode to nothing. Invalid UTF-8 becomes U+FFFD, one per invalid
-  // subsequence.
+  // Ids outside the vocabulary decode to nothing. Bytes that are no UTF-8 become U+FFFD, as the
+  // tokenizer's decoder defines it.
   virtual std::string Decode(absl::Span<const int32_t> ids, bool skip_special_tokens) const = 0;
-  // The raw bytes of one token (may be part of a character); empty for special tokens if
-  // skip_special_tokens.
+  // The bytes that one token stands for wherever it does not begin or end the text (may be part of
+  // a character); empty for special tokens if skip_special_tokens.
   virtual std::string_view TokenBytes(int32_t id, bool skip_special_tokens) const = 0;
   virtual int32_t vocabulary_size() const = 0;  // largest id + 1
+  // For one list of ids; the tokenizer must outlive it. Where not overridden: the tokens' bytes,
+  // with one U+FFFD per invalid subsequence.
+  virtual std::unique_ptr<IncrementalDecoder> NewDecoder(bool skip_special_tokens) const;
 };
 
 // A sequence's incremental text: holds back incomplete characters and possible beginnings of stop

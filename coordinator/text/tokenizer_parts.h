@@ -1,25 +1,29 @@
-// Everything that defines a byte-level BPE tokenizer, read from either of the two formats that
-// carry one. Both readers refuse, by name and value, what they cannot honour exactly.
+// Everything that defines a tokenizer, read from either of the two formats that carry one. Both
+// readers refuse, by name and value, what they cannot honour exactly.
 #pragma once
 
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <variant>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "coordinator/text/added_tokens.h"
 #include "coordinator/text/bpe.h"
+#include "coordinator/text/decoder.h"
 #include "coordinator/text/normalizer.h"
 #include "coordinator/text/pre_tokenizer.h"
+#include "coordinator/text/unigram.h"
 #include "model/text_parts.h"
 
 namespace pergola {
 
 struct TokenizerParts {
-  std::vector<NormalForm> normalizers;  // applied in order
+  std::vector<NormalizerStep> normalizer;
   std::vector<SplitStep> pre_tokenizer;
-  BpeParts model;
+  std::variant<BpeParts, UnigramParts> model;
+  std::vector<DecoderStep> decoder;
   std::vector<AddedToken> added_tokens;  // ids may be the vocabulary's
   std::vector<int32_t> prefix_ids;       // what add_special_tokens puts before the text
   std::vector<int32_t> suffix_ids;

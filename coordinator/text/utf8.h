@@ -18,6 +18,8 @@ void AppendCodePoint(char32_t code_point, std::string* out);
 
 bool IsNumeric(char32_t code_point);     // general categories Nd, Nl, No
 bool IsWhitespace(char32_t code_point);  // White_Space
+// ASCII punctuation and symbols, and general categories P*.
+bool IsPunctuation(char32_t code_point);
 // \w of Unicode TR 18: alphabetic, marks, decimal digits, connector punctuation and joiners.
 bool IsWordCharacter(char32_t code_point);
 

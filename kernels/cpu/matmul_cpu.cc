@@ -215,27 +215,33 @@ void RunQuantised(const Group& group, const float* x, const uint8_t* w, const Ou
   const int64_t lead = matrix.lead();
   const int64_t panel_bytes = PanelBytes(dtype, columns, matrix.lead());
   const int64_t block_bytes = QuantPanelBlockBytes(dtype);
+  const int64_t pieces = BlockValues(dtype) / kQuantPiece;  // of a block
+  const int64_t piece_bytes = block_bytes / pieces;
+  const int64_t ahead = std::max(kPrefetchBytes, block_bytes);
+  const DecodePieceFunction decode = DecoderOf(dtype);
   const int64_t decoded_k = kDecodedK / out.panels;
   HWY_ALIGN float decoded[kDecodedK * kPanelColumns];
   TileArgs a;
   a.panel_stride = decoded_k * kPanelColumns * static_cast<int64_t>(sizeof(float));
-  const int64_t stored = StoredK(dtype, columns, matrix.lead());
-  // `s` counts stored values, k = s - lead those of the cut.
-  for (int64_t s = 0; s == 0 || s < stored; s += decoded_k) {
-    const int64_t s_end = std::min(s + decoded_k, stored);
+  // `s` counts stored values, k = s - lead those of the cut. Pieces that lie before the cut are
+  // not decoded.
+  const int64_t s_first = lead / kQuantPiece * kQuantPiece;
+  const int64_t s_last = (lead + columns + kQuantPiece - 1) / kQuantPiece * kQuantPiece;
+  for (int64_t s = s_first; s == s_first || s < s_last; s += decoded_k) {
+    const int64_t s_end = std::min(s + decoded_k, s_last);
     for (int p = 0; p < out.panels; ++p) {
-      for (int64_t b = s / kQuantBlock; b < s_end / kQuantBlock; ++b) {
-        const uint8_t* from = w + p * panel_bytes + b * block_bytes;
-        for (int64_t line = 0; line < block_bytes; line += 64) {
-          hwy::Prefetch(from + line + kPrefetchBytes);
+      for (int64_t i = s / kQuantPiece; i < s_end / kQuantPiece; ++i) {
+        const uint8_t* block = w + p * panel_bytes + i / pieces * block_bytes;
+        for (int64_t line = i % pieces * piece_bytes; line < (i % pieces + 1) * piece_bytes;
+             line += 64) {
+          hwy::Prefetch(block + line + ahead);
         }
-        DecodeQuantPanelBlock(dtype, from,
-                              decoded + (p * decoded_k + b * kQuantBlock - s) * kPanelColumns);
+        decode(block, i % pieces, decoded + (p * decoded_k + i * kQuantPiece - s) * kPanelColumns);
       }
     }
     const int64_t begin = std::max(s, lead);
     const int64_t end = std::min(s_end, lead + columns);
-    a.first = s == 0;
+    a.first = s == s_first;
     a.k = std::max<int64_t>(end - begin, 0);
     a.w = reinterpret_cast<const uint8_t*>(decoded + (begin - s) * kPanelColumns);
     const float* tile_x = x;

@@ -112,11 +112,15 @@ PackedMatrix RandomWeights(DType dtype, int64_t rows, int64_t columns) {
   const int64_t scale_bytes = dtype == DType::kInt8 ? 4 : 0;
   const int64_t row_bytes = scale_bytes + DTypeBytes(dtype, columns);
   std::vector<uint8_t> row(static_cast<size_t>(row_bytes));
-  for (int64_t b = 0; b < row_bytes; ++b) {
-    // 0x3c in each high byte keeps every half and scale a number near 0.01 to 1.
-    row[static_cast<size_t>(b)] =
-        b % 2 == 1 ? static_cast<uint8_t>(0x3c) : static_cast<uint8_t>(generator());
+  for (uint8_t& byte : row) byte = static_cast<uint8_t>(generator());
+  // 0x3c in the high byte keeps every dense value and every scale a number near 0.01 to 1.
+  const BlockHalves halves = HalvesOf(dtype);
+  const bool dense = BlockValues(dtype) == 1 && dtype != DType::kInt8;
+  for (int64_t at = dense ? 0 : halves.offset; at < row_bytes; at += BlockBytes(dtype)) {
+    const int64_t end = dense ? BlockBytes(dtype) : 2 * halves.count;
+    for (int64_t b = 1; b < end; b += 2) row[static_cast<size_t>(at + b)] = 0x3c;
   }
+  if (scale_bytes > 0) std::memset(row.data(), 0x3c, static_cast<size_t>(scale_bytes));
   for (int64_t r = 0; r < rows; ++r) matrix.PackRows(r, 1, row.data(), row_bytes);
   return matrix;
 }
@@ -245,8 +249,9 @@ void BenchSample(benchmark::State& state, int64_t vocabulary, const SampleCase& 
 void RegisterMatmul(const Settings& settings, const Roofs& roofs) {
   std::vector<MatmulShape> shapes;
   if (settings.tiny) {
-    for (DType dtype : {DType::kF32, DType::kBF16, DType::kQ4_1, DType::kInt8})
-      shapes.push_back({dtype, 3, 64, 96});
+    for (DType dtype : {DType::kF32, DType::kBF16, DType::kQ4_1, DType::kQ4_K, DType::kInt8}) {
+      shapes.push_back({dtype, 3, 256, 96});
+    }
   } else {
     for (int64_t outputs : {2048, 2560, 11264}) {
       shapes.push_back({DType::kBF16, 1, 2048, outputs});
@@ -256,8 +261,9 @@ void RegisterMatmul(const Settings& settings, const Roofs& roofs) {
       shapes.push_back({DType::kBF16, rows, 2048, 11264});
     }
     shapes.push_back({DType::kBF16, 512, 5632, 2048});
-    for (DType dtype :
-         {DType::kF32, DType::kF16, DType::kQ8_0, DType::kQ4_0, DType::kQ4_1, DType::kInt8}) {
+    for (DType dtype : {DType::kF32, DType::kF16, DType::kQ8_0, DType::kQ4_0, DType::kQ4_1,
+                        DType::kQ5_0, DType::kQ5_1, DType::kIQ4_NL, DType::kQ2_K, DType::kQ3_K,
+                        DType::kQ4_K, DType::kQ5_K, DType::kQ6_K, DType::kInt8}) {
       for (int64_t rows : {1, 16, 128, 512}) shapes.push_back({dtype, rows, 2048, 11264});
     }
   }

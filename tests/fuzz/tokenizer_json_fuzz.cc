@@ -21,6 +21,11 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const auto ids = (*tokenizer)->Encode(text, /*add_special_tokens=*/true);
   if (!ids.ok()) return 0;
   (void)(*tokenizer)->Decode(*ids, /*skip_special_tokens=*/false);
+  const auto whole = pergola::MakeTextStream(**tokenizer, {});
+  std::string streamed;
+  for (const int32_t id : *ids) streamed += whole->Push(id).text;
+  streamed += whole->Flush();
+  if (streamed != (*tokenizer)->Decode(*ids, /*skip_special_tokens=*/true)) __builtin_trap();
   const auto stream = pergola::MakeTextStream(**tokenizer, {"lo 1", "abc"});
   std::string shown;
   for (const int32_t id : *ids) shown += stream->Push(id).text;

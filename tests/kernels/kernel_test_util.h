@@ -20,6 +20,15 @@ inline constexpr CpuTarget kAllTargets[] = {CpuTarget::kReference, CpuTarget::kP
 inline constexpr CpuTarget kFastTargets[] = {CpuTarget::kPortable, CpuTarget::kAvx2,
                                              CpuTarget::kAvx512};
 
+inline constexpr DType kWeightTypes[] = {DType::kF32,  DType::kBF16,  DType::kF16,  DType::kQ8_0,
+                                         DType::kQ4_0, DType::kQ4_1,  DType::kQ5_0, DType::kQ5_1,
+                                         DType::kQ2_K, DType::kQ3_K,  DType::kQ4_K, DType::kQ5_K,
+                                         DType::kQ6_K, DType::kIQ4_NL};
+// Those of kWeightTypes whose values come in blocks.
+inline constexpr DType kBlockTypes[] = {DType::kQ8_0, DType::kQ4_0,   DType::kQ4_1, DType::kQ5_0,
+                                        DType::kQ5_1, DType::kIQ4_NL, DType::kQ2_K, DType::kQ3_K,
+                                        DType::kQ4_K, DType::kQ5_K,   DType::kQ6_K};
+
 // A visible skip where this machine lacks the target.
 #define SKIP_WITHOUT(target)                                        \
   if (!CpuTargetSupported(target)) {                                \
@@ -66,8 +75,10 @@ inline std::vector<uint8_t> RandomFileRows(DType dtype, int64_t rows, int64_t ro
   }
   for (uint8_t& b : bytes) b = static_cast<uint8_t>(generator());
   for (size_t at = 0; at < bytes.size(); at += static_cast<size_t>(BlockBytes(dtype))) {
-    put_half(at, F32ToF16(0.1F * normal(generator)));
-    if (dtype == DType::kQ4_1) put_half(at + 2, F32ToF16(normal(generator)));
+    const BlockHalves halves = HalvesOf(dtype);
+    const auto first = at + static_cast<size_t>(halves.offset);
+    put_half(first, F32ToF16(0.1F * normal(generator)));
+    if (halves.count == 2) put_half(first + 2, F32ToF16(normal(generator)));
   }
   return bytes;
 }

@@ -8,12 +8,9 @@ namespace {
 
 class PackedMatrixTest : public testing::TestWithParam<DType> {};
 
-constexpr DType kWeightTypes[] = {DType::kF32,  DType::kBF16, DType::kF16,
-                                  DType::kQ8_0, DType::kQ4_0, DType::kQ4_1};
-
 TEST_P(PackedMatrixTest, UnpacksWhatTheFileHeld) {
   const DType dtype = GetParam();
-  const int64_t rows = 67, columns = 96;
+  const int64_t rows = 67, columns = 3 * std::max<int64_t>(32, BlockValues(dtype));
   const auto file = RandomFileRows(dtype, rows, columns, 1);
   const PackedMatrix matrix = RandomMatrix(dtype, rows, columns, 1);
   std::vector<float> want(static_cast<size_t>(columns)), got(want.size());
@@ -26,7 +23,7 @@ TEST_P(PackedMatrixTest, UnpacksWhatTheFileHeld) {
 
 TEST_P(PackedMatrixTest, TakesRowsInAnyOrder) {
   const DType dtype = GetParam();
-  const int64_t rows = 70, columns = 64;
+  const int64_t rows = 70, columns = 2 * std::max<int64_t>(32, BlockValues(dtype));
   const int64_t row_bytes = DTypeBytes(dtype, columns);
   const auto file = RandomFileRows(dtype, rows, columns, 2);
   const PackedMatrix whole = RandomMatrix(dtype, rows, columns, 2);
@@ -39,9 +36,9 @@ TEST_P(PackedMatrixTest, TakesRowsInAnyOrder) {
 
 TEST_P(PackedMatrixTest, TakesAtMostSixteenBitsPerNarrowWeight) {
   const DType dtype = GetParam();
-  const int64_t bits = PackedMatrix::PackedBytes(dtype, 64, 128) * 8 / (64 * 128);
+  const int64_t bits = PackedMatrix::PackedBytes(dtype, 64, 256) * 8 / (64 * 256);
   EXPECT_LE(bits, dtype == DType::kF32 ? 32 : 16);
-  EXPECT_EQ(PackedMatrix::PackedBytes(dtype, 64, 128), 64 * DTypeBytes(dtype, 128));
+  EXPECT_EQ(PackedMatrix::PackedBytes(dtype, 64, 256), 64 * DTypeBytes(dtype, 256));
 }
 
 TEST_P(PackedMatrixTest, EmptyMatrixHasNoBytes) {
@@ -51,18 +48,20 @@ TEST_P(PackedMatrixTest, EmptyMatrixHasNoBytes) {
 INSTANTIATE_TEST_SUITE_P(DTypes, PackedMatrixTest, testing::ValuesIn(kWeightTypes),
                          [](const auto& test) { return std::string(DTypeName(test.param)); });
 
-TEST(PackedMatrixCutTest, LeadSkipsTheValuesBeforeTheCut) {
-  for (DType dtype : {DType::kQ8_0, DType::kQ4_0, DType::kQ4_1}) {
-    for (int lead : {1, 16, 31}) {
-      const int64_t columns = 50;
-      const PackedMatrix cut = RandomMatrix(dtype, 5, columns, 3, lead);
-      const int64_t covered = (lead + columns + 31) / 32 * 32;
-      const auto file = RandomFileRows(dtype, 5, covered, 3);
-      std::vector<float> whole(static_cast<size_t>(covered)), got(static_cast<size_t>(columns));
-      for (int64_t r = 0; r < 5; ++r) {
+TEST(PackedMatrixCutTest, EveryLeadSkipsTheValuesBeforeTheCut) {
+  constexpr int64_t kRows = 5, kColumns = 50;
+  for (DType dtype : kBlockTypes) {
+    const auto block = static_cast<int>(BlockValues(dtype));
+    for (int lead = 0; lead < block; ++lead) {
+      const PackedMatrix cut = RandomMatrix(dtype, kRows, kColumns, 3, lead);
+      const int64_t covered = (lead + kColumns + block - 1) / block * block;
+      const auto file = RandomFileRows(dtype, kRows, covered, 3);
+      std::vector<float> whole(static_cast<size_t>(covered)), got(kColumns);
+      for (int64_t r = 0; r < kRows; ++r) {
         DecodeToF32(dtype, &file[r * DTypeBytes(dtype, covered)], covered, whole.data());
         cut.UnpackRow(r, got.data());
-        ASSERT_TRUE(CompareBits(got, {whole.begin() + lead, whole.begin() + lead + columns}));
+        ASSERT_TRUE(CompareBits(got, {whole.begin() + lead, whole.begin() + lead + kColumns}))
+            << DTypeName(dtype) << ", lead " << lead;
       }
     }
   }
@@ -70,6 +69,7 @@ TEST(PackedMatrixCutTest, LeadSkipsTheValuesBeforeTheCut) {
 
 TEST(PackedMatrixDeathTest, RefusesALeadOutsideTheBlock) {
   EXPECT_DEATH(PackedMatrix::Allocate(DType::kQ4_1, 1, 32, 32), "CHECK failed");
+  EXPECT_DEATH(PackedMatrix::Allocate(DType::kQ4_K, 1, 256, 256), "CHECK failed");
   EXPECT_DEATH(PackedMatrix::Allocate(DType::kBF16, 1, 32, 1), "CHECK failed");
 }
 

@@ -226,6 +226,31 @@ TEST(CheckpointTest, RefusesAGgufWhoseLayersDisagreeAboutBiases) {
   EXPECT_THAT(OpenError(dir.File("m.gguf")), HasSubstr("\"blk.0.attn_k.bias\" of shape [32]"));
 }
 
+TEST(GgufCheckpointTest, RefusesALayerTensorThatTheArchitectureLacks) {
+  const TempDir dir;
+  const testing::GgufExtra extra = {"blk.1.attn_q_norm.weight", {16}, std::vector<float>(16, 1)};
+  testing::WriteFile(dir.File("m.gguf"), testing::TinyGgufBytes(TinyLlama(), DType::kF32, {extra}));
+  EXPECT_THAT(OpenError(dir.File("m.gguf")),
+              HasSubstr("m.gguf: tensor \"blk.1.attn_q_norm.weight\" is part of no llama model"));
+}
+
+TEST(CheckpointTest, TellsWhatNothingUses) {
+  const TempDir dir;
+  TinyLlama model;
+  model.attention_bias = true;
+  testing::WriteTinyHf(model, DType::kF32, dir.path());
+  auto whole = Checkpoint::Open(dir.path());
+  ASSERT_TRUE(whole.ok()) << whole.status();
+  EXPECT_THAT(UnusedTensors(**whole), ::testing::IsEmpty());
+  auto config = nlohmann::json::parse(testing::ReadFile(dir.File("config.json")));
+  config["attention_bias"] = false;
+  testing::WriteFile(dir.File("config.json"), config.dump());
+  whole = Checkpoint::Open(dir.path());
+  ASSERT_TRUE(whole.ok()) << whole.status();
+  EXPECT_EQ(UnusedTensors(**whole).size(), 2U * 4);
+  EXPECT_EQ(UnusedTensors(**whole)[0], "model.layers.0.self_attn.k_proj.bias");
+}
+
 TEST(CheckpointTest, RefusesABiasThatNothingWouldAdd) {
   const TempDir dir;
   const testing::GgufExtra extra = {"blk.1.ffn_down.bias", {64}, std::vector<float>(64, 0)};

@@ -88,6 +88,9 @@ TEST(BloomTest, RefusesByNameAndValue) {
               HasSubstr("apply_residual_connection_post_layernorm is 1"));
   EXPECT_THAT(ErrorOf("bloom", R"("quantization_config":{"quant_method":"awq"})"),
               HasSubstr("awq"));
+  EXPECT_THAT(ErrorOf("bloom", R"("slow_but_exact":true,"pretraining_tp":4)"),
+              HasSubstr("slow_but_exact is true, but must be false where pretraining_tp"));
+  EXPECT_TRUE(SpecFrom("bloom", R"("slow_but_exact":true)").ok());
   for (const char* key :
        {"hidden_size", "n_embed", "n_layer", "n_head", "vocab_size", "seq_length"}) {
     for (const char* value : {"0", "-1", "9223372036854775807", "1.5", "\"8\"", "[8]"}) {
@@ -147,6 +150,27 @@ TEST(Gpt2Test, RefusesByNameAndValue) {
   EXPECT_THAT(ErrorOf("gpt2", R"("n_embd":770)"), HasSubstr("a divisor of n_embd 770"));
   EXPECT_THAT(ErrorOf("gpt2", R"("reorder_and_upcast_attn":3)"),
               HasSubstr("reorder_and_upcast_attn is 3"));
+  EXPECT_THAT(ErrorOf("gpt2", R"("attention_head_type":"multiquery")"),
+              HasSubstr("attention_head_type is \\\"multiquery\\\", but must be multihead"));
+}
+
+TEST(EveryFamilyTest, RefusesWhatOnlyTransformersDoes) {
+  for (const char* type :
+       {"bloom", "gpt_bigcode", "gpt2", "llama", "mistral", "qwen2", "qwen3", "gemma3_text"}) {
+    EXPECT_THAT(ErrorOf(type, R"("is_causal":false)"), HasSubstr("is_causal is false")) << type;
+    EXPECT_THAT(ErrorOf(type, R"("is_causal":null)"), HasSubstr("is_causal is null")) << type;
+    EXPECT_TRUE(SpecFrom(type, R"("is_causal":true)").ok()) << type;
+    EXPECT_THAT(ErrorOf(type, R"("per_layer_config":{"1":{}})"), HasSubstr("per_layer_config"))
+        << type;
+  }
+}
+
+// Qwen's model cards add this and leave max_position_embeddings as it is.
+TEST(Qwen2Test, YarnExtendsTheContext) {
+  const ModelSpec spec =
+      Spec("qwen2", R"("max_position_embeddings":32768,"rope_scaling":{"type":"yarn","factor":4,)"
+                    R"("original_max_position_embeddings":32768})");
+  EXPECT_EQ(spec.context_length, 131072);
 }
 
 TEST(Qwen2Test, UsesTheClassDefaults) {

@@ -213,12 +213,12 @@ TEST(GgufTest, HonoursTheAlignmentOfTheFile) {
 
 TEST(GgufTest, NamesAnUnsupportedTypeOnlyWhereItIsNeeded) {
   GgufBuilder gguf = Small();
-  gguf.Tensor("k", 14, {1, 256}, std::string(210, 'k'));
+  gguf.Tensor("k", 23, {1, 256}, std::string(136, 'k'));
   gguf.Tensor("new", 77, {1, 256}, std::string(210, 'k'));
   TensorTable table;
   ASSERT_TRUE(Parse(gguf.Build(), &table).ok());
   EXPECT_THAT(std::string(table.Require("k", {1, 256}).status().message()),
-              HasSubstr("tensor \"k\" has type Q6_K, which is not supported; supported: F32"));
+              HasSubstr("tensor \"k\" has type IQ4_XS, which is not supported; supported: F32"));
   EXPECT_THAT(std::string(table.Require("new", {1, 256}).status().message()),
               HasSubstr("has type number 77"));
 }

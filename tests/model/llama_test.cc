@@ -54,7 +54,7 @@ TEST(LlamaTest, UsesTheClassDefaultsForOmittedKeys) {
   EXPECT_EQ(mistral->kv_heads, 8);
   EXPECT_EQ(mistral->context_length, 131072);
   EXPECT_EQ(mistral->sliding_window, 4096);
-  EXPECT_EQ(mistral->architecture, "llama");
+  EXPECT_EQ(mistral->architecture, "mistral");
 }
 
 TEST(LlamaTest, TellsAnExplicitNullFromAnOmittedKey) {
@@ -160,8 +160,8 @@ TEST(LlamaGgufTest, RefusesByNameWhatTheMetadataCannotMean) {
               HasSubstr("llama.expert_count is 8, but must be from 0 to 0"));
   EXPECT_THAT(with([](auto* g) { g->Uint32("llama.rope.dimension_count", 4); }),
               HasSubstr("dimension_count is 4, but must be from 8 to 8"));
-  EXPECT_THAT(with([](auto* g) { g->String("llama.rope.scaling.type", "yarn"); }),
-              HasSubstr("llama.rope.scaling.type is \"yarn\""));
+  EXPECT_THAT(with([](auto* g) { g->String("llama.rope.scaling.type", "longrope"); }),
+              HasSubstr("llama.rope.scaling.type is \"longrope\""));
   EXPECT_THAT(with([](auto* g) { g->Uint32("llama.attention.value_length", 4); }),
               HasSubstr("value_length is 4"));
 }

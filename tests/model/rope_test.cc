@@ -130,6 +130,20 @@ TEST(RopeTest, DynamicScalingIsNoneWithinTheContext) {
   ExpectNear(RopeOf(R"({"rope_scaling":{"type":"dynamic","factor":2.0}})", 16).value(), kPlain, 3);
 }
 
+// As transformers 5 reads a file that has both.
+TEST(RopeTest, RopeScalingReplacesRopeParametersWhole) {
+  const auto rope = RopeOf(R"({"rope_parameters":{"rope_type":"default","rope_theta":5e5},)"
+                           R"("rope_scaling":{"rope_type":"linear","factor":4}})",
+                           16);
+  ASSERT_TRUE(rope.ok()) << rope.status();
+  ExpectNear(*rope, kLinear4, 4);
+  const auto empty = RopeOf(R"({"rope_parameters":{"rope_type":"linear","factor":4},)"
+                            R"("rope_scaling":{}})",
+                            16);
+  ASSERT_TRUE(empty.ok()) << empty.status();
+  ExpectNear(*empty, kLinear4, 4);
+}
+
 TEST(RopeTest, RefusesScalingWithoutItsNumbers) {
   const auto error = [](const std::string& scaling) {
     return std::string(RopeOf(R"({"rope_scaling":)" + scaling + "}", 16).status().message());
@@ -153,6 +167,10 @@ TEST(RopeTest, RefusesScalingWithoutItsNumbers) {
                               .status()
                               .message()),
               HasSubstr("original_max_position_embeddings is 32, but must be inside"));
+  EXPECT_THAT(std::string(RopeOf(R"({"rope_parameters":{"full_attention":{"rope_theta":1e6}}})", 16)
+                              .status()
+                              .message()),
+              HasSubstr("the layers have one rope"));
   EXPECT_THAT(error(R"("linear")"), HasSubstr("must be an object"));
   EXPECT_THAT(error(R"({"type":3})"), HasSubstr("must be a string"));
 }

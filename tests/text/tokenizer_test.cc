@@ -111,8 +111,8 @@ TEST(GgufTokenizerTest, RefusesUnknownKindsByName) {
   EXPECT_THAT(GgufRefusal(vocabulary),
               HasSubstr("tokenizer.ggml.pre \"chatglm-bpe\" is not supported; known: gpt-2"));
   vocabulary = SmallGguf();
-  vocabulary.model = "llama";
-  EXPECT_THAT(GgufRefusal(vocabulary), HasSubstr("tokenizer.ggml.model \"llama\""));
+  vocabulary.model = "bert";
+  EXPECT_THAT(GgufRefusal(vocabulary), HasSubstr("tokenizer.ggml.model \"bert\""));
 }
 
 TEST(GgufTokenizerTest, NamesInconsistentMetadata) {

@@ -1,7 +1,8 @@
-// The goldens of tests/golden/llama and tests/golden/families: checkpoints and what Hugging Face
-// transformers says of them (scripts/goldens_llama.py, scripts/goldens_families.py).
+// The goldens of tests/golden/llama, families and gguf: checkpoints and what Hugging Face
+// transformers says of them (scripts/goldens_llama.py, goldens_families.py, goldens_gguf.py).
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <filesystem>
@@ -53,10 +54,26 @@ inline const std::vector<std::string>& FamilyGoldenNames() {
   return names;
 }
 
+// GGUF files that llama.cpp's converter wrote, and one of every block format.
+inline const std::vector<std::string>& GgufGoldenNames() {
+  static const std::vector<std::string> names = {
+      "gguf/bloom",      "gguf/starcoder", "gguf/gpt2",   "gguf/llama3",        "gguf/llama_linear",
+      "gguf/qwen2_q8_0", "gguf/qwen3",     "gguf/gemma3", "gguf/qwen3_k_quants"};
+  return names;
+}
+
+// The name of a golden as a part of a test's name.
+inline std::string TestName(std::string golden) {
+  std::replace(golden.begin(), golden.end(), '/', '_');
+  return golden;
+}
+
 inline Golden LoadGolden(const std::string& name) {
   const std::string goldens = std::string(PERGOLA_TEST_DATA) + "/golden/";
-  const bool family = std::filesystem::exists(goldens + "families/" + name);
-  const std::string folder = goldens + (family ? "families/" : "llama/") + name;
+  std::string folder = goldens + name;
+  for (const char* group : {"families/", "llama/"}) {
+    if (std::filesystem::exists(goldens + group + name)) folder = goldens + group + name;
+  }
   std::ifstream text(folder + "/golden.json");
   const auto json = nlohmann::json::parse(text);
   Golden golden;

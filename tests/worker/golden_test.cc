@@ -119,13 +119,23 @@ INSTANTIATE_TEST_SUITE_P(Llama, GoldenTest, testing::ValuesIn(GoldenNames()),
 INSTANTIATE_TEST_SUITE_P(Families, GoldenTest, testing::ValuesIn(FamilyGoldenNames()),
                          [](const auto& test) { return test.param; });
 
-// The demo model, where it is.
-TEST(SmolLm2GoldenTest, LogitsAndGreedyTokensAreTheJudges) {
+INSTANTIATE_TEST_SUITE_P(Gguf, GoldenTest, testing::ValuesIn(GgufGoldenNames()),
+                         [](const auto& test) { return TestName(test.param); });
+
+// The demo models, where they are.
+struct DemoModel {
+  std::string file, golden;
+};
+
+class DemoGoldenTest : public testing::TestWithParam<DemoModel> {};
+
+TEST_P(DemoGoldenTest, LogitsAndGreedyTokensAreTheJudges) {
   const char* home = std::getenv("HOME");
   const std::string path =
-      std::string(home == nullptr ? "" : home) + "/.cache/pergola/SmolLM2-135M-Instruct.Q4_1.gguf";
+      std::string(home == nullptr ? "" : home) + "/.cache/pergola/" + GetParam().file;
   if (!std::filesystem::exists(path)) GTEST_SKIP() << "the demo model is not at " << path;
-  std::ifstream text(std::string(PERGOLA_TEST_DATA) + "/golden/smollm2/golden.json");
+  std::ifstream text(std::string(PERGOLA_TEST_DATA) + "/golden/" + GetParam().golden +
+                     "/golden.json");
   const auto json = nlohmann::json::parse(text);
   for (const auto& one : json.at("cases")) {
     SingleRank rank = Open(path);
@@ -145,6 +155,11 @@ TEST(SmolLm2GoldenTest, LogitsAndGreedyTokensAreTheJudges) {
     EXPECT_EQ(tokens, greedy);
   }
 }
+
+INSTANTIATE_TEST_SUITE_P(Models, DemoGoldenTest,
+                         testing::Values(DemoModel{"SmolLM2-135M-Instruct.Q4_1.gguf", "smollm2"},
+                                         DemoModel{"gemma-3-270m-q4_k_m.gguf", "gemma3_270m"}),
+                         [](const auto& test) { return test.param.golden; });
 
 }  // namespace
 }  // namespace pergola

@@ -96,8 +96,8 @@ TEST_P(LayoutGoldenTest, GreedyTokensAreTheJudgesWithRunAhead) {
 }
 
 std::string CaseName(const testing::TestParamInfo<Case>& test) {
-  return std::get<0>(test.param) + "_tp" + std::to_string(std::get<1>(test.param)) + "_pp" +
-         std::to_string(std::get<2>(test.param));
+  return TestName(std::get<0>(test.param)) + "_tp" + std::to_string(std::get<1>(test.param)) +
+         "_pp" + std::to_string(std::get<2>(test.param));
 }
 
 INSTANTIATE_TEST_SUITE_P(Llama, LayoutGoldenTest,
@@ -106,6 +106,11 @@ INSTANTIATE_TEST_SUITE_P(Llama, LayoutGoldenTest,
                          CaseName);
 INSTANTIATE_TEST_SUITE_P(Families, LayoutGoldenTest,
                          testing::Combine(testing::ValuesIn(FamilyGoldenNames()),
+                                          testing::Values(1, 2, 3), testing::Values(1, 2)),
+                         CaseName);
+
+INSTANTIATE_TEST_SUITE_P(Gguf, LayoutGoldenTest,
+                         testing::Combine(testing::ValuesIn(GgufGoldenNames()),
                                           testing::Values(1, 2, 3), testing::Values(1, 2)),
                          CaseName);
 

@@ -445,14 +445,23 @@ TEST(FiniteTest, FindsTheFirstBadValueOfEveryDtype) {
       EXPECT_EQ(FirstNonFinite(dtype, bad.data(), 3000), at) << DTypeName(dtype);
     }
   }
-  for (DType dtype : {DType::kQ8_0, DType::kQ4_0, DType::kQ4_1}) {
-    std::vector<uint8_t> bytes(4 * BlockBytes(dtype), 0xFF);
-    for (int b = 0; b < 4; ++b) {
-      std::memset(&bytes[b * BlockBytes(dtype)], 0, dtype == DType::kQ4_1 ? 4 : 2);
+}
+
+TEST(FiniteTest, FindsTheFirstBadBlockOfEveryFormat) {
+  for (DType dtype :
+       {DType::kQ8_0, DType::kQ4_0, DType::kQ4_1, DType::kQ5_0, DType::kQ5_1, DType::kIQ4_NL,
+        DType::kQ2_K, DType::kQ3_K, DType::kQ4_K, DType::kQ5_K, DType::kQ6_K}) {
+    const int64_t size = BlockBytes(dtype);
+    const int64_t values = BlockValues(dtype);
+    const BlockHalves halves = HalvesOf(dtype);
+    std::vector<uint8_t> bytes(4 * size, 0xFF);
+    for (int b = 0; b < 4; ++b) std::memset(&bytes[b * size + halves.offset], 0, 2 * halves.count);
+    EXPECT_EQ(FirstNonFinite(dtype, bytes.data(), 4 * values), -1) << "quants of ones are finite";
+    for (int64_t half = 0; half < halves.count; ++half) {
+      std::vector<uint8_t> bad = bytes;
+      bad[2 * size + halves.offset + 2 * half + 1] = 0x7C;
+      EXPECT_EQ(FirstNonFinite(dtype, bad.data(), 4 * values), 2 * values) << DTypeName(dtype);
     }
-    EXPECT_EQ(FirstNonFinite(dtype, bytes.data(), 128), -1) << "quants of all ones are finite";
-    bytes[2 * BlockBytes(dtype) + 1] = 0x7C;
-    EXPECT_EQ(FirstNonFinite(dtype, bytes.data(), 128), 64);
   }
 }
 

@@ -109,6 +109,7 @@ void Decoder::BeginBranch(const NormWeights& norm, const float* residual, int64_
                           float* hidden) {
   Normalise(norm, residual, rows, hidden, F32(normed_));
   if (!spec_.residual_after_norm) return;
+  stream_.Synchronize();
   std::memcpy(hidden, F32(normed_), F32Bytes(rows * spec_.hidden));
 }
 
@@ -135,6 +136,7 @@ void Decoder::Project(const Projection& projection, const float* x, int64_t rows
     args.y = F32Tensor(whole ? y : F32(part_), rows, part.rows());
     Matmul(stream_, args);
     if (!whole) {
+      stream_.Synchronize();
       for (int64_t row = 0; row < rows; ++row) {
         std::memcpy(y + row * projection.rows + first, F32(part_) + row * part.rows(),
                     F32Bytes(part.rows()));

@@ -33,11 +33,14 @@ int64_t FirstWithExponent(const uint8_t* source, int64_t values, T exponent) {
 
 constexpr uint16_t kF16Exponent = 0x7C00;
 
-// The first `halves` f16 of every block are its scale and minimum.
-int64_t FirstBadBlock(DType dtype, const uint8_t* source, int64_t values, int halves) {
+// The f16 numbers of every block scale all of it.
+int64_t FirstBadBlock(DType dtype, const uint8_t* source, int64_t values) {
+  const BlockHalves halves = HalvesOf(dtype);
+  const int64_t bytes = BlockBytes(dtype);
   const int64_t blocks = values / BlockValues(dtype);
   for (int64_t b = 0; b < blocks; ++b) {
-    if (FirstWithExponent<uint16_t>(source + b * BlockBytes(dtype), halves, kF16Exponent) >= 0) {
+    const uint8_t* first = source + b * bytes + halves.offset;
+    if (FirstWithExponent<uint16_t>(first, halves.count, kF16Exponent) >= 0) {
       return b * BlockValues(dtype);
     }
   }
@@ -54,16 +57,12 @@ int64_t FirstNonFinite(DType dtype, const uint8_t* source, int64_t values) {
       return FirstWithExponent<uint16_t>(source, values, 0x7F80);
     case DType::kF16:
       return FirstWithExponent<uint16_t>(source, values, kF16Exponent);
-    case DType::kQ8_0:
-    case DType::kQ4_0:
-      return FirstBadBlock(dtype, source, values, 1);
-    case DType::kQ4_1:
-      return FirstBadBlock(dtype, source, values, 2);
     case DType::kI32:
     case DType::kInt8:
       return -1;
+    default:
+      return FirstBadBlock(dtype, source, values);
   }
-  return -1;
 }
 
 }  // namespace pergola

@@ -277,7 +277,8 @@ absl::Status Loader::PackRun(const Item& item, const Run& run, const Chunk& chun
 }
 
 // The tensor is [inputs, outputs]: its rows are read one after the other and dealt to the rows of
-// the weight, which are packed once all are there.
+// the weight, which are packed once all are there. So one matrix of one rank lies here beside its
+// packed form for a moment; only GPT-2's files are like that.
 absl::Status Loader::PackTransposed(const Item& item, PackedMatrix* matrix, int64_t first_row) {
   const int64_t size = DTypeBytes(item.dtype(), 1);
   const int64_t rows = item.cut.rows.size();
