@@ -13,6 +13,9 @@ inline constexpr uint32_t kNumericsVersion = 1;
 
 inline constexpr uint32_t kMaxBatchRequests = 256;   // GenerateBatch
 inline constexpr uint32_t kMaxTextBytes = 4u << 20;  // a prompt as text
+inline constexpr uint32_t kMaxChatMessages = 4096;
+// Of all JSON texts of a conversation: what they hold takes up to 70 times as many bytes of memory.
+inline constexpr uint32_t kMaxChatJsonBytes = 1u << 20;
 inline constexpr uint32_t kMaxDetokenizeIds = 1u << 20;
 inline constexpr uint32_t kMaxStopStrings = 16;
 inline constexpr uint32_t kMaxStopStringBytes = 256;

@@ -14,6 +14,7 @@ int RunCommandLine(const Context& context, const std::string& version, int argc,
   int exit_code = kExitOk;
   AddUp(app, context, &exit_code);
   AddGenerate(app, context, &exit_code);
+  AddChat(app, context, &exit_code);
   AddStatus(app, context, &exit_code);
   AddDrain(app, context, &exit_code);
   AddBench(app, context, &exit_code);

@@ -13,6 +13,7 @@ namespace pergola {
 
 void AddUp(CLI::App& app, const Context& context, int* exit_code);
 void AddGenerate(CLI::App& app, const Context& context, int* exit_code);
+void AddChat(CLI::App& app, const Context& context, int* exit_code);
 void AddStatus(CLI::App& app, const Context& context, int* exit_code);
 void AddDrain(CLI::App& app, const Context& context, int* exit_code);
 void AddBench(CLI::App& app, const Context& context, int* exit_code);

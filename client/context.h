@@ -14,6 +14,7 @@ struct Context {
   std::string binary_dir;                // of this program; the other programs stand beside it
   std::string host_name;
   bool root = false;
+  bool stdin_is_terminal = false;
   bool stdout_is_terminal = false;
   bool stderr_is_terminal = false;
 };

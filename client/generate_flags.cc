@@ -178,9 +178,20 @@ void AddStopFlags(CLI::App& command, GenerateFlags* flags) {
 
 }  // namespace
 
-void AddGenerateFlags(CLI::App& command, GenerateFlags* flags) {
+void AddSharedFlags(CLI::App& command, GenerateFlags* flags) {
   AddStopFlags(command, flags);
   AddSamplingFlags(command, flags);
+  AddNumber(command, "--priority", &flags->priority, {-kMaxPriority, kMaxPriority},
+            "higher first among what waits (default: 0)");
+  command.add_option("--tenant", flags->tenant,
+                     "whom the request is charged to (default: nobody by name)");
+  command.add_option("--model", flags->model, "name of the model (default: whatever is served)");
+  command.add_option("--request-id", flags->request_id,
+                     "name of this request in logs (default: the server makes one)");
+}
+
+void AddGenerateFlags(CLI::App& command, GenerateFlags* flags) {
+  AddSharedFlags(command, flags);
   AddNumber(command, "--n", &flags->n, {1, kMaxSequences},
             "sequences to return, as text one block each (default: 1)");
   AddNumber(command, "--best-of", &flags->best_of, {1, kMaxSequences},
@@ -191,13 +202,6 @@ void AddGenerateFlags(CLI::App& command, GenerateFlags* flags) {
   AddNumber(command, "--prompt-logprobs", &flags->prompt_logprobs, {0, kMaxLogprobs},
             "with --json: the same for each token of the prompt (default: none)");
   command.add_flag("--echo", flags->echo, "the text starts with the prompt's own (default: no)");
-  AddNumber(command, "--priority", &flags->priority, {-kMaxPriority, kMaxPriority},
-            "higher first among what waits (default: 0)");
-  command.add_option("--tenant", flags->tenant,
-                     "whom the request is charged to (default: nobody by name)");
-  command.add_option("--model", flags->model, "name of the model (default: whatever is served)");
-  command.add_option("--request-id", flags->request_id,
-                     "name of this request in logs (default: the server makes one)");
   command.add_flag("--json", flags->json,
                    "one JSON object per line instead of text, each a GenerateResponse with index, "
                    "ids, text, log-probabilities if asked for, and at last finish");

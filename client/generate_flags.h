@@ -1,4 +1,5 @@
-// The flags of `pergola generate` that say what is asked, and the request they make.
+// The flags of `pergola generate` and `pergola chat` that say what is asked, and the request they
+// make.
 #pragma once
 
 #include <cstdint>
@@ -46,6 +47,8 @@ struct GenerateFlags {
 
 // Declares them below `command`; `flags` must outlive the parsing.
 void AddGenerateFlags(CLI::App& command, GenerateFlags* flags);
+// Only those that `pergola chat` has too: how a token is chosen, when an answer ends, and who asks.
+void AddSharedFlags(CLI::App& command, GenerateFlags* flags);
 
 // The request for `prompt`, with nothing set that was not given. INVALID_ARGUMENT in one line for
 // flags that contradict each other and for texts that are not what they must be.

@@ -29,6 +29,7 @@ Context ReadContext() {
   char host[HOST_NAME_MAX + 1] = {};
   if (gethostname(host, sizeof(host) - 1) == 0) context.host_name = host;
   context.root = geteuid() == 0;
+  context.stdin_is_terminal = isatty(STDIN_FILENO) == 1;
   context.stdout_is_terminal = isatty(STDOUT_FILENO) == 1;
   context.stderr_is_terminal = isatty(STDERR_FILENO) == 1;
   return context;

@@ -15,12 +15,42 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
+// Makes a call one that can be cancelled, for as long as it lives.
+class Watched {
+ public:
+  Watched(StreamCanceller* canceller, grpc::ClientContext* call) : canceller_(canceller) {
+    if (canceller_ != nullptr) canceller_->Watch(call);
+  }
+  ~Watched() {
+    if (canceller_ != nullptr) canceller_->Watch(nullptr);
+  }
+  Watched(const Watched&) = delete;
+  Watched& operator=(const Watched&) = delete;
+
+ private:
+  StreamCanceller* const canceller_;
+};
+
+std::unique_ptr<grpc::ClientReader<v1::GenerateResponse>> Begin(v1::Generation::Stub& stub,
+                                                                grpc::ClientContext* context,
+                                                                const StreamProgress& progress,
+                                                                const ResumeOptions& options) {
+  // What has begun continues from its ids: it needs no template any more.
+  if (options.conversation == nullptr || progress.started()) {
+    return stub.Generate(context, progress.NextRequest());
+  }
+  v1::ChatRequest chat = *options.conversation;
+  *chat.mutable_generate() = progress.NextRequest();
+  return stub.Chat(context, chat);
+}
+
 // One connection's worth of the stream.
 grpc::Status ReadOnce(v1::Generation::Stub& stub, StreamProgress& progress,
                       const ResumeOptions& options) {
   grpc::ClientContext context;
   if (!options.tenant.empty()) context.AddMetadata(kTenantKey, options.tenant);
-  const auto reader = stub.Generate(&context, progress.NextRequest());
+  const Watched watched(options.canceller, &context);
+  const auto reader = Begin(stub, &context, progress, options);
   v1::GenerateResponse message;
   absl::Status taken;
   while (taken.ok() && reader->Read(&message)) {
@@ -46,6 +76,31 @@ bool WorthAnotherTry(const grpc::Status& status, const StreamProgress& progress)
 }
 
 }  // namespace
+
+void StreamCanceller::Cancel() {
+  MutexLock lock(mutex_);
+  cancelled_ = true;
+  if (call_ != nullptr) call_->TryCancel();
+  changed_.NotifyAll();
+}
+
+bool StreamCanceller::cancelled() {
+  MutexLock lock(mutex_);
+  return cancelled_;
+}
+
+bool StreamCanceller::Sleep(std::chrono::milliseconds time) {
+  const Clock::time_point end = Clock::now() + time;
+  MutexLock lock(mutex_);
+  while (!cancelled_ && Clock::now() < end) changed_.WaitUntil(mutex_, end);
+  return !cancelled_;
+}
+
+void StreamCanceller::Watch(grpc::ClientContext* call) {
+  MutexLock lock(mutex_);
+  call_ = call;
+  if (cancelled_ && call_ != nullptr) call_->TryCancel();
+}
 
 StreamProgress::StreamProgress(v1::GenerateRequest request) : request_(std::move(request)) {
   const v1::SamplingParameters& sampling = request_.sampling();
@@ -124,6 +179,9 @@ grpc::Status RunResumableStream(const std::shared_ptr<grpc::Channel>& channel,
     grpc::Status status = ReadOnce(*stub, progress, options);
     // The last message may have come although the status behind it was lost.
     if (status.ok() || progress.finished()) return grpc::Status::OK;
+    if (options.canceller != nullptr && options.canceller->cancelled()) {
+      return grpc::Status(grpc::StatusCode::CANCELLED, "cancelled");
+    }
     if (!WorthAnotherTry(status, progress)) return status;
     const std::string why_not = progress.WhyNotResumable();
     if (!why_not.empty()) {
@@ -139,7 +197,11 @@ grpc::Status RunResumableStream(const std::shared_ptr<grpc::Channel>& channel,
       if (options.on_interruption) options.on_interruption(status);
     }
     if (now + delay - *interrupted > options.resume_timeout) return status;
-    std::this_thread::sleep_for(delay);
+    if (options.canceller == nullptr) {
+      std::this_thread::sleep_for(delay);
+    } else if (!options.canceller->Sleep(delay)) {
+      return grpc::Status(grpc::StatusCode::CANCELLED, "cancelled");
+    }
     delay = std::min(2 * delay, options.longest_delay);
   }
 }

@@ -27,6 +27,7 @@
 #include "coordinator/engine/engine.h"
 #include "coordinator/private_file.h"
 #include "coordinator/server.h"
+#include "coordinator/text/chat_template.h"
 #include "coordinator/text/tokenizer.h"
 #include "model/text_parts.h"
 
@@ -71,7 +72,7 @@ void Declare(CLI::App* app, Flags* flags) {
   AddNumber(*app, "--max-queued-bytes", &flags->engine.max_queued_bytes,
             {int64_t{1} << 16, int64_t{1} << 40}, "Bytes of queued prompts");
   AddNumber(*app, "--max-calls", &flags->server.max_calls, {1, 1'000'000},
-            "Generate and GenerateBatch calls in progress; beyond: RESOURCE_EXHAUSTED");
+            "Generate, Chat and GenerateBatch calls in progress; beyond: RESOURCE_EXHAUSTED");
   AddNumber(*app, "--max-held-bytes", &flags->server.max_held_result_bytes,
             {int64_t{1} << 20, int64_t{1} << 40},
             "Results that GenerateBatch and best_of hold until all are there; beyond: "
@@ -184,6 +185,10 @@ int Serve(Flags flags, int signals) {
   if (!parts.ok()) return Fail(parts.status());
   const auto tokenizer = Tokenizer::Create(*parts);
   if (!tokenizer.ok()) return Fail(Prefixed(tokenizer.status(), flags.model));
+  const auto chat = ChatTemplate::Create(*parts);
+  if (!chat.ok() && !absl::IsNotFound(chat.status())) {
+    LOG_WARN("{}: Chat is refused: {}", flags.model, ToStd(chat.status().message()));
+  }
   if (!flags.trace.empty()) {
     const absl::Status writable = CheckWritable(flags.trace);
     if (!writable.ok()) return Fail(writable);
@@ -201,8 +206,8 @@ int Serve(Flags flags, int signals) {
   flags.engine.start_time_us = static_cast<uint64_t>(started_us);
   const int drained = eventfd(0, EFD_CLOEXEC);
   Engine engine(flags.engine, flags.trace);
-  const auto server = CoordinatorServer::Start(flags.server, {&*parts, tokenizer->get()}, &engine,
-                                               [drained] { eventfd_write(drained, 1); });
+  const auto server = CoordinatorServer::Start(flags.server, {&*parts, tokenizer->get(), &chat},
+                                               &engine, [drained] { eventfd_write(drained, 1); });
   if (!server.ok()) return Fail(server.status());
   const int64_t pid = getpid();
   if (!flags.run_file.empty()) {

@@ -162,6 +162,11 @@ absl::StatusOr<TextParts> LoadHuggingFace(const std::string& path) {
     ASSIGN_OR_RETURN(parts.chat_template,
                      TemplateOf(parts.tokenizer_config_json, path + "/tokenizer_config.json"));
   }
+  if (parts.chat_template.empty()) {  // what older processors wrote beside the tokenizer
+    ASSIGN_OR_RETURN(const auto template_json, read("chat_template.json", kMaxConfigBytes));
+    ASSIGN_OR_RETURN(parts.chat_template,
+                     TemplateOf(template_json.value_or(""), path + "/chat_template.json"));
+  }
   parts.hash = hash.FinishHex();
   return parts;
 }
@@ -222,6 +227,38 @@ absl::StatusOr<GgufVocabulary> ReadVocabulary(const GgufMetadata& metadata) {
   return vocabulary;
 }
 
+// End of turn and end of message end an answer as end of text does: for such models
+// generation_config.json lists them. Files that name none have a control token of a known name, as
+// llama.cpp looks for it.
+absl::Status ReadEndIds(const GgufMetadata& metadata, TextParts* parts) {
+  static constexpr std::string_view kEndsOfTurn[] = {
+      "<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>",
+      "<EOT>",      "_<EOT>",     "[EOT]",   "<end_of_utterance>"};
+  constexpr int32_t kControl = 3;
+  const GgufVocabulary& vocabulary = *parts->gguf;
+  std::vector<int32_t>& eos = parts->defaults.eos_ids;
+  const auto add = [&eos](int64_t id) {
+    const auto token = static_cast<int32_t>(id);
+    if (id >= 0 && std::find(eos.begin(), eos.end(), token) == eos.end()) eos.push_back(token);
+  };
+  if (vocabulary.eos_id) add(*vocabulary.eos_id);
+  for (const char* key : {"tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"}) {
+    ASSIGN_OR_RETURN(const int64_t id, metadata.Int(key, -1, -1, kMaxVocabulary - 1));
+    add(id);
+  }
+  if (metadata.Has("tokenizer.ggml.eot_token_id") || parts->chat_template.empty()) {
+    return absl::OkStatus();
+  }
+  for (size_t id = 0; id < vocabulary.token_types.size(); ++id) {
+    if (vocabulary.token_types[id] != kControl) continue;
+    const std::string& token = vocabulary.tokens[id];
+    if (std::find(std::begin(kEndsOfTurn), std::end(kEndsOfTurn), token) != std::end(kEndsOfTurn)) {
+      add(static_cast<int64_t>(id));
+    }
+  }
+  return absl::OkStatus();
+}
+
 absl::StatusOr<TextParts> LoadGguf(const std::string& path) {
   ASSIGN_OR_RETURN(auto source, OpenFileSource(path));
   TensorTable table;
@@ -237,15 +274,7 @@ absl::StatusOr<TextParts> LoadGguf(const std::string& path) {
   ASSIGN_OR_RETURN(parts.gguf, ReadVocabulary(metadata));
   ASSIGN_OR_RETURN(parts.chat_template, metadata.String("tokenizer.chat_template", ""));
   parts.bos_id = parts.gguf->bos_id;
-  std::vector<int32_t>& eos = parts.defaults.eos_ids;
-  if (parts.gguf->eos_id) eos.push_back(*parts.gguf->eos_id);
-  // End of turn and end of message also end an answer, as generation_config.json lists them for
-  // such models.
-  for (const char* key : {"tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"}) {
-    ASSIGN_OR_RETURN(const int64_t id, metadata.Int(key, -1, -1, kMaxVocabulary - 1));
-    const auto known = std::find(eos.begin(), eos.end(), static_cast<int32_t>(id));
-    if (id >= 0 && known == eos.end()) eos.push_back(static_cast<int32_t>(id));
-  }
+  RETURN_IF_ERROR(ReadEndIds(metadata, &parts));
   parts.hash = header.metadata_bytes_hash;
   return parts;
 }

@@ -64,4 +64,9 @@ google::rpc::Status Admit(const DoorContext& context, std::string_view bytes,
                           const std::string& field_prefix, const CallFacts& call,
                           const std::function<void()>& notify, RunningRequest* running);
 
+// The same for a serialised ChatRequest, whose messages are rendered first.
+google::rpc::Status AdmitChat(const DoorContext& context, std::string_view bytes,
+                              const CallFacts& call, const std::function<void()>& notify,
+                              RunningRequest* running);
+
 }  // namespace pergola

@@ -40,7 +40,8 @@ BatchCall* BatchCall::Start(const DoorContext& door, grpc::CallbackServerContext
 void BatchCall::Admission(const std::string& bytes, const CallFacts& facts) {
   std::vector<std::string_view> requests;
   Violations violations;
-  if (SplitBatch(bytes, kMaxBatchRequests, &requests, &violations) &&
+  const std::string& type = v1::GenerateBatchRequest::descriptor()->full_name();
+  if (SplitItems(bytes, kMaxBatchRequests, type, &requests, &violations) &&
       (requests.empty() || requests.size() > kMaxBatchRequests)) {
     violations.Add("requests", requests.empty()
                                    ? absl::StrCat("empty; 1 to ", kMaxBatchRequests, " are needed")

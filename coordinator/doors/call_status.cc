@@ -24,11 +24,15 @@ std::string Violations::Path(std::string_view field) const {
 }
 
 void Violations::Add(std::string_view field, std::string description) {
+  AddAt(Path(field), std::move(description));
+}
+
+void Violations::AddAt(std::string path, std::string description) {
   if (items_.size() == kMaxItems) {
     ++dropped_;
     return;
   }
-  items_.push_back({Path(field), CutText(std::move(description), kMaxDescriptionBytes)});
+  items_.push_back({std::move(path), CutText(std::move(description), kMaxDescriptionBytes)});
 }
 
 google::rpc::Status Violations::ToStatus() const {

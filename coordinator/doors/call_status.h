@@ -27,6 +27,8 @@ class Violations {
   explicit Violations(std::string prefix = "") : prefix_(std::move(prefix)) {}
   // `description` names value and limit. An empty field means the whole message.
   void Add(std::string_view field, std::string description);
+  // `path` is the whole path: no prefix goes before it.
+  void AddAt(std::string path, std::string description);
   bool empty() const { return items_.empty(); }
   // INVALID_ARGUMENT with BadRequest; what exceeds the bounds is counted in a last violation.
   google::rpc::Status ToStatus() const;

@@ -14,8 +14,8 @@ constexpr char kClientGone[] = "the client cancelled the call";
 }  // namespace
 
 GenerateCall* GenerateCall::Start(const DoorContext& door, grpc::CallbackServerContext* context,
-                                  const grpc::ByteBuffer* bytes) {
-  auto call = std::make_shared<GenerateCall>(door, context);
+                                  const grpc::ByteBuffer* bytes, Kind kind) {
+  auto call = std::make_shared<GenerateCall>(door, context, kind);
   call->self_ = call;
   call->watch_ = std::make_shared<WriteWatch>(
       door.slow_reader_timeout_ms,
@@ -41,12 +41,12 @@ void GenerateCall::Admission(std::string_view bytes, const CallFacts& facts) {
     return;
   }
   RunningRequest running;
-  const google::rpc::Status status = Admit(
-      door_, bytes, "", facts,
-      [weak = weak_from_this()] {
-        if (const auto strong = weak.lock()) strong->OnMail();
-      },
-      &running);
+  const auto notify = [weak = weak_from_this()] {
+    if (const auto strong = weak.lock()) strong->OnMail();
+  };
+  const google::rpc::Status status = kind_ == Kind::kChat
+                                         ? AdmitChat(door_, bytes, facts, notify, &running)
+                                         : Admit(door_, bytes, "", facts, notify, &running);
   if (status.code() != 0) {
     Finish(ToGrpc(status));
     return;

@@ -1,6 +1,6 @@
-// One Generate call: text work on the pool, headers after admission, then one write in flight at a
-// time, each carrying all that gathered of one sequence since the last. Not for what a request
-// means (request_builder.h) nor for what its sequences say (running_request.h).
+// One Generate or Chat call: text work on the pool, headers after admission, then one write in
+// flight at a time, each carrying all that gathered of one sequence since the last. Not for what a
+// request means (request_builder.h) nor for what its sequences say (running_request.h).
 #pragma once
 
 #include <deque>
@@ -19,12 +19,14 @@ class GenerateCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
                            public MailReceiver,
                            public std::enable_shared_from_this<GenerateCall> {
  public:
+  enum class Kind : uint8_t { kGenerate, kChat };  // what the bytes are
+
   // The reactor of one call; it owns itself until OnDone. `context` and `bytes` are gRPC's and
   // valid until then.
   static GenerateCall* Start(const DoorContext& door, grpc::CallbackServerContext* context,
-                             const grpc::ByteBuffer* bytes);
-  GenerateCall(const DoorContext& door, grpc::CallbackServerContext* context)
-      : door_(door), place_(door), call_(context) {}
+                             const grpc::ByteBuffer* bytes, Kind kind);
+  GenerateCall(const DoorContext& door, grpc::CallbackServerContext* context, Kind kind)
+      : door_(door), kind_(kind), place_(door), call_(context) {}
 
   void OnSendInitialMetadataDone(bool ok) override { Continue(ok); }
   void OnWriteDone(bool ok) override { Continue(ok); }
@@ -51,6 +53,7 @@ class GenerateCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
   std::optional<Next> TakeNext() REQUIRES(mutex_);
 
   const DoorContext& door_;
+  const Kind kind_;
   const CallPlace place_;
   const CallHandle call_;
   std::shared_ptr<WriteWatch> watch_;   // the second owner is its alarm, while that runs

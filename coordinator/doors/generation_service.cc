@@ -121,7 +121,12 @@ class TextCall final : public grpc::ServerUnaryReactor {
 
 grpc::ServerWriteReactor<grpc::ByteBuffer>* GenerationService::Generate(
     grpc::CallbackServerContext* context, const grpc::ByteBuffer* request) {
-  return GenerateCall::Start(door_, context, request);
+  return GenerateCall::Start(door_, context, request, GenerateCall::Kind::kGenerate);
+}
+
+grpc::ServerWriteReactor<grpc::ByteBuffer>* GenerationService::Chat(
+    grpc::CallbackServerContext* context, const grpc::ByteBuffer* request) {
+  return GenerateCall::Start(door_, context, request, GenerateCall::Kind::kChat);
 }
 
 grpc::ServerUnaryReactor* GenerationService::GenerateBatch(grpc::CallbackServerContext* context,

@@ -9,10 +9,10 @@
 namespace pergola {
 
 using GenerationBase = v1::Generation::WithRawCallbackMethod_Generate<
-    v1::Generation::WithRawCallbackMethod_GenerateBatch<
+    v1::Generation::WithRawCallbackMethod_Chat<v1::Generation::WithRawCallbackMethod_GenerateBatch<
         v1::Generation::WithRawCallbackMethod_Tokenize<
             v1::Generation::WithRawCallbackMethod_Detokenize<
-                v1::Generation::WithRawCallbackMethod_ModelInfo<v1::Generation::Service>>>>>;
+                v1::Generation::WithRawCallbackMethod_ModelInfo<v1::Generation::Service>>>>>>;
 
 class GenerationService final : public GenerationBase {
  public:
@@ -21,6 +21,8 @@ class GenerationService final : public GenerationBase {
 
   grpc::ServerWriteReactor<grpc::ByteBuffer>* Generate(grpc::CallbackServerContext* context,
                                                        const grpc::ByteBuffer* request) override;
+  grpc::ServerWriteReactor<grpc::ByteBuffer>* Chat(grpc::CallbackServerContext* context,
+                                                   const grpc::ByteBuffer* request) override;
   grpc::ServerUnaryReactor* GenerateBatch(grpc::CallbackServerContext* context,
                                           const grpc::ByteBuffer* request,
                                           grpc::ByteBuffer* response) override;

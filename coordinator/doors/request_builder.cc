@@ -208,9 +208,14 @@ class Builder {
     return PromptIds(resume.prompt(), "resume.prompt.ids");
   }
 
-  std::string_view PromptField() const {
-    if (request_.has_resume()) return "resume.prompt.ids";
-    return request_.has_text() ? "text" : "tokens.ids";
+  void RefusePrompt(std::string description) {
+    if (!inputs_.prompt_path.empty()) {
+      violations_.AddAt(inputs_.prompt_path, std::move(description));
+    } else if (request_.has_resume()) {
+      violations_.Add("resume.prompt.ids", std::move(description));
+    } else {
+      violations_.Add(request_.has_text() ? "text" : "tokens.ids", std::move(description));
+    }
   }
 
   // Prompt and new tokens together fit the context and the KV cache, or the request is refused
@@ -233,8 +238,7 @@ class Builder {
     const std::string limit =
         absl::StrCat(kv_bound ? "the KV cache of " : "the context length of ", room, " tokens");
     if (prompt > room || (prompt == room && !(stop.has_max_new_tokens() && asked == 0))) {
-      violations_.Add(PromptField(), absl::StrCat("the prompt's ", prompt,
-                                                  " tokens and 1 new token exceed ", limit));
+      RefusePrompt(absl::StrCat("the prompt's ", prompt, " tokens and 1 new token exceed ", limit));
       return;
     }
     if (asked > room - prompt) {

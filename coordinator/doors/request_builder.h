@@ -17,10 +17,13 @@
 
 namespace pergola {
 
-// What is served. Parts and tokenizer are borrowed; they must outlive every SequenceRequest built.
+class ChatTemplate;
+
+// What is served. All is borrowed and must outlive every SequenceRequest built.
 struct ServedModel {
   const TextParts* parts = nullptr;
   const Tokenizer* tokenizer = nullptr;
+  const absl::StatusOr<ChatTemplate>* chat = nullptr;  // an error: why the model cannot chat
 };
 
 // The limits that requests are held to: the attached group's, and before the first one attached
@@ -36,6 +39,7 @@ struct BuildInputs {
   ServedModel served;
   RequestLimits limits;
   std::string field_prefix;  // of violations: "requests[3]."
+  std::string prompt_path;   // of violations of the prompt; empty: the field that holds it
   std::string request_id;    // used if the client names none
   TimeUs deadline = kNever;
   std::string tenant;                   // whom the request is charged to

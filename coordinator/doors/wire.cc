@@ -94,14 +94,14 @@ bool ParseMessage(std::string_view bytes, pb::Message* message, Violations* viol
   return false;
 }
 
-bool SplitBatch(std::string_view bytes, size_t max_items, std::vector<std::string_view>* items,
-                Violations* violations) {
+bool SplitItems(std::string_view bytes, size_t max_items, const std::string& type,
+                std::vector<std::string_view>* items, Violations* violations) {
   pb::io::CodedInputStream input(reinterpret_cast<const uint8_t*>(bytes.data()),
                                  static_cast<int>(bytes.size()));
-  constexpr uint32_t kRequestsTag =
+  constexpr uint32_t kItemTag =
       WireFormatLite::MakeTag(1, WireFormatLite::WIRETYPE_LENGTH_DELIMITED);
   while (const uint32_t tag = input.ReadTag()) {
-    if (tag != kRequestsTag) {
+    if (tag != kItemTag) {
       if (WireFormatLite::SkipField(&input, tag)) continue;
       break;
     }
@@ -116,8 +116,7 @@ bool SplitBatch(std::string_view bytes, size_t max_items, std::vector<std::strin
       input.ConsumedEntireMessage()) {
     return true;
   }
-  violations->Add(
-      "", absl::StrCat("the ", bytes.size(), " bytes are not a pergola.v1.GenerateBatchRequest"));
+  violations->Add("", absl::StrCat("the ", bytes.size(), " bytes are not a ", type));
   return false;
 }
 

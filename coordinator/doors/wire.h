@@ -17,9 +17,10 @@ namespace pergola {
 bool ParseMessage(std::string_view bytes, google::protobuf::Message* message,
                   Violations* violations);
 
-// The bytes of each `requests` item of a GenerateBatchRequest, which point into `bytes`; at most
-// `max_items` + 1. False, with the reason in `violations`, if the bytes are no such message.
-bool SplitBatch(std::string_view bytes, size_t max_items, std::vector<std::string_view>* items,
-                Violations* violations);
+// The bytes of each item of a message's repeated field number 1 (the requests of a batch, the
+// messages of a conversation), which point into `bytes`; at most `max_items` + 1. False, with the
+// reason in `violations`, if the bytes are no message, which should be a `type`.
+bool SplitItems(std::string_view bytes, size_t max_items, const std::string& type,
+                std::vector<std::string_view>* items, Violations* violations);
 
 }  // namespace pergola

@@ -77,26 +77,24 @@ std::optional<std::string> ToolTemplateOf(const DictObject& config, const std::s
   return is_default ? found : std::nullopt;
 }
 
-absl::Status Refused(std::string_view path, std::string_view wanted) {
-  return absl::InvalidArgumentError(absl::StrCat(ToAbsl(path), " must be ", ToAbsl(wanted)));
+absl::Status Refused(const char* wanted) {
+  return absl::InvalidArgumentError(absl::StrCat("must be ", wanted));
 }
 
 // `text` as an array of objects, or none if it is empty.
-absl::StatusOr<Value> ObjectsOf(const std::string& text, const char* path, int max_depth) {
+absl::StatusOr<Value> ObjectsOf(const std::string& text, int max_depth) {
   if (text.empty()) return Value::None();
-  auto value = jinja::ParseJson(text, max_depth);
-  if (!value.ok()) return Prefixed(value.status(), path);
-  if (value->kind() != Kind::kList) return Refused(path, "a JSON array of objects");
-  for (const Value& item : value->items()) {
-    if (!item.is_dict()) return Refused(path, "a JSON array of objects");
+  ASSIGN_OR_RETURN(const Value value, jinja::ParseJson(text, max_depth));
+  if (value.kind() != Kind::kList) return Refused("a JSON array of objects");
+  for (const Value& item : value.items()) {
+    if (!item.is_dict()) return Refused("a JSON array of objects");
   }
   return value;
 }
 
-absl::StatusOr<Value> ObjectOf(const std::string& text, std::string_view path, int max_depth) {
-  auto value = jinja::ParseJson(text.empty() ? "{}" : text, max_depth);
-  if (!value.ok()) return Prefixed(value.status(), path);
-  if (!value->is_dict()) return Refused(path, "a JSON object");
+absl::StatusOr<Value> ObjectOf(const std::string& text, int max_depth) {
+  ASSIGN_OR_RETURN(const Value value, jinja::ParseJson(text.empty() ? "{}" : text, max_depth));
+  if (!value.is_dict()) return Refused("a JSON object");
   return value;
 }
 
@@ -121,16 +119,27 @@ std::shared_ptr<DictObject> Normalized(const DictObject& message) {
   return result;
 }
 
-absl::StatusOr<Value> MessageOf(const ChatMessage& message, const std::string& path,
-                                int max_depth) {
-  ASSIGN_OR_RETURN(const Value fields, ObjectOf(message.fields_json, path, max_depth));
-  for (const std::string* text : {&message.role, message.content ? &*message.content : nullptr}) {
-    if (text != nullptr && FindInvalidUtf8(*text) >= 0) return Refused(path, "valid UTF-8");
-  }
+// `field` is the message's; what is at fault within it is appended.
+absl::StatusOr<Value> MessageOf(const ChatMessage& message, int max_depth, std::string* field) {
   DictObject whole;
-  Set("role", jinja::PlainString(message.role), &whole);
-  if (message.content) Set("content", jinja::PlainString(*message.content), &whole);
-  for (const auto& [key, value] : fields.dict().entries()) whole.Set(key, value);
+  const std::pair<const char*, const std::string*> texts[] = {
+      {"role", &message.role},
+      {"content", message.content ? &*message.content : nullptr},
+      {"name", message.name ? &*message.name : nullptr}};
+  for (const auto& [name, text] : texts) {
+    if (text == nullptr) continue;
+    if (FindInvalidUtf8(*text) >= 0) {
+      absl::StrAppend(field, ".", name);
+      return Refused("valid UTF-8");
+    }
+    Set(name, jinja::PlainString(*text), &whole);
+  }
+  auto fields = ObjectOf(message.fields_json, max_depth);
+  if (!fields.ok()) {
+    *field += ".fields_json";
+    return fields.status();
+  }
+  for (const auto& [key, value] : fields->dict().entries()) whole.Set(key, value);
   return jinja::PlainDict(Normalized(whole));
 }
 
@@ -157,36 +166,42 @@ absl::StatusOr<ChatTemplate> ChatTemplate::Create(const TextParts& parts,
   return made;
 }
 
-absl::StatusOr<std::string> ChatTemplate::Render(const ChatRequest& request) const {
-  if (request.messages.empty()) return Refused("messages", "at least one message");
+absl::StatusOr<std::string> ChatTemplate::Render(const Conversation& conversation,
+                                                 std::string* field) const {
+  *field = "messages";
+  if (conversation.messages.empty()) return Refused("at least one message");
   const int depth = limits_.value_depth;
   auto context = std::make_shared<DictObject>();
   for (const auto& [name, text] : special_tokens_) {
     Set(name, jinja::PlainString(text), context.get());
   }
-  ASSIGN_OR_RETURN(const Value variables, ObjectOf(request.variables_json, "variables", depth));
+  *field = "variables_json";
+  ASSIGN_OR_RETURN(const Value variables, ObjectOf(conversation.variables_json, depth));
   for (const auto& [name, value] : variables.dict().entries()) {
     if (std::find(std::begin(kOwnVariables), std::end(kOwnVariables), name.text()) !=
         std::end(kOwnVariables)) {
       return absl::InvalidArgumentError(
-          absl::StrCat("variables: '", name.text(), "' is given by the request itself"));
+          absl::StrCat("'", name.text(), "' is given by the conversation itself"));
     }
     context->Set(name, value);
   }
   std::vector<Value> messages;
-  for (size_t i = 0; i < request.messages.size(); ++i) {
-    ASSIGN_OR_RETURN(Value message,
-                     MessageOf(request.messages[i], absl::StrCat("messages[", i, "]"), depth));
+  for (size_t i = 0; i < conversation.messages.size(); ++i) {
+    *field = absl::StrCat("messages[", i, "]");
+    ASSIGN_OR_RETURN(Value message, MessageOf(conversation.messages[i], depth, field));
     messages.push_back(std::move(message));
   }
-  ASSIGN_OR_RETURN(const Value tools, ObjectsOf(request.tools_json, "tools", depth));
-  ASSIGN_OR_RETURN(const Value documents, ObjectsOf(request.documents_json, "documents", depth));
+  *field = "tools_json";
+  ASSIGN_OR_RETURN(const Value tools, ObjectsOf(conversation.tools_json, depth));
+  *field = "documents_json";
+  ASSIGN_OR_RETURN(const Value documents, ObjectsOf(conversation.documents_json, depth));
   Set("messages", jinja::PlainList(std::move(messages)), context.get());
   Set("tools", tools, context.get());
   Set("documents", documents, context.get());
-  Set("add_generation_prompt", Value::Bool(request.add_generation_prompt), context.get());
+  Set("add_generation_prompt", Value::Bool(conversation.add_generation_prompt), context.get());
   const JinjaTemplate& used = tool_use_ && !tools.is_none() ? *tool_use_ : plain_;
-  auto text = used.Render(jinja::PlainDict(std::move(context)), request.now);
+  *field = "messages";
+  auto text = used.Render(jinja::PlainDict(std::move(context)), conversation.now);
   if (!text.ok()) return Prefixed(text.status(), "chat template");
   return text;
 }

@@ -19,12 +19,13 @@ namespace pergola {
 struct ChatMessage {
   std::string role;
   std::optional<std::string> content;
-  // Further fields as a JSON object, or empty: name, tool_calls, content in parts, ... A field
-  // named role or content replaces the one above.
+  // Further fields as a JSON object, or empty: tool_calls, content in parts, ... A field that is
+  // named here as well replaces the one above or below.
   std::string fields_json;
+  std::optional<std::string> name = {};
 };
 
-struct ChatRequest {
+struct Conversation {
   std::vector<ChatMessage> messages;  // at least one
   std::string tools_json;             // an array of objects, or empty: no tools
   std::string documents_json;         // an array of objects, or empty: no documents
@@ -41,9 +42,10 @@ class ChatTemplate {
   static absl::StatusOr<ChatTemplate> Create(const TextParts& parts,
                                              const JinjaLimits& limits = {});
 
-  // INVALID_ARGUMENT for a request that is no conversation or that the template refuses (then
-  // "chat template: line N: raised: its message"), RESOURCE_EXHAUSTED for an exceeded budget.
-  absl::StatusOr<std::string> Render(const ChatRequest& request) const;
+  // INVALID_ARGUMENT for what is no conversation or what the template refuses (then "chat template:
+  // line N: raised: its message"), RESOURCE_EXHAUSTED for an exceeded budget. `field` then says
+  // which part is at fault, by its name above: "messages[3].fields_json".
+  absl::StatusOr<std::string> Render(const Conversation& conversation, std::string* field) const;
 
  private:
   explicit ChatTemplate(JinjaTemplate plain, const JinjaLimits& limits)

@@ -65,6 +65,7 @@ class CommandLineTest : public ::testing::Test {
     const std::string token = folder_ + "/token";
     return {
         {"generate", "--connect", address, "hello"},
+        {"chat", "--connect", address, "--message", "hello"},
         {"bench", "--connect", address},
         {"status", "--connect-internal", address, "--join-token-file", token},
         {"drain", "--connect-internal", address, "--join-token-file", token},
@@ -160,7 +161,7 @@ TEST_F(CommandLineTest, MistakenFlagsAreOneLineThatNamesTheHelp) {
 TEST_F(CommandLineTest, HelpAndVersionAreOutputAndExitCode0) {
   EXPECT_EQ(Run({"--version"}), 0);
   EXPECT_EQ(output_, "pergola 1.2\n");
-  for (const char* command : {"up", "generate", "status", "drain", "bench"}) {
+  for (const char* command : {"up", "generate", "chat", "status", "drain", "bench"}) {
     EXPECT_EQ(Run({command, "--help"}), 0);
     EXPECT_THAT(output_, HasSubstr("--run-file"));
     EXPECT_EQ(errors_, "");

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "coordinator/server.h"
+#include "coordinator/text/chat_template.h"
 #include "pergola/v1/admin.grpc.pb.h"
 #include "pergola/v1/generation.grpc.pb.h"
 #include "tests/coordinator/fake_group.h"
@@ -34,8 +35,9 @@ class CoordinatorTest : public ::testing::Test {
 
   void StartCoordinator() {
     engine_ = std::make_unique<Engine>(engine_options_);
-    auto server = CoordinatorServer::Start(server_options_, {&parts_, &tokenizer_}, engine_.get(),
-                                           [this] { drained_ = true; });
+    chat_ = ChatTemplate::Create(parts_);
+    auto server = CoordinatorServer::Start(server_options_, {&parts_, &tokenizer_, &chat_},
+                                           engine_.get(), [this] { drained_ = true; });
     ASSERT_TRUE(server.ok()) << server.status().ToString();
     server_ = *std::move(server);
     public_channel_ =
@@ -91,15 +93,18 @@ class CoordinatorTest : public ::testing::Test {
   };
 
   Stream Generate(const v1::GenerateRequest& request, grpc::ClientContext* context) {
+    return ReadAll(*generation_->Generate(context, request));
+  }
+
+  static Stream ReadAll(grpc::ClientReader<v1::GenerateResponse>& reader) {
     Stream stream;
-    const auto reader = generation_->Generate(context, request);
     v1::GenerateResponse message;
-    while (reader->Read(&message)) {
+    while (reader.Read(&message)) {
       stream.text += message.text();
       stream.ids.insert(stream.ids.end(), message.ids().begin(), message.ids().end());
       stream.messages.push_back(message);
     }
-    stream.status = reader->Finish();
+    stream.status = reader.Finish();
     return stream;
   }
 
@@ -128,6 +133,7 @@ class CoordinatorTest : public ::testing::Test {
 
   TextParts parts_ = ByteModelParts();
   ByteTokenizer tokenizer_;
+  absl::StatusOr<ChatTemplate> chat_ = absl::UnknownError("not started");
   ServerOptions server_options_;
   EngineOptions engine_options_;
   std::atomic<bool> drained_{false};

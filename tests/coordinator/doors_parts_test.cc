@@ -105,7 +105,7 @@ TEST(WireTest, SplitsABatchWithoutParsingItsItems) {
   const std::string bytes = batch.SerializePartialAsString();
   std::vector<std::string_view> items;
   Violations violations;
-  ASSERT_TRUE(SplitBatch(bytes, 256, &items, &violations));
+  ASSERT_TRUE(SplitItems(bytes, 256, "pergola.v1.GenerateBatchRequest", &items, &violations));
   ASSERT_THAT(items, SizeIs(2));
   EXPECT_EQ(items[0], batch.requests(0).SerializeAsString());
 }
@@ -115,7 +115,7 @@ TEST(WireTest, StopsCountingABatchAtItsLimit) {
   for (int i = 0; i < 100'000; ++i) bytes += std::string("\x0a\x00", 2);
   std::vector<std::string_view> items;
   Violations violations;
-  ASSERT_TRUE(SplitBatch(bytes, 256, &items, &violations));
+  ASSERT_TRUE(SplitItems(bytes, 256, "pergola.v1.GenerateBatchRequest", &items, &violations));
   EXPECT_THAT(items, SizeIs(257));
 }
 
@@ -124,7 +124,8 @@ TEST(WireTest, RefusesATruncatedBatch) {
                                    std::string("\x0a\xff\xff\xff\xff\x0f"), std::string("\x07")}) {
     std::vector<std::string_view> items;
     Violations violations;
-    EXPECT_FALSE(SplitBatch(bytes, 256, &items, &violations)) << bytes.size();
+    EXPECT_FALSE(SplitItems(bytes, 256, "pergola.v1.GenerateBatchRequest", &items, &violations))
+        << bytes.size();
   }
 }
 

@@ -54,6 +54,10 @@ inline TextParts ByteModelParts() {
   parts.vocabulary_size = kVocabulary;
   parts.context_length = 4096;
   parts.defaults.eos_ids = {kEos};
+  parts.chat_template =
+      "{% for m in messages %}{% if m.role == 'nobody' %}{{ raise_exception('nobody speaks') }}"
+      "{% endif %}[{{ m.role }}]{{ m.content }}{% endfor %}{% if add_generation_prompt %}[me]"
+      "{% endif %}";
   parts.hash = "text hash";
   return parts;
 }

@@ -607,6 +607,63 @@ case_errors() {
   ends_with 0 30
 }
 
+# A conversation: a template of the model's own, history, Ctrl-C, and what cannot be said.
+case_chat() {
+  local code=0 talk
+  cp -r "$model" "$work/talker"
+  chmod -R u+w "$work/talker"
+  # Shows what it is told: the answer to a conversation is that to its rendered text.
+  printf '%s' "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no orders') }}{% endif %}" \
+    "{{ m.role }}: {{ m.content }}. {% endfor %}assistant: " >"$work/talker/chat_template.jinja"
+  start_up "$work/talker" --threads 1
+  wait_ready
+  local limit=(--ignore-eos --max-new-tokens 24)
+  pergola chat "${limit[@]}" --message 'columns' >"$work/chat"
+  pergola generate "${limit[@]}" 'user: columns. assistant: ' >"$work/generate"
+  [[ -s $work/generate && $(cat "$work/chat") == "$(cat "$work/generate")" ]] || fail "chat is not generate"
+  printf 'columns\nbeams\n/reset\ncolumns\n/quit\n' | pergola chat "${limit[@]}" >"$work/chat"
+  printf '%s\n' "$(cat "$work/generate")" >"$work/expected"
+  pergola generate "${limit[@]}" "user: columns. assistant: $(cat "$work/generate"). user: beams. assistant: " \
+    >>"$work/expected"
+  printf '\n%s\n' "$(cat "$work/generate")" >>"$work/expected"
+  cmp "$work/chat" "$work/expected" || fail "the conversation is another: $(cat "$work/chat")"
+  pergola chat --system 'be brief' --message 'columns' >"$work/chat" 2>"$work/error" || code=$?
+  [[ $code -eq 2 ]] || fail "what the template raises ends with $code"
+  grep -q 'messages: chat template: line 1: raised: no orders' "$work/error" || fail "raised: $(cat "$work/error")"
+  # Ctrl-C stops the answer, and the conversation goes on.
+  mkfifo "$work/said"
+  "$bin/pergola" chat --ignore-eos <"$work/said" >"$work/chat" 2>"$work/chat.err" &
+  talk=$!
+  exec 7>"$work/said"
+  echo columns >&7
+  eventually 20 test -s "$work/chat" || fail "no answer after 20 s"
+  kill -INT "$talk"
+  idle() { [[ $(status "s['running']") == 0 ]]; }
+  eventually 10 idle || fail "the answer goes on after Ctrl-C"
+  local size
+  size=$(stat -c %s "$work/chat")
+  echo beams >&7
+  longer() { [[ $(stat -c %s "$work/chat") -gt $((size + 2)) ]]; }
+  eventually 20 longer || fail "the conversation has ended: $(cat "$work/chat.err")"
+  kill -INT "$talk"
+  eventually 10 idle || fail "the second answer goes on after Ctrl-C"
+  [[ $(grep -c 'status=CANCELLED' "$work/up.err") -ge 1 ]] || fail "Ctrl-C cancelled nothing"
+  exec 7>&-
+  wait "$talk" || fail "the conversation ended with $?: $(cat "$work/chat.err")"
+  kill -TERM "$up"
+  ends_with 0 30
+  # Without a template there is no conversation.
+  start_up "$model" --threads 1
+  wait_ready
+  code=0
+  pergola chat --message 'columns' >"$work/chat" 2>"$work/error" || code=$?
+  [[ $code -eq 1 ]] || fail "a model without a template ends with $code"
+  grep -q 'FAILED_PRECONDITION: the model tiny_text has no chat template' "$work/error" ||
+    fail "no template: $(cat "$work/error")"
+  kill -TERM "$up"
+  ends_with 0 30
+}
+
 case_demo_model() {
   local demo=$HOME/.cache/pergola/SmolLM2-135M-Instruct.Q4_1.gguf
   [[ -f $demo ]] || { echo "SKIP: no demo model; scripts/demo_model fetches it"; exit 77; }
@@ -616,6 +673,8 @@ case_demo_model() {
   wait_ready
   pergola generate --max-new-tokens 8 'The capital of France is' >"$work/text"
   grep -q Paris "$work/text" || fail "no Paris: $(cat "$work/text")"
+  pergola chat --temperature 0 --message 'What is the capital of France?' >"$work/text"
+  [[ $(cat "$work/text") == 'The capital of France is Paris.' ]] || fail "it answers: $(cat "$work/text")"
   kill -TERM "$up"
   ends_with 0 45
 }

@@ -92,6 +92,10 @@ TEST_F(HfTextTest, PrefersTheTemplateFileOverTheTokenizerConfig) {
   Write("tokenizer_config.json",
         R"({"chat_template":[{"name":"rag","template":"r"},{"name":"default","template":"d"}]})");
   EXPECT_EQ(Load().chat_template, "d");
+  Write("chat_template.json", R"({"chat_template":"of a processor"})");
+  EXPECT_EQ(Load().chat_template, "d");
+  Write("tokenizer_config.json", "{}");
+  EXPECT_EQ(Load().chat_template, "of a processor");
   Write("chat_template.jinja", "file");
   EXPECT_EQ(Load().chat_template, "file");
 }
@@ -127,7 +131,8 @@ TEST_F(HfTextTest, NamesAMissingConfigAndAFileBeyondItsLimit) {
   EXPECT_FALSE(LoadTextParts("/nonexistent").ok());
 }
 
-std::string GgufWith(const std::function<void(testing::GgufBuilder*)>& change) {
+std::string GgufWith(const std::function<void(testing::GgufBuilder*)>& change,
+                     const std::vector<std::string>& tokens = {"a", "b", "c"}) {
   testing::GgufBuilder gguf;
   gguf.String("general.architecture", "llama");
   for (const char* key : {"llama.block_count", "llama.context_length", "llama.embedding_length",
@@ -136,14 +141,15 @@ std::string GgufWith(const std::function<void(testing::GgufBuilder*)>& change) {
   }
   gguf.Uint32("llama.attention.head_count", 4);
   gguf.Float32("llama.attention.layer_norm_rms_epsilon", 1e-5F);
-  gguf.Strings("tokenizer.ggml.tokens", {"a", "b", "c"});
+  gguf.Strings("tokenizer.ggml.tokens", tokens);
   change(&gguf);
   return gguf.Build();
 }
 
-absl::StatusOr<TextParts> LoadGgufWith(const std::function<void(testing::GgufBuilder*)>& change) {
+absl::StatusOr<TextParts> LoadGgufWith(const std::function<void(testing::GgufBuilder*)>& change,
+                                       const std::vector<std::string>& tokens = {"a", "b", "c"}) {
   const testing::TempDir dir;
-  testing::WriteFile(dir.File("some.gguf"), GgufWith(change));
+  testing::WriteFile(dir.File("some.gguf"), GgufWith(change, tokens));
   return LoadTextParts(dir.File("some.gguf"));
 }
 
@@ -175,6 +181,23 @@ TEST(GgufTextTest, ReadsTheVocabularyFromMetadata) {
   EXPECT_EQ(parts->gguf->add_bos, false);
   EXPECT_FALSE(parts->gguf->add_eos.has_value());
   EXPECT_FALSE(parts->gguf->padding_id.has_value());
+}
+
+TEST(GgufTextTest, FindsTheEndOfATurnByItsNameWhereNoKeySaysIt) {
+  const auto ends = [](bool with_key, bool with_template) {
+    const auto change = [&](auto* g) {
+      g->Int32s("tokenizer.ggml.token_type", {1, 3, 1, 3});
+      g->Uint32("tokenizer.ggml.eos_token_id", 3);
+      if (with_key) g->Uint32("tokenizer.ggml.eot_token_id", 0);
+      if (with_template) g->String("tokenizer.chat_template", "x");
+    };
+    const auto parts = LoadGgufWith(change, {"a", "<end_of_turn>", "<|im_end|>", "</s>"});
+    EXPECT_TRUE(parts.ok()) << parts.status();
+    return parts->defaults.eos_ids;
+  };
+  EXPECT_THAT(ends(false, true), ElementsAre(3, 1)) << "the normal token is none";
+  EXPECT_THAT(ends(true, true), ElementsAre(3, 0));
+  EXPECT_THAT(ends(false, false), ElementsAre(3));
 }
 
 TEST(GgufTextTest, RefusesATypeListOfAnotherLengthAndAbsurdIds) {

@@ -16,17 +16,21 @@ absl::StatusOr<ChatTemplate> Create(const std::string& source, const std::string
   return ChatTemplate::Create(parts);
 }
 
-ChatRequest Hello() {
-  ChatRequest request;
+Conversation Hello() {
+  Conversation request;
   request.messages.push_back({"user", "hello", ""});
   return request;
 }
 
-std::string Render(const std::string& source, const ChatRequest& request) {
+std::string RenderBy(const ChatTemplate& chat, const Conversation& request) {
+  std::string field;
+  const auto text = chat.Render(request, &field);
+  return text.ok() ? *text : text.status().ToString() + " in " + field;
+}
+
+std::string Render(const std::string& source, const Conversation& request) {
   const auto chat = Create(source);
-  if (!chat.ok()) return chat.status().ToString();
-  const auto text = chat->Render(request);
-  return text.ok() ? *text : text.status().ToString();
+  return chat.ok() ? RenderBy(*chat, request) : chat.status().ToString();
 }
 
 constexpr char kAll[] =
@@ -34,7 +38,7 @@ constexpr char kAll[] =
 
 TEST(ChatTemplateTest, GivesTheTemplateItsVariables) {
   EXPECT_EQ(Render(kAll, Hello()), R"([{"role": "user", "content": "hello"}] None None True)");
-  ChatRequest request = Hello();
+  Conversation request = Hello();
   request.tools_json = R"([{"b": 1, "a": 2}])";
   request.documents_json = R"([{"text": "t"}])";
   request.add_generation_prompt = false;
@@ -43,15 +47,22 @@ TEST(ChatTemplateTest, GivesTheTemplateItsVariables) {
 }
 
 TEST(ChatTemplateTest, FieldsJoinTheMessageAndNoneVanishes) {
-  ChatRequest request;
+  Conversation request;
   request.messages.push_back(
       {"assistant", {}, R"({"content": null, "name": "Ann", "tool_calls": [{"id": 1}]})"});
   EXPECT_EQ(Render("{{ messages[0] | tojson }}", request),
             R"({"role": "assistant", "name": "Ann", "tool_calls": [{"id": 1}]})");
 }
 
+TEST(ChatTemplateTest, AMessageMayHaveAName) {
+  Conversation request = Hello();
+  request.messages[0].name = "Ann";
+  EXPECT_EQ(Render("{{ messages[0] | tojson }}", request),
+            R"({"role": "user", "content": "hello", "name": "Ann"})");
+}
+
 TEST(ChatTemplateTest, ReasoningGoesByAllItsNames) {
-  ChatRequest request;
+  Conversation request;
   request.messages.push_back({"assistant", "x", R"({"reasoning": "r"})"});
   EXPECT_EQ(
       Render("{{ messages[0] | tojson }}", request),
@@ -63,7 +74,7 @@ TEST(ChatTemplateTest, SpecialTokensComeFromTheConfiguration) {
       Create("{{ bos_token }}{{ eos_token }}{{ pad_token is defined }}",
              R"({"bos_token": "<s>", "eos_token": {"content": "</s>"}, "pad_token": null})");
   ASSERT_TRUE(chat.ok()) << chat.status();
-  EXPECT_EQ(*chat->Render(Hello()), "<s></s>False");
+  EXPECT_EQ(RenderBy(*chat, Hello()), "<s></s>False");
 }
 
 TEST(ChatTemplateTest, SpecialTokensComeFromGguf) {
@@ -76,34 +87,34 @@ TEST(ChatTemplateTest, SpecialTokensComeFromGguf) {
   parts.gguf->unknown_id = 7;
   const auto chat = ChatTemplate::Create(parts);
   ASSERT_TRUE(chat.ok()) << chat.status();
-  EXPECT_EQ(*chat->Render(Hello()), "<b>|<a>|False");
+  EXPECT_EQ(RenderBy(*chat, Hello()), "<b>|<a>|False");
 }
 
 TEST(ChatTemplateTest, VariablesOverrideSpecialTokens) {
-  ChatRequest request = Hello();
+  Conversation request = Hello();
   request.variables_json = R"({"bos_token": "B", "enable_thinking": false})";
   const auto chat = Create("{{ bos_token }}{{ enable_thinking }}", R"({"bos_token": "<s>"})");
   ASSERT_TRUE(chat.ok());
-  EXPECT_EQ(*chat->Render(request), "BFalse");
+  EXPECT_EQ(RenderBy(*chat, request), "BFalse");
 }
 
 TEST(ChatTemplateTest, ToolsUseTheTemplateMadeForThem) {
   const auto chat = Create("plain", R"({"chat_template": [{"name": "default", "template": "plain"},
                                         {"name": "tool_use", "template": "with tools"}]})");
   ASSERT_TRUE(chat.ok()) << chat.status();
-  EXPECT_EQ(*chat->Render(Hello()), "plain");
-  ChatRequest request = Hello();
+  EXPECT_EQ(RenderBy(*chat, Hello()), "plain");
+  Conversation request = Hello();
   request.tools_json = "[]";
-  EXPECT_EQ(*chat->Render(request), "with tools");
+  EXPECT_EQ(RenderBy(*chat, request), "with tools");
 }
 
 TEST(ChatTemplateTest, ListIsIgnoredWhereAFileReplacesIt) {
   const auto chat = Create("file", R"({"chat_template": [{"name": "default", "template": "plain"},
                                        {"name": "tool_use", "template": "with tools"}]})");
   ASSERT_TRUE(chat.ok());
-  ChatRequest request = Hello();
+  Conversation request = Hello();
   request.tools_json = "[]";
-  EXPECT_EQ(*chat->Render(request), "file");
+  EXPECT_EQ(RenderBy(*chat, request), "file");
 }
 
 TEST(ChatTemplateTest, ModelWithoutTemplateIsNotFound) {
@@ -126,37 +137,39 @@ TEST(ChatTemplateTest, BrokenTemplatesAreRefusedWhenCreated) {
 }
 
 TEST(ChatTemplateTest, RequestsThatAreNoConversationAreRefusedByPath) {
-  EXPECT_THAT(Render("x", {}), HasSubstr("messages must be at least one message"));
+  EXPECT_THAT(Render("x", {}), HasSubstr("must be at least one message in messages"));
   const auto with = [](auto change) {
-    ChatRequest request = Hello();
+    Conversation request = Hello();
     change(&request);
     return Render("x", request);
   };
-  EXPECT_THAT(with([](ChatRequest* r) { r->tools_json = "{}"; }),
-              HasSubstr("tools must be a JSON array of objects"));
-  EXPECT_THAT(with([](ChatRequest* r) { r->tools_json = "[1]"; }),
-              HasSubstr("tools must be a JSON array of objects"));
-  EXPECT_THAT(with([](ChatRequest* r) { r->documents_json = "["; }),
-              HasSubstr("documents: it is not JSON"));
-  EXPECT_THAT(with([](ChatRequest* r) { r->variables_json = "[]"; }),
-              HasSubstr("variables must be a JSON object"));
-  EXPECT_THAT(with([](ChatRequest* r) { r->variables_json = R"({"messages": 1})"; }),
-              HasSubstr("'messages' is given by the request itself"));
-  EXPECT_THAT(with([](ChatRequest* r) { r->messages[0].fields_json = "3"; }),
-              HasSubstr("messages[0] must be a JSON object"));
-  EXPECT_THAT(with([](ChatRequest* r) { r->messages[0].content = "\xFF"; }),
-              HasSubstr("messages[0] must be valid UTF-8"));
-  EXPECT_THAT(with([](ChatRequest* r) { r->messages[0].role = "\xFF"; }),
-              HasSubstr("messages[0] must be valid UTF-8"));
+  EXPECT_THAT(with([](Conversation* r) { r->tools_json = "{}"; }),
+              HasSubstr("must be a JSON array of objects in tools_json"));
+  EXPECT_THAT(with([](Conversation* r) { r->tools_json = "[1]"; }),
+              HasSubstr("must be a JSON array of objects in tools_json"));
+  EXPECT_THAT(with([](Conversation* r) { r->documents_json = "["; }),
+              HasSubstr("it is not JSON at byte 2 in documents_json"));
+  EXPECT_THAT(with([](Conversation* r) { r->variables_json = "[]"; }),
+              HasSubstr("must be a JSON object in variables_json"));
+  EXPECT_THAT(with([](Conversation* r) { r->variables_json = R"({"messages": 1})"; }),
+              HasSubstr("'messages' is given by the conversation itself"));
+  EXPECT_THAT(with([](Conversation* r) { r->messages[0].fields_json = "3"; }),
+              HasSubstr("must be a JSON object in messages[0].fields_json"));
+  EXPECT_THAT(with([](Conversation* r) { r->messages[0].content = "\xFF"; }),
+              HasSubstr("must be valid UTF-8 in messages[0].content"));
+  EXPECT_THAT(with([](Conversation* r) { r->messages[0].role = "\xFF"; }),
+              HasSubstr("must be valid UTF-8 in messages[0].role"));
+  EXPECT_THAT(with([](Conversation* r) { r->messages[0].name = "\xFF"; }),
+              HasSubstr("must be valid UTF-8 in messages[0].name"));
 }
 
 TEST(ChatTemplateTest, WhatTheTemplateRaisesReachesTheCaller) {
   EXPECT_EQ(Render("\n{{ raise_exception('no ' ~ messages[0].role) }}", Hello()),
-            "INVALID_ARGUMENT: chat template: line 2: raised: no user");
+            "INVALID_ARGUMENT: chat template: line 2: raised: no user in messages");
 }
 
 TEST(ChatTemplateTest, TimeIsTheRequests) {
-  ChatRequest request = Hello();
+  Conversation request = Hello();
   request.now.tm_year = 126;
   request.now.tm_mon = 10;
   request.now.tm_mday = 22;

@@ -43,7 +43,7 @@ absl::StatusOr<std::string> RenderChat(const Json& item) {
   parts.chat_template = item["template"].get<std::string>();
   parts.tokenizer_config_json = item["tokenizer_config"].get<std::string>();
   ASSIGN_OR_RETURN(const ChatTemplate chat, ChatTemplate::Create(parts));
-  ChatRequest request;
+  Conversation request;
   for (const Json& message : item["messages"]) {
     ChatMessage& added = request.messages.emplace_back();
     added.role = message["role"].get<std::string>();
@@ -54,7 +54,8 @@ absl::StatusOr<std::string> RenderChat(const Json& item) {
   request.variables_json = item["variables"].get<std::string>();
   request.add_generation_prompt = item["add_generation_prompt"].get<bool>();
   request.now = TimeOf(item["now"]);
-  return chat.Render(request);
+  std::string field;
+  return chat.Render(request, &field);
 }
 
 int Main() {

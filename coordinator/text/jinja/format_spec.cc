@@ -100,17 +100,16 @@ absl::StatusOr<std::string> FormatFloat(const Value& value, FormatSpec spec) {
   const char type = static_cast<char>(upper ? spec.type | 0x20 : spec.type);
   std::string body;
   const double size = std::fabs(number);
-  if (!std::isfinite(number)) {
+  const bool is_plain = type == '\0' || type == 'n';
+  const bool is_fixed = type == 'f' || type == 'e' || type == 'g';
+  if (std::isfinite(number) && !is_plain && !is_fixed) return WrongType(spec, value);
+  if (!std::isfinite(number) || (is_plain && spec.precision < 0)) {
     body = ReprOfFloat(size);
-  } else if (type == 'f' || type == 'e' || type == 'g') {
+  } else if (is_fixed) {
     body = FixedDigits(size, spec.precision < 0 ? 6 : spec.precision, type);
-  } else if ((type == '\0' || type == 'n') && spec.precision >= 0) {
+  } else {
     body = FixedDigits(size, spec.precision, 'g');
     if (type == '\0' && body.find_first_of(".e") == std::string::npos) body += ".0";
-  } else if (type == '\0' || type == 'n') {
-    body = ReprOfFloat(size);
-  } else {
-    return WrongType(spec, value);
   }
   if (upper) std::transform(body.begin(), body.end(), body.begin(), ::toupper);
   return Padded(SignOf(std::signbit(number), spec), Grouped(body, spec.grouping, 3) + suffix, spec,

@@ -164,6 +164,7 @@ absl::StatusOr<Value> Sort(const FilterCall& call) {
   }
   RETURN_IF_ERROR(SortItems(IsTrue(bound[0]), call.heap, &order));
   std::vector<Value> sorted;
+  sorted.reserve(order.size());
   for (SortItem& entry : order) sorted.push_back(std::move(entry.item));
   return call.heap.List(std::move(sorted));
 }
@@ -189,6 +190,7 @@ absl::StatusOr<Value> DictSort(const FilterCall& call) {
   }
   RETURN_IF_ERROR(SortItems(IsTrue(bound[2]), call.heap, &order));
   std::vector<Value> sorted;
+  sorted.reserve(order.size());
   for (SortItem& entry : order) sorted.push_back(std::move(entry.item));
   return call.heap.List(std::move(sorted));
 }
