@@ -34,8 +34,8 @@ void DecodeSmallBlock(DType dtype, const uint8_t* block, float* out) {
     if (fifth) q |= Bits(high[i / 8], i % 8, 1) << 4;
     if (dtype == DType::kQ4_0) q -= 8;
     if (dtype == DType::kQ5_0) q -= 16;
-    if (dtype == DType::kIQ4_NL) q = kIq4Values[q];
-    out[i] = scale * static_cast<float>(q);
+    const bool table = dtype == DType::kIQ4_NL;
+    out[i] = scale * static_cast<float>(table ? kIq4Values[q] : q);
     if (minimum) out[i] += Half(block + 2);
   }
 }
