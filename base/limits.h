@@ -34,6 +34,8 @@ inline constexpr int kMaxMessageBytes = 64 << 20;
 inline constexpr uint32_t kMaxVocabulary = 4u << 20;
 inline constexpr uint32_t kMaxLayers = 4096;
 inline constexpr uint32_t kMaxHidden = 1u << 20;
+// Longest head that attention's fixed scratch takes.
+inline constexpr int64_t kMaxHeadDim = 512;
 
 // What workers say of themselves is shown to people and kept for as long as the group is known.
 inline constexpr uint32_t kMaxGroupNameBytes = 64;

@@ -52,6 +52,19 @@ void RmsNorm(Stream& stream, const RmsNormArgs& args) {
   RmsNormCpu(stream, args);
 }
 
+void LayerNorm(Stream& stream, const LayerNormArgs& args) {
+  CheckShape(args.y, args.x.dim(0), args.x.dim(1));
+  PERGOLA_CHECK(args.residual == nullptr || args.x.data() != args.y.data());
+  if (IsReference(stream)) return LayerNormRef(args);
+  LayerNormCpu(stream, args);
+}
+
+void HeadNorm(Stream& stream, const HeadNormArgs& args) {
+  CheckShape(args.qkv, args.qkv.dim(0), (args.heads + 2 * args.kv_heads) * args.head_dim);
+  if (IsReference(stream)) return HeadNormRef(args);
+  HeadNormCpu(stream, args);
+}
+
 void RopeAndStore(Stream& stream, const RopeAndStoreArgs& args) {
   CheckShape(args.qkv, args.qkv.dim(0), (args.heads + 2 * args.kv_heads) * args.head_dim);
   PERGOLA_CHECK(args.rope.dims % 2 == 0 && args.rope.dims <= args.head_dim);
@@ -72,10 +85,17 @@ void PagedAttention(Stream& stream, const AttentionArgs& args) {
   PagedAttentionCpu(stream, args);
 }
 
-void SwiGlu(Stream& stream, const SwiGluArgs& args) {
-  CheckShape(args.gate_up, args.y.dim(0), 2 * args.y.dim(1));
-  if (IsReference(stream)) return SwiGluRef(args);
-  SwiGluCpu(stream, args);
+void Activate(Stream& stream, const ActivateArgs& args) {
+  CheckShape(args.x, args.y.dim(0), (args.gated ? 2 : 1) * args.y.dim(1));
+  if (IsReference(stream)) return ActivateRef(args);
+  ActivateCpu(stream, args);
+}
+
+void SoftCap(Stream& stream, const SoftCapArgs& args) {
+  CheckShape(args.x, args.x.dim(0), args.x.dim(1));
+  PERGOLA_CHECK(args.cap > 0);
+  if (IsReference(stream)) return SoftCapRef(args);
+  SoftCapCpu(stream, args);
 }
 
 void CopyBlock(Stream& /*stream*/, const CopyBlockArgs& args) {

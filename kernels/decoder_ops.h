@@ -8,6 +8,7 @@
 #include "kernels/matmul.h"
 #include "kernels/stream.h"
 #include "kernels/tensor.h"
+#include "model/model_spec.h"
 
 namespace pergola {
 
@@ -37,9 +38,35 @@ struct RmsNormArgs {
 void RmsNorm(Stream& stream, const RmsNormArgs& args);
 void RmsNormRef(const RmsNormArgs& args);
 
+// Layer normalisation (Ba et al., arXiv:1607.06450, equation 3), with an optional residual first as
+// above:
+//   y[r] = (x[r] - m) / sqrt(mean((x[r] - m)^2) + epsilon) * weight + bias,   m = mean(x[r])
+// Both sums run as RmsNorm's, the second over differences.
+struct LayerNormArgs {
+  Tensor x;                         // [rows, hidden], updated if residual is given
+  const float* residual = nullptr;  // [rows, hidden] or nullptr
+  const float* weight = nullptr;    // [hidden]
+  const float* bias = nullptr;      // [hidden]
+  float epsilon = 0;
+  Tensor y;  // [rows, hidden]; may alias x only if residual is nullptr
+};
+void LayerNorm(Stream& stream, const LayerNormArgs& args);
+void LayerNormRef(const LayerNormArgs& args);
+
+// RmsNorm of each head of q and of k by itself, in place; v stays.
+struct HeadNormArgs {
+  Tensor qkv;  // [rows, (heads + 2 * kv_heads) * head_dim], as RopeAndStore's
+  int64_t heads = 0, kv_heads = 0, head_dim = 0;
+  const float* query_weight = nullptr;  // [head_dim]
+  const float* key_weight = nullptr;    // [head_dim]
+  float epsilon = 0;
+};
+void HeadNorm(Stream& stream, const HeadNormArgs& args);
+void HeadNormRef(const HeadNormArgs& args);
+
 // cos and sin by position: [positions, dims/2] f32 each, computed in double, rounded once.
 struct RopeTable {
-  int64_t dims = 0;
+  int64_t dims = 0;  // 0: nothing is rotated
   int64_t positions = 0;
   const float* cosine = nullptr;
   const float* sine = nullptr;
@@ -65,8 +92,10 @@ void RopeAndStore(Stream& stream, const RopeAndStoreArgs& args);
 void RopeAndStoreRef(const RopeAndStoreArgs& args);
 
 // Causal attention over the paged cache, which already holds the rows of this step.
-//   out[r, h] = sum_p softmax_p(scale * q[r,h] . k[p, kv_of_head[h]]) v[p, kv_of_head[h]],   p in
-//   (pos - window, pos]
+//   out[r, h] = sum_p softmax_p(scale * q[r,h] . k[p, kv_of_head[h]] + slope[h] * (p - pos))
+//               v[p, kv_of_head[h]],   p in (pos - window, pos]
+// The slopes are ALiBi's (Press et al., arXiv:2108.12409); distances instead of positions change no
+// weight and keep the scores of near keys exact.
 // Online softmax over key tiles of block_tokens at fixed absolute positions, ascending (Dao et al.,
 // FlashAttention, arXiv:2205.14135, algorithm 1): the bits of a row do not depend on the other rows
 // of the step.
@@ -75,6 +104,7 @@ struct AttentionArgs {
   int64_t heads = 0, kv_heads = 0, head_dim = 0;
   const int32_t* kv_of_head = nullptr;  // [heads], each < kv_heads
   float scale = 0;
+  const float* alibi_slopes = nullptr;    // [heads]; nullptr: none
   int64_t window = 0;                     // 0: unlimited; counts the token itself
   const int32_t* positions = nullptr;     // [rows]
   const int32_t* table_of_row = nullptr;  // [rows]: which block table the row uses
@@ -89,14 +119,29 @@ struct AttentionArgs {
 void PagedAttention(Stream& stream, const AttentionArgs& args);
 void PagedAttentionRef(const AttentionArgs& args);
 
-// y[r, i] = silu(gate_up[r, i]) * gate_up[r, ffn + i], silu(x) = x / (1 + exp(-x)) (Shazeer,
-// arXiv:2002.05202).
-struct SwiGluArgs {
-  Tensor gate_up;  // [rows, 2 * ffn]
-  Tensor y;        // [rows, ffn]
+// The activation of an MLP; with gate (Shazeer, arXiv:2002.05202) and without:
+//   y[r, i] = f(x[r, i]) * x[r, width + i]        y[r, i] = f(x[r, i])
+//   silu:       f(x) = x / (1 + exp(-x))
+//   gelu tanh:  f(x) = x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3)))
+//   gelu erf:   f(x) = x / 2 * (1 + erf(x / sqrt(2)))
+// Errors (u = 2^-24, without the product): silu 7 u |f|, gelu tanh (8 + 4 |t|) u |f| with t twice
+// tanh's argument, gelu erf 8 u |x|.
+struct ActivateArgs {
+  Activation activation = Activation::kSilu;
+  bool gated = true;
+  Tensor x;  // [rows, width], with gate [rows, 2 * width]
+  Tensor y;  // [rows, width]; may not alias x
 };
-void SwiGlu(Stream& stream, const SwiGluArgs& args);
-void SwiGluRef(const SwiGluArgs& args);
+void Activate(Stream& stream, const ActivateArgs& args);
+void ActivateRef(const ActivateArgs& args);
+
+// x = cap * tanh(x / cap), in place; cap > 0. Error 10 u |x|.
+struct SoftCapArgs {
+  Tensor x;  // [rows, columns]
+  float cap = 0;
+};
+void SoftCap(Stream& stream, const SoftCapArgs& args);
+void SoftCapRef(const SoftCapArgs& args);
 
 // Copies block `from` to block `to` for K and V of one layer.
 struct CopyBlockArgs {

@@ -29,6 +29,48 @@ void RmsNormRef(const RmsNormArgs& args) {
   }
 }
 
+void LayerNormRef(const LayerNormArgs& args) {
+  const int64_t rows = args.x.dim(0);
+  const int64_t hidden = args.x.dim(1);
+  for (int64_t r = 0; r < rows; ++r) {
+    float* x = args.x.f32() + r * hidden;
+    float* y = args.y.f32() + r * hidden;
+    double sum = 0;
+    for (int64_t i = 0; i < hidden; ++i) {
+      if (args.residual != nullptr) x[i] += args.residual[r * hidden + i];
+      sum += static_cast<double>(x[i]);
+    }
+    const double mean = sum / static_cast<double>(hidden);
+    double squares = 0;
+    for (int64_t i = 0; i < hidden; ++i) {
+      const double difference = static_cast<double>(x[i]) - mean;
+      squares += difference * difference;
+    }
+    const double scale =
+        1.0 / std::sqrt(squares / static_cast<double>(hidden) + static_cast<double>(args.epsilon));
+    for (int64_t i = 0; i < hidden; ++i) {
+      y[i] = static_cast<float>((static_cast<double>(x[i]) - mean) * scale *
+                                    static_cast<double>(args.weight[i]) +
+                                static_cast<double>(args.bias[i]));
+    }
+  }
+}
+
+void HeadNormRef(const HeadNormArgs& args) {
+  const int64_t rows = args.qkv.dim(0);
+  const int64_t dim = args.head_dim;
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t h = 0; h < args.heads + args.kv_heads; ++h) {
+      RmsNormArgs one;
+      one.x = Tensor(args.qkv.f32() + r * args.qkv.dim(1) + h * dim, DType::kF32, {1, dim});
+      one.weight = h < args.heads ? args.query_weight : args.key_weight;
+      one.epsilon = args.epsilon;
+      one.y = one.x;
+      RmsNormRef(one);
+    }
+  }
+}
+
 namespace {
 
 void RotateHeadRef(const RopeTable& rope, int64_t position, float* head) {
@@ -106,7 +148,11 @@ void PagedAttentionRef(const AttentionArgs& args) {
         for (int64_t i = 0; i < args.head_dim; ++i) {
           dot += static_cast<double>(q[i]) * static_cast<double>(cached[i]);
         }
-        scores.push_back(dot * static_cast<double>(args.scale));
+        double score = dot * static_cast<double>(args.scale);
+        if (args.alibi_slopes != nullptr) {
+          score += static_cast<double>(args.alibi_slopes[h]) * static_cast<double>(p - last);
+        }
+        scores.push_back(score);
         largest = std::max(largest, scores.back());
       }
       double total = 0;
@@ -125,17 +171,41 @@ void PagedAttentionRef(const AttentionArgs& args) {
   }
 }
 
-void SwiGluRef(const SwiGluArgs& args) {
+namespace {
+
+double ActivationRef(Activation activation, double x) {
+  switch (activation) {
+    case Activation::kSilu:
+      return x / (1.0 + std::exp(-x));
+    case Activation::kGeluTanh:
+      // 1 + tanh(t / 2) is 2 / (1 + exp(-t)), which loses nothing where t is far below zero.
+      return x / (1.0 + std::exp(-2 * std::sqrt(2 / M_PI) * (x + 0.044715 * x * x * x)));
+    case Activation::kGeluErf:
+      return x * 0.5 * std::erfc(-x / std::sqrt(2.0));
+  }
+  return 0;
+}
+
+}  // namespace
+
+void ActivateRef(const ActivateArgs& args) {
   const int64_t rows = args.y.dim(0);
-  const int64_t ffn = args.y.dim(1);
+  const int64_t width = args.y.dim(1);
   for (int64_t r = 0; r < rows; ++r) {
-    const float* gate = args.gate_up.f32() + r * 2 * ffn;
-    float* y = args.y.f32() + r * ffn;
-    for (int64_t i = 0; i < ffn; ++i) {
-      const double x = gate[i];
-      y[i] = static_cast<float>(x / (1.0 + std::exp(-x)) * static_cast<double>(gate[ffn + i]));
+    const float* x = args.x.f32() + r * args.x.dim(1);
+    float* y = args.y.f32() + r * width;
+    for (int64_t i = 0; i < width; ++i) {
+      const double factor = args.gated ? static_cast<double>(x[width + i]) : 1.0;
+      y[i] = static_cast<float>(ActivationRef(args.activation, x[i]) * factor);
     }
   }
+}
+
+void SoftCapRef(const SoftCapArgs& args) {
+  const double cap = args.cap;
+  float* x = args.x.f32();
+  for (int64_t i = 0; i < args.x.values(); ++i)
+    x[i] = static_cast<float>(cap * std::tanh(x[i] / cap));
 }
 
 }  // namespace pergola

@@ -1,5 +1,7 @@
 #include "model/cut.h"
 
+#include "base/check.h"
+
 namespace pergola {
 
 Cut CutOf(Split split, const std::vector<int64_t>& shape, int64_t head_dim,
@@ -10,6 +12,7 @@ Cut CutOf(Split split, const std::vector<int64_t>& shape, int64_t head_dim,
   const int64_t head = head_dim;
   switch (split) {
     case Split::kReplicated:
+    case Split::kFirstRank:
       break;
     case Split::kQueryHeadRows:
       cut.rows = Range{layout.heads.begin * head, layout.heads.end * head};
@@ -29,6 +32,9 @@ Cut CutOf(Split split, const std::vector<int64_t>& shape, int64_t head_dim,
     case Split::kVocabularyRows:
       cut.rows = layout.vocabulary;
       break;
+    case Split::kPositionRows:
+      cut.rows = layout.positions;
+      break;
   }
   return cut;
 }
@@ -37,22 +43,23 @@ Cut CutOf(const WeightBinding& binding, const ModelSpec& spec, const RankLayout&
   return CutOf(SplitOf(binding.role), binding.shape, spec.head_dim, layout);
 }
 
-bool Holds(const WeightBinding& binding, const ModelSpec& spec, const RankLayout& layout) {
-  switch (binding.role) {
-    case Role::kTokenEmbedding:
-      return layout.first_stage() || (layout.last_stage() && spec.tied_embeddings);
-    case Role::kFinalNorm:
+bool Holds(WeightPlace place, Split split, int64_t layer, const RankLayout& layout) {
+  if (split == Split::kFirstRank && layout.tp_rank != 0) return false;
+  switch (place) {
+    case WeightPlace::kFirstStage:
+      return layout.first_stage();
+    case WeightPlace::kLastStage:
       return layout.last_stage();
-    case Role::kLmHead:
-      return layout.last_stage() && !spec.tied_embeddings;
-    case Role::kAttentionOutputBias:
-    case Role::kDownBias:
-      if (layout.tp_rank != 0) return false;
-      break;
-    default:
-      break;
+    case WeightPlace::kBothEnds:
+      return layout.first_stage() || layout.last_stage();
+    case WeightPlace::kLayer:
+      return layer >= layout.layers.begin && layer < layout.layers.end;
   }
-  return binding.layer >= layout.layers.begin && binding.layer < layout.layers.end;
+  PERGOLA_CHECK(false);
+}
+
+bool Holds(const WeightBinding& binding, const ModelSpec& spec, const RankLayout& layout) {
+  return Holds(PlaceOf(spec, binding.role), SplitOf(binding.role), binding.layer, layout);
 }
 
 }  // namespace pergola

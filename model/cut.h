@@ -19,9 +19,10 @@ Cut CutOf(Split split, const std::vector<int64_t>& shape, int64_t head_dim,
           const RankLayout& layout);
 Cut CutOf(const WeightBinding& binding, const ModelSpec& spec, const RankLayout& layout);
 
-// Whether this rank needs the weight at all: its layers, the embedding in the first stage, the
-// final norm and the LM head (or the tied embedding) in the last; a row-parallel bias belongs to
-// tp_rank 0 alone, so it is added once.
+// Whether this rank needs a weight at all: its layers, the embedding in the first stage, the final
+// norm and the LM head (or the tied embedding) in the last; a row-parallel bias belongs to tp_rank
+// 0 alone, so it is added once. `layer` is read for WeightPlace::kLayer only.
+bool Holds(WeightPlace place, Split split, int64_t layer, const RankLayout& layout);
 bool Holds(const WeightBinding& binding, const ModelSpec& spec, const RankLayout& layout);
 
 }  // namespace pergola

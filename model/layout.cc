@@ -38,8 +38,8 @@ struct Costs {
 
 Costs CostsOf(const ModelSpec& spec) {
   Costs costs;
-  costs.layer =
-      spec.hidden * spec.head_dim * 2 * (spec.heads + spec.kv_heads) + 3 * spec.hidden * spec.ffn;
+  costs.layer = spec.hidden * (spec.head_dim * 2 * (spec.heads + spec.kv_heads) +
+                               (spec.gated_mlp ? 3 : 2) * spec.ffn);
   costs.first = spec.hidden;
   costs.last = spec.hidden * spec.vocabulary;
   return costs;
@@ -134,6 +134,7 @@ absl::StatusOr<RankLayout> MakeLayout(const ModelSpec& spec, int tensor_parallel
   }
   layout.ffn = UnitPart(spec.ffn, tensor_parallel, layout.tp_rank);
   layout.vocabulary = VocabularyPart(spec, tensor_parallel, layout.tp_rank);
+  layout.positions = EvenPart(spec.context_length, tensor_parallel, layout.tp_rank);
   return layout;
 }
 

@@ -32,6 +32,7 @@ struct RankLayout {
   Range ffn;  // rows of gate and up, columns of down; cuts on multiples of 32 unless ffn is too
               // small for that
   Range vocabulary;  // rows of embedding and LM head
+  Range positions;   // rows of a learned position table
 
   bool first_stage() const { return stage == 0; }
   bool last_stage() const { return stage == pipeline_parallel - 1; }

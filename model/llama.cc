@@ -1,8 +1,9 @@
 #include "model/llama.h"
 
+#include <algorithm>
 #include <cmath>
-#include <cstring>
 
+#include "base/check.h"
 #include "base/limits.h"
 #include "base/status.h"
 #include "model/rope.h"
@@ -12,82 +13,35 @@ namespace {
 
 constexpr double kDefaultTheta = 10000;
 
-// What LlamaConfig and MistralConfig of transformers 5 use for keys that config.json leaves out.
-struct ClassDefaults {
-  int64_t ffn;
-  int64_t kv_heads;  // 0: as many as heads
-  int64_t context_length;
-  int64_t sliding_window;  // 0: the class has none
-  bool has_biases;         // whether attention_bias and mlp_bias mean anything
-};
-constexpr ClassDefaults kLlamaDefaults = {11008, 0, 2048, 0, true};
-constexpr ClassDefaults kMistralDefaults = {14336, 8, 131072, 4096, false};
-
-absl::Status RefuseWhatTheDecoderCannot(const JsonObject& config) {
-  ASSIGN_OR_RETURN(const std::string act, config.String("hidden_act", "silu"));
-  if (act != "silu") return config.Wrong("hidden_act", "silu");
-  if (config.Has("quantization_config")) {
-    return config.Wrong("quantization_config", "absent: quantised safetensors are not supported");
-  }
-  return absl::OkStatus();
+LlamaDefaults DefaultsOfLlama() {
+  LlamaDefaults defaults;
+  defaults.ffn = 11008;
+  defaults.context_length = 2048;
+  return defaults;
 }
 
-absl::Status ReadHfSizes(const JsonObject& config, const ClassDefaults& defaults, ModelSpec* spec) {
-  ASSIGN_OR_RETURN(spec->hidden, config.Int("hidden_size", 4096, 1, kMaxHidden));
-  ASSIGN_OR_RETURN(spec->layers, config.Int("num_hidden_layers", 32, 1, kMaxLayers));
-  ASSIGN_OR_RETURN(spec->heads, config.Int("num_attention_heads", 32, 1, kMaxHidden));
-  // An explicit null means as many as heads, also where the class default is another number.
-  const bool stated = config.Find("num_key_value_heads") != nullptr;
-  const int64_t kv_default = defaults.kv_heads == 0 || stated ? spec->heads : defaults.kv_heads;
-  ASSIGN_OR_RETURN(spec->kv_heads, config.Int("num_key_value_heads", kv_default, 1, spec->heads));
-  ASSIGN_OR_RETURN(spec->head_dim, config.Int("head_dim", 0, 1, kMaxHidden));
-  if (spec->head_dim == 0) {
-    if (spec->hidden % spec->heads != 0) {
-      return config.Wrong("num_attention_heads",
-                          absl::StrCat("a divisor of hidden_size ", spec->hidden));
-    }
-    spec->head_dim = spec->hidden / spec->heads;
-  }
-  ASSIGN_OR_RETURN(spec->ffn,
-                   config.Int("intermediate_size", defaults.ffn, 1, int64_t{8} * kMaxHidden));
-  ASSIGN_OR_RETURN(spec->vocabulary, config.Int("vocab_size", 32000, 1, kMaxVocabulary));
-  ASSIGN_OR_RETURN(spec->context_length,
-                   config.Int("max_position_embeddings", defaults.context_length, 1, INT32_MAX));
-  return absl::OkStatus();
-}
-
-absl::StatusOr<ModelSpec> SpecFromHf(const JsonObject& config, const ClassDefaults& defaults) {
-  RETURN_IF_ERROR(RefuseWhatTheDecoderCannot(config));
-  ModelSpec spec;
-  spec.architecture = "llama";
-  RETURN_IF_ERROR(ReadHfSizes(config, defaults, &spec));
-  RETURN_IF_ERROR(CheckSpec(spec, config.where()));
-  ASSIGN_OR_RETURN(const double epsilon, config.Number("rms_norm_eps", 1e-6, 0, 1));
-  spec.norm_epsilon = static_cast<float>(epsilon);
-  ASSIGN_OR_RETURN(spec.rope,
-                   RopeFromHf(config, spec.head_dim, spec.context_length, kDefaultTheta));
-  spec.attention_scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(spec.head_dim)));
-  if (defaults.has_biases) {
-    ASSIGN_OR_RETURN(spec.qkv_bias, config.Bool("attention_bias", false));
-    spec.output_bias = spec.qkv_bias;
-    ASSIGN_OR_RETURN(spec.mlp_bias, config.Bool("mlp_bias", false));
-  }
-  if (defaults.sliding_window > 0) {
-    // Null means no window; only an absent key means the default.
-    const bool stated = config.Find("sliding_window") != nullptr;
-    ASSIGN_OR_RETURN(
-        spec.sliding_window,
-        config.Int("sliding_window", stated ? 0 : defaults.sliding_window, 1, INT32_MAX));
-  }
-  ASSIGN_OR_RETURN(spec.tied_embeddings, config.Bool("tie_word_embeddings", false));
-  return spec;
+LlamaDefaults DefaultsOfMistral() {
+  LlamaDefaults defaults;
+  defaults.ffn = 14336;
+  defaults.kv_heads = 8;
+  defaults.context_length = 131072;
+  return defaults;
 }
 
 absl::StatusOr<ModelSpec> LlamaFromHf(const JsonObject& config) {
-  return SpecFromHf(config, kLlamaDefaults);
+  ASSIGN_OR_RETURN(ModelSpec spec, LlamaSpecFromHf(config, DefaultsOfLlama()));
+  ASSIGN_OR_RETURN(spec.qkv_bias, config.Bool("attention_bias", false));
+  spec.output_bias = spec.qkv_bias;
+  ASSIGN_OR_RETURN(spec.mlp_bias, config.Bool("mlp_bias", false));
+  return spec;
 }
+
 absl::StatusOr<ModelSpec> MistralFromHf(const JsonObject& config) {
-  return SpecFromHf(config, kMistralDefaults);
+  ASSIGN_OR_RETURN(ModelSpec spec, LlamaSpecFromHf(config, DefaultsOfMistral()));
+  // Null means no window; only an absent key means the default.
+  const int64_t fallback = config.Find("sliding_window") != nullptr ? 0 : 4096;
+  ASSIGN_OR_RETURN(spec.sliding_window, config.Int("sliding_window", fallback, 1, INT32_MAX));
+  return spec;
 }
 
 absl::StatusOr<RopeSpec> RopeFromGguf(const GgufMetadata& metadata, int64_t head_dim) {
@@ -95,6 +49,7 @@ absl::StatusOr<RopeSpec> RopeFromGguf(const GgufMetadata& metadata, int64_t head
                    metadata.Number("llama.rope.freq_base", kDefaultTheta, 1, 1e15));
   ASSIGN_OR_RETURN(const int64_t dims,
                    metadata.Int("llama.rope.dimension_count", head_dim, head_dim, head_dim));
+  RETURN_IF_ERROR(CheckRotated(dims, metadata.file()));
   RopeSpec rope = PlainRope(dims, theta);
   ASSIGN_OR_RETURN(const double legacy, metadata.Number("llama.rope.scale_linear", 1, 1e-6, 1e6));
   ASSIGN_OR_RETURN(const double factor,
@@ -160,47 +115,51 @@ absl::StatusOr<ModelSpec> LlamaFromGguf(const GgufMetadata& metadata) {
   return spec;
 }
 
-struct Names {
-  Role role;
-  const char* hf;    // after "model.layers.N." or "model."
-  const char* gguf;  // after "blk.N."
+// Of the whole family: which of them a model has, its spec says.
+constexpr RoleTensor kHfTensors[] = {
+    {Role::kTokenEmbedding, "embed_tokens.weight"},
+    {Role::kAttentionNorm, "input_layernorm.weight"},
+    {Role::kQuery, "self_attn.q_proj.weight"},
+    {Role::kKey, "self_attn.k_proj.weight"},
+    {Role::kValue, "self_attn.v_proj.weight"},
+    {Role::kQueryBias, "self_attn.q_proj.bias"},
+    {Role::kKeyBias, "self_attn.k_proj.bias"},
+    {Role::kValueBias, "self_attn.v_proj.bias"},
+    {Role::kQueryNorm, "self_attn.q_norm.weight"},
+    {Role::kKeyNorm, "self_attn.k_norm.weight"},
+    {Role::kAttentionOutput, "self_attn.o_proj.weight"},
+    {Role::kAttentionOutputBias, "self_attn.o_proj.bias"},
+    {Role::kMlpNorm, "post_attention_layernorm.weight"},
+    {Role::kGate, "mlp.gate_proj.weight"},
+    {Role::kUp, "mlp.up_proj.weight"},
+    {Role::kDown, "mlp.down_proj.weight"},
+    {Role::kGateBias, "mlp.gate_proj.bias"},
+    {Role::kUpBias, "mlp.up_proj.bias"},
+    {Role::kDownBias, "mlp.down_proj.bias"},
+    {Role::kFinalNorm, "norm.weight"},
 };
-constexpr Names kNames[] = {
-    {Role::kTokenEmbedding, "embed_tokens.weight", "token_embd.weight"},
-    {Role::kAttentionNorm, "input_layernorm.weight", "attn_norm.weight"},
-    {Role::kQuery, "self_attn.q_proj.weight", "attn_q.weight"},
-    {Role::kKey, "self_attn.k_proj.weight", "attn_k.weight"},
-    {Role::kValue, "self_attn.v_proj.weight", "attn_v.weight"},
-    {Role::kQueryBias, "self_attn.q_proj.bias", "attn_q.bias"},
-    {Role::kKeyBias, "self_attn.k_proj.bias", "attn_k.bias"},
-    {Role::kValueBias, "self_attn.v_proj.bias", "attn_v.bias"},
-    {Role::kAttentionOutput, "self_attn.o_proj.weight", "attn_output.weight"},
-    {Role::kAttentionOutputBias, "self_attn.o_proj.bias", "attn_output.bias"},
-    {Role::kMlpNorm, "post_attention_layernorm.weight", "ffn_norm.weight"},
-    {Role::kGate, "mlp.gate_proj.weight", "ffn_gate.weight"},
-    {Role::kUp, "mlp.up_proj.weight", "ffn_up.weight"},
-    {Role::kDown, "mlp.down_proj.weight", "ffn_down.weight"},
-    {Role::kGateBias, "mlp.gate_proj.bias", "ffn_gate.bias"},
-    {Role::kUpBias, "mlp.up_proj.bias", "ffn_up.bias"},
-    {Role::kDownBias, "mlp.down_proj.bias", "ffn_down.bias"},
-    {Role::kFinalNorm, "norm.weight", "output_norm.weight"},
-    {Role::kLmHead, "lm_head.weight", "output.weight"},
+// After "blk.N.".
+constexpr RoleTensor kGgufTensors[] = {
+    {Role::kTokenEmbedding, "token_embd.weight"},
+    {Role::kAttentionNorm, "attn_norm.weight"},
+    {Role::kQuery, "attn_q.weight"},
+    {Role::kKey, "attn_k.weight"},
+    {Role::kValue, "attn_v.weight"},
+    {Role::kQueryBias, "attn_q.bias"},
+    {Role::kKeyBias, "attn_k.bias"},
+    {Role::kValueBias, "attn_v.bias"},
+    {Role::kAttentionOutput, "attn_output.weight"},
+    {Role::kAttentionOutputBias, "attn_output.bias"},
+    {Role::kMlpNorm, "ffn_norm.weight"},
+    {Role::kGate, "ffn_gate.weight"},
+    {Role::kUp, "ffn_up.weight"},
+    {Role::kDown, "ffn_down.weight"},
+    {Role::kGateBias, "ffn_gate.bias"},
+    {Role::kUpBias, "ffn_up.bias"},
+    {Role::kDownBias, "ffn_down.bias"},
+    {Role::kFinalNorm, "output_norm.weight"},
+    {Role::kLmHead, "output.weight"},
 };
-
-// Whether two tensors hold the same bytes; stops at the first difference.
-absl::StatusOr<bool> SameBytes(const TensorTable& table, const TensorInfo& a, const TensorInfo& b) {
-  if (a.dtype != b.dtype || a.bytes != b.bytes) return false;
-  constexpr int64_t kChunk = 1 << 20;
-  std::vector<uint8_t> left(kChunk);
-  std::vector<uint8_t> right(kChunk);
-  for (int64_t at = 0; at < a.bytes; at += kChunk) {
-    const auto n = static_cast<size_t>(std::min(kChunk, a.bytes - at));
-    RETURN_IF_ERROR(table.Read(a, at, absl::MakeSpan(left.data(), n)));
-    RETURN_IF_ERROR(table.Read(b, at, absl::MakeSpan(right.data(), n)));
-    if (std::memcmp(left.data(), right.data(), n) != 0) return false;
-  }
-  return true;
-}
 
 // Llama 3's GGUF files carry its frequency scaling as divisors.
 absl::Status ApplyRopeFactors(const TensorTable& table, RopeSpec* rope) {
@@ -221,38 +180,11 @@ absl::Status ApplyRopeFactors(const TensorTable& table, RopeSpec* rope) {
   return absl::OkStatus();
 }
 
-// The stored head counts only where it differs: transformers 5 then unties.
-absl::Status DecideTied(const TensorTable& table, const std::string& embedding, ModelSpec* spec) {
-  const std::string head = "lm_head.weight";
-  if (!spec->tied_embeddings || !table.Contains(head)) return absl::OkStatus();
-  const std::vector<int64_t> shape = ShapeOf(*spec, Role::kLmHead);
-  ASSIGN_OR_RETURN(const TensorInfo* a, table.Require(embedding, shape));
-  ASSIGN_OR_RETURN(const TensorInfo* b, table.Require(head, shape));
-  ASSIGN_OR_RETURN(spec->tied_embeddings, SameBytes(table, *a, *b));
-  return absl::OkStatus();
-}
-
-absl::Status BindHf(const TensorTable& table, ModelSpec* spec,
-                    std::vector<WeightBinding>* weights) {
-  // Checkpoints of the bare model class lack the prefix.
-  const bool bare =
-      !table.Contains("model.embed_tokens.weight") && table.Contains("embed_tokens.weight");
-  const std::string prefix = bare ? "" : "model.";
-  WeightNames names;
-  names.row_order = [](Role) { return RowOrder::kPlain; };
-  names.name = [&prefix](Role role, int64_t layer) -> std::string {
-    const char* suffix = kNames[static_cast<size_t>(role)].hf;
-    if (role == Role::kLmHead) return suffix;
-    if (layer < 0) return absl::StrCat(prefix, suffix);
-    return absl::StrCat(prefix, "layers.", layer, ".", suffix);
-  };
-  RETURN_IF_ERROR(DecideTied(table, names.name(Role::kTokenEmbedding, -1), spec));
-  return BindWeights(table, *spec, names, weights);
-}
-
 std::string GgufName(Role role, int64_t layer) {
-  const char* suffix = kNames[static_cast<size_t>(role)].gguf;
-  return layer < 0 ? std::string(suffix) : absl::StrCat("blk.", layer, ".", suffix);
+  const auto* found = std::find_if(std::begin(kGgufTensors), std::end(kGgufTensors),
+                                   [&](const RoleTensor& one) { return one.role == role; });
+  PERGOLA_CHECK(found != std::end(kGgufTensors));
+  return layer < 0 ? std::string(found->name) : absl::StrCat("blk.", layer, ".", found->name);
 }
 
 // Metadata does not tell about biases, tensors do. One bias anywhere means that its kind must be in
@@ -276,23 +208,97 @@ absl::Status BindGguf(const TensorTable& table, ModelSpec* spec,
   spec->tied_embeddings = !table.Contains("output.weight");
   DetectBiases(table, spec);
   RETURN_IF_ERROR(ApplyRopeFactors(table, &spec->rope));
-  WeightNames names;
-  names.row_order = [](Role role) {
+  const auto place = [](Role role, int64_t layer) {
     const bool rotated = role == Role::kQuery || role == Role::kKey || role == Role::kQueryBias ||
                          role == Role::kKeyBias;
-    return rotated ? RowOrder::kGgufInterleavedRope : RowOrder::kPlain;
+    WeightPlacement placement;
+    placement.tensor = GgufName(role, layer);
+    if (rotated) placement.row_order = RowOrder::kGgufInterleavedRope;
+    return placement;
   };
-  names.name = GgufName;
-  return BindWeights(table, *spec, names, weights);
+  return BindWeights(table, *spec, place, weights);
 }
 
 absl::Status BindLlama(FileFormat format, const TensorTable& table, ModelSpec* spec,
                        std::vector<WeightBinding>* weights) {
   return format == FileFormat::kGguf ? BindGguf(table, spec, weights)
-                                     : BindHf(table, spec, weights);
+                                     : BindLlamaHf(format, table, spec, weights);
+}
+
+absl::Status ReadHeads(const JsonObject& config, const LlamaDefaults& defaults, ModelSpec* spec) {
+  ASSIGN_OR_RETURN(spec->heads, config.Int("num_attention_heads", defaults.heads, 1, kMaxHidden));
+  // An explicit null means as many as heads, also where the class default is another number.
+  const bool stated = config.Find("num_key_value_heads") != nullptr;
+  const int64_t kv_default = defaults.kv_heads == 0 || stated ? spec->heads : defaults.kv_heads;
+  ASSIGN_OR_RETURN(spec->kv_heads, config.Int("num_key_value_heads", kv_default, 1, spec->heads));
+  ASSIGN_OR_RETURN(spec->head_dim, config.Int("head_dim", defaults.head_dim, 1, kMaxHidden));
+  if (spec->head_dim == 0) {
+    if (spec->hidden % spec->heads != 0) {
+      return config.Wrong("num_attention_heads",
+                          absl::StrCat("a divisor of hidden_size ", spec->hidden));
+    }
+    spec->head_dim = spec->hidden / spec->heads;
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace
+
+absl::StatusOr<ModelSpec> LlamaSpecFromHf(const JsonObject& config, const LlamaDefaults& defaults) {
+  RETURN_IF_ERROR(RefuseUnsupportedHf(config));
+  ModelSpec spec;
+  spec.architecture = "llama";
+  ASSIGN_OR_RETURN(spec.hidden, config.Int("hidden_size", defaults.hidden, 1, kMaxHidden));
+  ASSIGN_OR_RETURN(spec.layers, config.Int("num_hidden_layers", defaults.layers, 1, kMaxLayers));
+  RETURN_IF_ERROR(ReadHeads(config, defaults, &spec));
+  ASSIGN_OR_RETURN(spec.ffn,
+                   config.Int("intermediate_size", defaults.ffn, 1, int64_t{8} * kMaxHidden));
+  ASSIGN_OR_RETURN(spec.vocabulary,
+                   config.Int("vocab_size", defaults.vocabulary, 1, kMaxVocabulary));
+  ASSIGN_OR_RETURN(spec.context_length,
+                   config.Int("max_position_embeddings", defaults.context_length, 1, INT32_MAX));
+  RETURN_IF_ERROR(CheckSpec(spec, config.where()));
+  ASSIGN_OR_RETURN(spec.activation,
+                   ReadActivation(config, defaults.activation_key, defaults.activation));
+  ASSIGN_OR_RETURN(const double epsilon, config.Number("rms_norm_eps", 1e-6, 0, 1));
+  spec.norm_epsilon = static_cast<float>(epsilon);
+  if (defaults.one_rope) {
+    ASSIGN_OR_RETURN(spec.rope,
+                     RopeFromHf(config, spec.head_dim, spec.context_length, kDefaultTheta));
+  }
+  spec.attention_scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(spec.head_dim)));
+  ASSIGN_OR_RETURN(spec.tied_embeddings, config.Bool("tie_word_embeddings", defaults.tied));
+  return spec;
+}
+
+absl::Status ReadLayerTypes(const JsonObject& config,
+                            const std::function<bool(int64_t layer)>& windowed, ModelSpec* spec) {
+  const nlohmann::json* types = config.Has("layer_types") ? config.Find("layer_types") : nullptr;
+  const std::string wanted = absl::StrCat("an array of ", spec->layers,
+                                          " strings, each full_attention or sliding_attention");
+  if (types != nullptr &&
+      (!types->is_array() || static_cast<int64_t>(types->size()) != spec->layers)) {
+    return config.Wrong("layer_types", wanted);
+  }
+  for (int64_t layer = 0; layer < spec->layers; ++layer) {
+    bool local = types == nullptr && windowed(layer);
+    if (types != nullptr) {
+      const nlohmann::json& type = (*types)[static_cast<size_t>(layer)];
+      local = type == "sliding_attention";
+      if (!local && type != "full_attention") return config.Wrong("layer_types", wanted);
+      if (local && spec->sliding_window == 0) {
+        return config.Wrong("layer_types", "full_attention alone: there is no sliding_window");
+      }
+    }
+    spec->windowed_layers.push_back(local ? 1 : 0);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status BindLlamaHf(FileFormat /*format*/, const TensorTable& table, ModelSpec* spec,
+                         std::vector<WeightBinding>* weights) {
+  return BindHfWeights(table, {"model.", "layers.", kHfTensors}, nullptr, spec, weights);
+}
 
 const Family kLlamaFamily = {"llama", "llama", 1, 2, LlamaFromHf, LlamaFromGguf, BindLlama};
 const Family kMistralFamily = {"mistral", "", 1, 2, MistralFromHf, nullptr, BindLlama};

@@ -48,11 +48,12 @@ DecoderBuffers PlanDecoderBuffers(const ShapeSpec& shape, const RankLayout& layo
   const int64_t heads = layout.heads.size();
   DecoderBuffers buffers;
   // The rope table is f32 whatever the activations are.
-  buffers.rope = limits.context_length * (spec.rope.dims / 2) * static_cast<int64_t>(sizeof(float));
+  const int64_t angles = (spec.rope.dims + spec.local_rope.dims) / 2;
+  buffers.rope = limits.context_length * angles * static_cast<int64_t>(sizeof(float));
   buffers.normed = bytes(rows * spec.hidden);
   buffers.qkv = bytes(rows * (heads + 2 * layout.kv_heads.size()) * spec.head_dim);
   buffers.attended = bytes(rows * heads * spec.head_dim);
-  buffers.gate_up = bytes(rows * (shape.gated_mlp ? 2 : 1) * layout.ffn.size());
+  buffers.gate_up = bytes(rows * (spec.gated_mlp ? 2 : 1) * layout.ffn.size());
   buffers.activated = bytes(rows * layout.ffn.size());
   buffers.branch = bytes(rows * spec.hidden);
   buffers.part = bytes(rows * WidestPart(HeldBy(shape, layout)));

@@ -52,7 +52,7 @@ struct MemoryLimits {
 
 // The decoder's buffers in bytes, by member of worker/model/decoder.h.
 struct DecoderBuffers {
-  int64_t rope = 0;  // of cosine, and again of sine
+  int64_t rope = 0;  // of cosine, and again of sine; of local and of global layers
   int64_t normed = 0, qkv = 0, attended = 0, gate_up = 0, activated = 0, branch = 0;
   int64_t part = 0;    // outputs of a projection that mixes dtypes
   int64_t picked = 0;  // rows that need logits, last stage only

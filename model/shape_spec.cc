@@ -23,12 +23,22 @@ struct RoleShape {
 RoleShape RoleShapeOf(Role role) {
   switch (role) {
     case Role::kTokenEmbedding:
+    case Role::kPositionEmbedding:
       return {WeightKind::kEmbedding, kNoStack};
     case Role::kLmHead:
       return {WeightKind::kLmHead, kNoStack};
+    case Role::kEmbeddingNorm:
+    case Role::kEmbeddingNormBias:
     case Role::kAttentionNorm:
+    case Role::kAttentionNormBias:
+    case Role::kQueryNorm:
+    case Role::kKeyNorm:
+    case Role::kAttentionPostNorm:
     case Role::kMlpNorm:
+    case Role::kMlpNormBias:
+    case Role::kMlpPostNorm:
     case Role::kFinalNorm:
+    case Role::kFinalNormBias:
       return {WeightKind::kNorms, kNoStack};
     case Role::kQuery:
     case Role::kKey:
@@ -52,18 +62,6 @@ RoleShape RoleShapeOf(Role role) {
   PERGOLA_CHECK(false);
 }
 
-WeightPlace PlaceOf(const ModelSpec& spec, Role role) {
-  switch (role) {
-    case Role::kTokenEmbedding:
-      return spec.tied_embeddings ? WeightPlace::kBothEnds : WeightPlace::kFirstStage;
-    case Role::kFinalNorm:
-    case Role::kLmHead:
-      return WeightPlace::kLastStage;
-    default:
-      return WeightPlace::kLayer;
-  }
-}
-
 WeightShape ShapeOfRole(const ModelSpec& spec, Role role, int64_t layer, DType dtype) {
   WeightShape weight;
   weight.kind = RoleShapeOf(role).kind;
@@ -72,19 +70,6 @@ WeightShape ShapeOfRole(const ModelSpec& spec, Role role, int64_t layer, DType d
   weight.layer = layer;
   weight.split = SplitOf(role);
   weight.shape = ShapeOf(spec, role);
-  weight.dtype = weight.matrix() ? dtype : DType::kF32;
-  weight.leader_only = role == Role::kAttentionOutputBias || role == Role::kDownBias;
-  return weight;
-}
-
-// A vector or a matrix that no role names: of BLOOM's and StarCoder's norms and positions.
-WeightShape Other(WeightKind kind, WeightPlace place, int64_t layer, std::vector<int64_t> shape,
-                  DType dtype) {
-  WeightShape weight;
-  weight.kind = kind;
-  weight.place = place;
-  weight.layer = layer;
-  weight.shape = std::move(shape);
   weight.dtype = weight.matrix() ? dtype : DType::kF32;
   return weight;
 }
@@ -100,28 +85,28 @@ struct KnownModel {
   bool layer_norm;      // norms have a bias too
   bool embedding_norm;  // a norm after the embedding
   bool tied;
-  int64_t learned_positions;
+  bool learned_positions;
 };
 
 constexpr KnownModel kKnownModels[] = {
     // huggingface.co/bigscience/bloom, config.json: n_layer 70, hidden_size 14336, n_head 112,
     // vocab_size 250880, seq_length 2048; ALiBi, MLP of 4 * hidden (modeling_bloom.py).
     {"bloom-176b", "bloom", 70, 14336, 112, 112, 57344, 250880, 2048, false, false, true, true,
-     true, true, 0},
+     true, true, false},
     // huggingface.co/bigcode/starcoder, config.json: n_layer 40, n_embd 6144, n_head 48,
     // multi_query true, n_inner 24576, vocab_size 49152, n_positions 8192.
     {"starcoder-15.5b", "gpt_bigcode", 40, 6144, 48, 1, 24576, 49152, 8192, false, false, true,
-     true, false, true, 8192},
+     true, false, true, true},
     // huggingface.co/meta-llama/Meta-Llama-3-8B, config.json: num_hidden_layers 32, hidden_size
     // 4096, num_attention_heads 32, num_key_value_heads 8, intermediate_size 14336, vocab_size
     // 128256, max_position_embeddings 8192.
     {"llama-3-8b", "llama", 32, 4096, 32, 8, 14336, 128256, 8192, true, true, false, false, false,
-     false, 0},
+     false, false},
     // huggingface.co/meta-llama/Meta-Llama-3-70B, config.json: num_hidden_layers 80, hidden_size
     // 8192, num_attention_heads 64, num_key_value_heads 8, intermediate_size 28672, vocab_size
     // 128256, max_position_embeddings 8192.
     {"llama-3-70b", "llama", 80, 8192, 64, 8, 28672, 128256, 8192, true, true, false, false, false,
-     false, 0},
+     false, false},
 };
 
 const KnownModel* FindKnown(const std::string& name) {
@@ -144,58 +129,22 @@ ModelSpec SpecOf(const KnownModel& model) {
   spec.vocabulary = model.vocabulary;
   spec.context_length = model.context_length;
   spec.rope.dims = model.rope ? spec.head_dim : 0;
+  spec.gated_mlp = model.gated_mlp;
+  spec.norm = model.layer_norm ? NormKind::kLayer : NormKind::kRms;
+  spec.embedding_norm = model.embedding_norm;
+  spec.learned_positions = model.learned_positions;
   spec.tied_embeddings = model.tied;
   spec.qkv_bias = spec.output_bias = spec.mlp_bias = model.biases;
   return spec;
 }
 
-bool IsNorm(Role role) {
-  return role == Role::kAttentionNorm || role == Role::kMlpNorm || role == Role::kFinalNorm;
-}
-
 ShapeSpec ShapeOfKnown(const KnownModel& model, DType dtype) {
   ShapeSpec shape;
   shape.spec = SpecOf(model);
-  shape.gated_mlp = model.gated_mlp;
-  const ModelSpec& spec = shape.spec;
-  const auto add = [&](Role role, int64_t layer) {
-    shape.weights.push_back(ShapeOfRole(spec, role, layer, dtype));
-    if (!model.layer_norm || !IsNorm(role)) return;
-    shape.weights.push_back(shape.weights.back());  // the norm's bias
-  };
-  add(Role::kTokenEmbedding, -1);
-  if (model.learned_positions > 0) {
-    shape.weights.push_back(Other(WeightKind::kEmbedding, WeightPlace::kFirstStage, -1,
-                                  {model.learned_positions, spec.hidden}, dtype));
+  for (const auto& [role, layer] : ModelRoles(shape.spec)) {
+    shape.weights.push_back(ShapeOfRole(shape.spec, role, layer, dtype));
   }
-  for (int i = 0; model.embedding_norm && i < 2; ++i) {
-    shape.weights.push_back(
-        Other(WeightKind::kNorms, WeightPlace::kFirstStage, -1, {spec.hidden}, dtype));
-  }
-  for (int64_t layer = 0; layer < spec.layers; ++layer) {
-    for (const Role role : LayerRoles(spec)) {
-      if (!model.gated_mlp && (role == Role::kGate || role == Role::kGateBias)) continue;
-      add(role, layer);
-    }
-  }
-  add(Role::kFinalNorm, -1);
-  if (!model.tied) add(Role::kLmHead, -1);
   return shape;
-}
-
-bool Held(const WeightShape& weight, const RankLayout& layout) {
-  if (weight.leader_only && layout.tp_rank != 0) return false;
-  switch (weight.place) {
-    case WeightPlace::kFirstStage:
-      return layout.first_stage();
-    case WeightPlace::kLastStage:
-      return layout.last_stage();
-    case WeightPlace::kBothEnds:
-      return layout.first_stage() || layout.last_stage();
-    case WeightPlace::kLayer:
-      return weight.layer >= layout.layers.begin && weight.layer < layout.layers.end;
-  }
-  PERGOLA_CHECK(false);
 }
 
 }  // namespace
@@ -289,7 +238,7 @@ int64_t HeldMatrix::bytes() const {
 HeldWeights HeldBy(const ShapeSpec& shape, const RankLayout& layout) {
   HeldWeights held;
   for (const WeightShape& weight : shape.weights) {
-    if (!Held(weight, layout)) continue;
+    if (!Holds(weight.place, weight.split, weight.layer, layout)) continue;
     const Cut cut = CutOf(weight.split, weight.shape, shape.spec.head_dim, layout);
     if (!weight.matrix()) {
       held.vector_bytes[static_cast<int>(weight.kind)] +=

@@ -1,7 +1,6 @@
 // A model as shapes: every weight, its dtype and how it is dealt to ranks. All that a memory plan
-// and a cost model need, so that a model can be planned that is on no disk here, and one (BLOOM,
-// StarCoder) whose norms, positions and MLP ModelSpec does not say. Not for computing: the decoder
-// reads ModelSpec.
+// and a cost model need, so that a model can be planned that is on no disk here. Not for computing:
+// the decoder reads ModelSpec.
 #pragma once
 
 #include <cstdint>
@@ -22,14 +21,6 @@ inline constexpr int kWeightKinds = 5;
 // "embedding", "attention", "MLP", "norms", "LM head".
 const char* WeightKindName(WeightKind kind);
 
-// Which stages hold a weight.
-enum class WeightPlace : uint8_t {
-  kFirstStage,
-  kLastStage,
-  kBothEnds,  // a tied embedding; once where both are one stage
-  kLayer,     // the stage that holds its layer
-};
-
 struct WeightShape {
   WeightKind kind = WeightKind::kEmbedding;
   WeightPlace place = WeightPlace::kLayer;
@@ -39,14 +30,12 @@ struct WeightShape {
   DType dtype = DType::kF32;
   // Neighbours of one layer, stack and dtype are packed as one tall matrix (q, k, v; gate, up).
   int stack = 0;
-  bool leader_only = false;  // a row-parallel bias: tp_rank 0 alone adds it
 
   bool matrix() const { return shape.size() == 2; }
 };
 
 struct ShapeSpec {
-  ModelSpec spec;  // sizes only where it comes from KnownShape
-  bool gated_mlp = true;
+  ModelSpec spec;                    // sizes only where it comes from KnownShape
   std::vector<WeightShape> weights;  // in the order of computation
 
   // Values of all weights, a tied one once.

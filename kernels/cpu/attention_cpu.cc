@@ -2,6 +2,7 @@
 // Per key tile its K and V are widened once and serve all the item's query rows. Nothing a query
 // row computes depends on the others:
 //   score[t]  = chain of fused multiply-adds over head_dim ascending of (q * scale) and k[t]
+//               (with ALiBi then fused with slope and distance)
 //   largest   = max(largest, tile's scores);  shrink = exp(old largest - largest);  p[t] =
 //   exp(score[t] - largest) total     = 16 lanes, lane i takes t = i, i + 16, ... of a tile;  lane
 //   = fma(lane, shrink, tile's lane) sum[d]    = sum[d] * shrink, then a chain over t ascending of
@@ -67,6 +68,7 @@ struct State {
   HWY_ALIGN float total[kMaxQueries][16];
   int64_t position[kMaxQueries];
   int64_t first[kMaxQueries];  // first key the window lets through
+  float slope[kMaxQueries];    // ALiBi's, read where there are slopes
 };
 
 struct GemmArgs {
@@ -264,6 +266,16 @@ void ShrinkFactors(const float* from, const float* to, int64_t count, float* shr
   }
 }
 
+// scores[t] += slope * (distance + t) for the whole tile; distances beyond 2^24 would not be exact.
+void AddSlope(float* scores, int64_t tokens, float slope, int64_t distance) {
+  const F32 d;
+  const VF32 slopes = hn::Set(d, slope);
+  for (int64_t t = 0; t < tokens; t += kLanes) {
+    const VF32 steps = hn::Iota(d, static_cast<float>(distance + t));
+    hn::StoreU(Fma(slopes, steps, hn::LoadU(d, scores + t)), d, scores + t);
+  }
+}
+
 struct TileSpan {
   int64_t start = 0;   // absolute position of the tile's first key
   int64_t tokens = 0;  // keys loaded
@@ -291,6 +303,10 @@ void AttendTile(const AttentionArgs& args, const Buffers& b, const TileSpan& spa
     g.columns = args.block_tokens;
     RunGemm(rows, g);
     for (int64_t r = q; r < q + rows; ++r) {
+      if (args.alibi_slopes != nullptr) {
+        AddSlope(b.weights + r * kMaxBlockTokens, args.block_tokens, state->slope[r],
+                 span.start - state->position[r]);
+      }
       begin[r] = std::max<int64_t>(state->first[r] - span.start, 0);
       end[r] = std::clamp<int64_t>(state->position[r] + 1 - span.start, 0, args.block_tokens);
       const float here = LargestScore(b.weights + r * kMaxBlockTokens, begin[r], end[r]);
@@ -342,6 +358,9 @@ void AttendRun(const AttentionArgs& args, const AttentionItem& item, const Buffe
     const int64_t position = args.positions[item.row_begin + q / heads];
     state.position[q] = position;
     state.first[q] = args.window > 0 ? std::max<int64_t>(0, position - args.window + 1) : 0;
+    if (args.alibi_slopes != nullptr) {
+      state.slope[q] = args.alibi_slopes[item.head_begin + q % heads];
+    }
     state.largest[q] = kMinusInfinity;
     std::fill_n(state.total[q], 16, 0.0F);
     last = std::max(last, position);

@@ -1,11 +1,11 @@
-// RmsNorm, RopeAndStore and SwiGlu: each output row from one input row.
+// The norms and RopeAndStore: each output row from one input row.
 #include <algorithm>
 #include <cmath>
 
 #include "kernels/cpu/decoder_ops_cpu.h"
+#include "kernels/cpu/for_rows.h"
 #include "kernels/cpu/targets.h"
 #include "kernels/kv_layout.h"
-#include "kernels/thread_pool.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/rowwise_cpu.cc"
@@ -26,42 +26,128 @@ float FoldLanes(float* lanes) {
   return lanes[0];
 }
 
-void RmsNormRow(const RmsNormArgs& args, int64_t row) {
+constexpr int64_t kSumVectors = 16 / kLanes;
+
+// What one norm reads and writes.
+struct NormRow {
+  float* x = nullptr;
+  const float* residual = nullptr;
+  const float* weight = nullptr;
+  const float* bias = nullptr;  // of a LayerNorm
+  float* y = nullptr;
+  int64_t size = 0;
+  float epsilon = 0;
+};
+
+// Lanes of the sum over `size` elements: element i is added to lane i % 16 by `add(lanes, value)`,
+// whose vector and scalar forms round alike.
+template <typename Load, typename Add, typename AddOne>
+float SumInLanes(int64_t size, const Load& load, const Add& add, const AddOne& add_one) {
   const F32 d;
-  const int64_t hidden = args.x.dim(1);
-  float* x = args.x.f32() + row * hidden;
-  float* y = args.y.f32() + row * hidden;
-  const float* residual = args.residual != nullptr ? args.residual + row * hidden : nullptr;
   HWY_ALIGN float lanes[16] = {};
-  constexpr int64_t kVectors = 16 / kLanes;
-  const int64_t whole = hidden / 16 * 16;
-  VF32 sums[kVectors];
-  for (int64_t v = 0; v < kVectors; ++v) sums[v] = hn::Zero(d);
+  const int64_t whole = size / 16 * 16;
+  VF32 sums[kSumVectors];
+  for (int64_t v = 0; v < kSumVectors; ++v) sums[v] = hn::Zero(d);
   for (int64_t i = 0; i < whole; i += 16) {
-    for (int64_t v = 0; v < kVectors; ++v) {
-      const int64_t at = i + v * kLanes;
-      VF32 value = hn::LoadU(d, x + at);
-      if (residual != nullptr) {
-        value = hn::Add(value, hn::LoadU(d, residual + at));
-        hn::StoreU(value, d, x + at);
-      }
-      sums[v] = Fma(value, value, sums[v]);
-    }
+    for (int64_t v = 0; v < kSumVectors; ++v) sums[v] = add(sums[v], load(i + v * kLanes));
   }
-  for (int64_t v = 0; v < kVectors; ++v) hn::Store(sums[v], d, lanes + v * kLanes);
-  for (int64_t i = whole; i < hidden; ++i) {
-    if (residual != nullptr) x[i] += residual[i];
-    lanes[i - whole] = std::fma(x[i], x[i], lanes[i - whole]);
+  for (int64_t v = 0; v < kSumVectors; ++v) hn::Store(sums[v], d, lanes + v * kLanes);
+  for (int64_t i = whole; i < size; ++i) lanes[i - whole] = add_one(lanes[i - whole], i);
+  return FoldLanes(lanes);
+}
+
+// Adds the residual, if there is one, and returns the vector at `i`.
+HWY_INLINE VF32 Updated(const NormRow& row, int64_t i) {
+  const F32 d;
+  VF32 value = hn::LoadU(d, row.x + i);
+  if (row.residual != nullptr) {
+    value = hn::Add(value, hn::LoadU(d, row.residual + i));
+    hn::StoreU(value, d, row.x + i);
   }
-  const float mean = FoldLanes(lanes) / static_cast<float>(hidden);
-  const float scale = 1.0F / std::sqrt(mean + args.epsilon);
+  return value;
+}
+
+HWY_INLINE float UpdatedOne(const NormRow& row, int64_t i) {
+  if (row.residual != nullptr) row.x[i] += row.residual[i];
+  return row.x[i];
+}
+
+void RmsNormalise(const NormRow& row) {
+  const F32 d;
+  const float squares = SumInLanes(
+      row.size, [&](int64_t i) { return Updated(row, i); },
+      [](VF32 sum, VF32 value) { return Fma(value, value, sum); },
+      [&](float sum, int64_t i) {
+        const float value = UpdatedOne(row, i);
+        return std::fma(value, value, sum);
+      });
+  const float mean = squares / static_cast<float>(row.size);
+  const float scale = 1.0F / std::sqrt(mean + row.epsilon);
   const VF32 scales = hn::Set(d, scale);
   int64_t i = 0;
-  for (; i + kLanes <= hidden; i += kLanes) {
-    const VF32 normal = hn::Mul(hn::LoadU(d, x + i), scales);
-    hn::StoreU(hn::Mul(normal, hn::LoadU(d, args.weight + i)), d, y + i);
+  for (; i + kLanes <= row.size; i += kLanes) {
+    const VF32 normal = hn::Mul(hn::LoadU(d, row.x + i), scales);
+    hn::StoreU(hn::Mul(normal, hn::LoadU(d, row.weight + i)), d, row.y + i);
   }
-  for (; i < hidden; ++i) y[i] = x[i] * scale * args.weight[i];
+  for (; i < row.size; ++i) row.y[i] = row.x[i] * scale * row.weight[i];
+}
+
+void LayerNormalise(const NormRow& row) {
+  const F32 d;
+  const float sum = SumInLanes(
+      row.size, [&](int64_t i) { return Updated(row, i); },
+      [](VF32 a, VF32 b) { return hn::Add(a, b); },
+      [&](float a, int64_t i) { return a + UpdatedOne(row, i); });
+  const float mean = sum / static_cast<float>(row.size);
+  const VF32 means = hn::Set(d, mean);
+  const float squares = SumInLanes(
+      row.size, [&](int64_t i) { return hn::Sub(hn::LoadU(d, row.x + i), means); },
+      [](VF32 a, VF32 b) { return Fma(b, b, a); },
+      [&](float a, int64_t i) { return std::fma(row.x[i] - mean, row.x[i] - mean, a); });
+  const float scale = 1.0F / std::sqrt(squares / static_cast<float>(row.size) + row.epsilon);
+  const VF32 scales = hn::Set(d, scale);
+  int64_t i = 0;
+  for (; i + kLanes <= row.size; i += kLanes) {
+    const VF32 normal = hn::Mul(hn::Sub(hn::LoadU(d, row.x + i), means), scales);
+    hn::StoreU(Fma(normal, hn::LoadU(d, row.weight + i), hn::LoadU(d, row.bias + i)), d, row.y + i);
+  }
+  for (; i < row.size; ++i) {
+    row.y[i] = std::fma((row.x[i] - mean) * scale, row.weight[i], row.bias[i]);
+  }
+}
+
+template <typename Args>
+NormRow RowOf(const Args& args, int64_t row) {
+  const int64_t hidden = args.x.dim(1);
+  NormRow one;
+  one.x = args.x.f32() + row * hidden;
+  one.residual = args.residual != nullptr ? args.residual + row * hidden : nullptr;
+  one.weight = args.weight;
+  one.y = args.y.f32() + row * hidden;
+  one.size = hidden;
+  one.epsilon = args.epsilon;
+  return one;
+}
+
+void RmsNormRow(const RmsNormArgs& args, int64_t row) {
+  RmsNormalise(RowOf(args, row));
+}
+
+void LayerNormRow(const LayerNormArgs& args, int64_t row) {
+  NormRow one = RowOf(args, row);
+  one.bias = args.bias;
+  LayerNormalise(one);
+}
+
+void HeadNormRow(const HeadNormArgs& args, int64_t row) {
+  NormRow one;
+  one.size = args.head_dim;
+  one.epsilon = args.epsilon;
+  for (int64_t h = 0; h < args.heads + args.kv_heads; ++h) {
+    one.x = one.y = args.qkv.f32() + row * args.qkv.dim(1) + h * args.head_dim;
+    one.weight = h < args.heads ? args.query_weight : args.key_weight;
+    RmsNormalise(one);
+  }
 }
 
 // Rounds f32 to the cache's dtype, nearest even.
@@ -129,68 +215,31 @@ void RopeAndStoreRow(const RopeAndStoreArgs& args, int64_t row) {
   }
 }
 
-// kLanes values of silu(gate) * up.
-HWY_INLINE VF32 SwiGluLanes(VF32 gate, VF32 up) {
-  const F32 d;
-  const VF32 denominator = hn::Add(hn::Set(d, 1.0F), Exp(hn::Neg(gate)));
-  return hn::Mul(hn::Div(gate, denominator), up);
-}
-
-void SwiGluRow(const SwiGluArgs& args, int64_t row) {
-  const F32 d;
-  const int64_t ffn = args.y.dim(1);
-  const float* gate = args.gate_up.f32() + row * 2 * ffn;
-  const float* up = gate + ffn;
-  float* y = args.y.f32() + row * ffn;
-  int64_t i = 0;
-  for (; i + kLanes <= ffn; i += kLanes) {
-    hn::StoreU(SwiGluLanes(hn::LoadU(d, gate + i), hn::LoadU(d, up + i)), d, y + i);
-  }
-  if (i == ffn) return;
-  HWY_ALIGN float tail[3][kLanes] = {};
-  for (int64_t j = i; j < ffn; ++j) {
-    tail[0][j - i] = gate[j];
-    tail[1][j - i] = up[j];
-  }
-  hn::Store(SwiGluLanes(hn::Load(d, tail[0]), hn::Load(d, tail[1])), d, tail[2]);
-  for (int64_t j = i; j < ffn; ++j) y[j] = tail[2][j - i];
-}
-
 }  // namespace HWY_NAMESPACE
 }  // namespace pergola
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
 namespace pergola {
-namespace {
-
-// Values a thread should have to itself before a fork pays.
-constexpr int64_t kGrainValues = 8192;
-
-template <typename Args>
-void ForRows(Stream& stream, int64_t row_values, int64_t rows, const Args& args,
-             void (*run)(const Args&, int64_t)) {
-  const int64_t grain = std::max<int64_t>(1, kGrainValues / std::max<int64_t>(row_values, 1));
-  stream.pool().ParallelFor(rows, grain, [&](int64_t begin, int64_t end) {
-    for (int64_t r = begin; r < end; ++r) run(args, r);
-  });
-}
-
-}  // namespace
 
 void RmsNormCpu(Stream& stream, const RmsNormArgs& args) {
   ForRows(stream, args.x.dim(1), args.x.dim(0), args,
           PERGOLA_CHOOSE(stream.cpu_target(), RmsNormRow));
 }
 
+void LayerNormCpu(Stream& stream, const LayerNormArgs& args) {
+  ForRows(stream, args.x.dim(1), args.x.dim(0), args,
+          PERGOLA_CHOOSE(stream.cpu_target(), LayerNormRow));
+}
+
+void HeadNormCpu(Stream& stream, const HeadNormArgs& args) {
+  ForRows(stream, args.qkv.dim(1), args.qkv.dim(0), args,
+          PERGOLA_CHOOSE(stream.cpu_target(), HeadNormRow));
+}
+
 void RopeAndStoreCpu(Stream& stream, const RopeAndStoreArgs& args) {
   ForRows(stream, args.qkv.dim(1), args.qkv.dim(0), args,
           PERGOLA_CHOOSE(stream.cpu_target(), RopeAndStoreRow));
-}
-
-void SwiGluCpu(Stream& stream, const SwiGluArgs& args) {
-  ForRows(stream, 4 * args.y.dim(1), args.y.dim(0), args,
-          PERGOLA_CHOOSE(stream.cpu_target(), SwiGluRow));
 }
 
 }  // namespace pergola

@@ -66,7 +66,7 @@ class CoordinatorTest : public ::testing::Test {
 
   // Polls; false if the condition did not come true within 10 s.
   static bool WaitFor(const std::function<bool()>& condition) {
-    const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(10);
+    const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(60);
     while (!condition()) {
       if (std::chrono::steady_clock::now() > end) return false;
       std::this_thread::sleep_for(std::chrono::milliseconds(2));

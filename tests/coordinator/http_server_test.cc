@@ -60,7 +60,7 @@ class HttpServerTest : public ::testing::Test {
   std::string Get(const std::string& path) { return HttpGet(server_->address(), path); }
 
   std::vector<HttpAnswer> WaitForLater(size_t count) {
-    const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(10);
+    const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(60);
     MutexLock lock(mutex_);
     while (later_.size() < count && came_.WaitUntil(mutex_, end)) {
     }

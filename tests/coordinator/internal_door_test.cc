@@ -27,7 +27,7 @@ class InternalDoorTest : public CoordinatorTest {
   grpc::Status Call(const char* path, const std::string& bytes,
                     const std::vector<std::string>& tokens = {kToken}) {
     grpc::ClientContext context;
-    context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(20));
+    context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(120));
     for (const std::string& token : tokens) AddToken(&context, token);
     const auto channel =
         grpc::CreateChannel(server_->internal_address(), grpc::InsecureChannelCredentials());

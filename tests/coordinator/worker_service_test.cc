@@ -22,7 +22,7 @@ class WorkerServiceTest : public CoordinatorTest {
   // Sends the messages on one Attach stream and returns how the coordinator ended it.
   grpc::Status Attach(const std::vector<v1::WorkerMessage>& messages) {
     grpc::ClientContext context;
-    context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(10));
+    context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(60));
     AddToken(&context, kToken);
     const auto stub = Stub();
     const auto stream = stub->Attach(&context);
@@ -35,7 +35,7 @@ class WorkerServiceTest : public CoordinatorTest {
 
   grpc::Status Results(const std::vector<v1::ResultMessage>& messages) {
     grpc::ClientContext context;
-    context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(10));
+    context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(60));
     AddToken(&context, kToken);
     v1::ResultsAck ack;
     const auto stub = Stub();

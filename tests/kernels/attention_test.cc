@@ -23,6 +23,7 @@ struct Scene {
   std::vector<float> qkv;  // row p of sequence s is the query at position p
   std::vector<int32_t> positions, table_of_row;
   float scale = 0;
+  std::vector<float> slopes;  // ALiBi's; empty: none
 
   int64_t RowValues() const { return (shape.heads + 2 * shape.kv_heads) * shape.head_dim; }
   uint8_t* CacheAt(std::vector<uint8_t>* cache, int64_t sequence, int64_t position, int64_t head) {
@@ -42,6 +43,7 @@ struct Scene {
     args.head_dim = shape.head_dim;
     args.kv_of_head = kv_of_head.data();
     args.scale = scale;
+    args.alibi_slopes = slopes.empty() ? nullptr : slopes.data();
     args.window = shape.window;
     args.positions = positions.data() + begin;
     args.table_of_row = table_of_row.data() + begin;
@@ -171,6 +173,35 @@ TEST_P(AttentionTest, AgreesWithinAWindow) {
   }
 }
 
+// Adding slope * distance, at most 3 * 100 here, errs by one rounding of a sum that is at most 340.
+// Only keys whose p is above 2^-24 count: their distance term is within 40 + 2 * 40 of the largest
+// score, so that the rounding is below the 120 u that ErrorOfWeights' 45 per tile (of which there
+// are several) and its factor two leave room for.
+TEST_P(AttentionTest, AgreesWithSlopes) {
+  SKIP_WITHOUT(target());
+  for (int64_t window : {0, 20}) {
+    Shape s = shape();
+    s.heads = 6;
+    s.kv_heads = 3;
+    s.window = window;
+    Scene scene = MakeScene(s, {3, 100});
+    scene.slopes = {3.0F, 0.5F, 0.03F, 0.25F, 0.0F, 0.9F};
+    ExpectNearReference(scene);
+  }
+}
+
+TEST_P(AttentionTest, ASlopeMovesWeightToNearKeys) {
+  SKIP_WITHOUT(target());
+  Scene scene = MakeScene(shape(), {40});
+  scene.slopes = {200.0F, 200.0F, 200.0F, 200.0F};
+  const auto got = Attend(&scene, target(), 39, 40);
+  std::vector<float> newest(64);
+  for (int64_t head = 0; head < 4; ++head) {
+    DecodeToF32(scene.shape.kv_dtype, scene.CacheAt(&scene.v, 0, 39, head / 2), 64, newest.data());
+    EXPECT_TRUE(CompareBits({got.begin() + head * 64, got.begin() + (head + 1) * 64}, newest));
+  }
+}
+
 TEST_P(AttentionTest, ManyHeadsMayShareOneKvHead) {
   SKIP_WITHOUT(target());
   Shape s = shape();
@@ -235,6 +266,7 @@ TEST_P(AttentionBitsTest, ChunksDoNotChangeBits) {
     s.window = window;
     const int64_t length = target() == CpuTarget::kPortable ? 100 : 520;
     Scene scene = MakeScene(s, {length});
+    if (window > 0) scene.slopes = {0.5F, 0.25F, 0.125F, 0.01F};
     const auto want = Attend(&scene, target(), 0, length, 1);
     for (int64_t chunk : {1, 7, 64, 512}) {
       std::vector<float> got;
@@ -262,6 +294,7 @@ TEST_P(AttentionBitsTest, TargetsAgree) {
     Shape s = shape();
     s.head_dim = head_dim;
     Scene scene = MakeScene(s, {70});
+    if (head_dim == 36) scene.slopes = {0.5F, 0.25F, 0.125F, 0.01F};
     EXPECT_TRUE(
         CompareBits(Attend(&scene, target(), 0, 70), Attend(&scene, CpuTarget::kPortable, 0, 70)));
   }

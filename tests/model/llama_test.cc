@@ -89,17 +89,16 @@ TEST(LlamaTest, ReadsBiasAndTieFlagsWhereTheClassHasThem) {
 }
 
 TEST(LlamaTest, RefusesWhatItCannotExecuteByNameAndValue) {
-  EXPECT_THAT(ErrorOf(With(R"("hidden_act":"gelu")")), HasSubstr("hidden_act is \\\"gelu\\\""));
+  EXPECT_THAT(ErrorOf(With(R"("hidden_act":"relu")")), HasSubstr("hidden_act is \\\"relu\\\""));
   EXPECT_THAT(ErrorOf(With(R"("quantization_config":{"quant_method":"gptq"})")), HasSubstr("gptq"));
-  EXPECT_THAT(ErrorOf(With(R"("rope_scaling":{"type":"dynamic","factor":2.0})")),
-              HasSubstr("rope type \"dynamic\" is not supported; supported: default, linear"));
-  EXPECT_THAT(ErrorOf(With(R"("rope_parameters":{"rope_type":"yarn","factor":2.0})")),
-              HasSubstr("rope type \"yarn\""));
+  EXPECT_THAT(ErrorOf(With(R"("rope_scaling":{"type":"longrope","factor":2.0})")),
+              HasSubstr("rope type \"longrope\" is not supported; supported: default, linear"));
+  EXPECT_THAT(ErrorOf(With(R"("partial_rotary_factor":0.25)")),
+              HasSubstr("partial_rotary_factor is 0.25"));
   EXPECT_THAT(ErrorOf(With(R"("rope_parameters":{"partial_rotary_factor":0.5})")),
               HasSubstr("partial_rotary_factor is 0.5"));
-  EXPECT_THAT(
-      ErrorOf(R"({"model_type":"gpt2"})"),
-      HasSubstr("model_type is \"gpt2\", which is not supported; supported: llama, mistral"));
+  EXPECT_THAT(ErrorOf(R"({"model_type":"t5"})"),
+              HasSubstr("model_type is \"t5\", which is not supported; supported: llama, mistral"));
   EXPECT_THAT(ErrorOf("{}"), HasSubstr("model_type is \"\""));
 }
 

@@ -94,6 +94,42 @@ TEST(RopeTest, AgreesWithTransformersForLlama3Scaling) {
              kLlama3, 12);
 }
 
+TEST(RopeTest, AgreesWithTransformersForYarn) {
+  const std::vector<float> four = {
+      1.0F,           0.316227764F,   0.100000001F,    0.0316227786F,
+      0.00999999978F, 0.00256935088F, 0.000625000044F, 0.000138349656F};
+  const std::string numbers = R"({"rope_scaling":{"rope_type":"yarn","factor":4.0,)"
+                              R"("original_max_position_embeddings":32768)";
+  const RopeSpec plain = RopeOf(numbers + "}}", 16).value();
+  // A weighted sum of two positive numbers: no operation magnifies an error, there are five more.
+  ExpectNear(plain, four, 6);
+  EXPECT_DOUBLE_EQ(plain.magnitude, 1.138629436111989);
+  const RopeSpec stated = RopeOf(numbers + R"(,"attention_factor":1.25}})", 16).value();
+  ExpectNear(stated, four, 6);
+  EXPECT_EQ(stated.magnitude, 1.25);
+}
+
+TEST(RopeTest, AgreesWithTransformersForYarnWithAllItsOptions) {
+  const RopeSpec rope =
+      RopeOf(R"({"rope_scaling":{"type":"yarn","factor":40.0,"beta_fast":16.0,"beta_slow":2.0,)"
+             R"("original_max_position_embeddings":4096,"mscale":0.707,"mscale_all_dim":1.0,)"
+             R"("truncate":false}})",
+             16)
+          .value();
+  // The ramp of pair 4 divides a difference of 0.8 by one of 3.1: its share of 0.6 errs by a few
+  // units more, and the divided part is a fortieth.
+  ExpectNear(rope,
+             {1.0F, 0.316227764F, 0.100000001F, 0.0316227786F, 0.00579010462F, 0.000123952457F,
+              2.49999994e-05F, 7.90569447e-06F},
+             16);
+  EXPECT_DOUBLE_EQ(rope.magnitude, 0.9210423553163399);
+}
+
+// It scales only beyond max_position_embeddings, and nothing is served there.
+TEST(RopeTest, DynamicScalingIsNoneWithinTheContext) {
+  ExpectNear(RopeOf(R"({"rope_scaling":{"type":"dynamic","factor":2.0}})", 16).value(), kPlain, 3);
+}
+
 TEST(RopeTest, RefusesScalingWithoutItsNumbers) {
   const auto error = [](const std::string& scaling) {
     return std::string(RopeOf(R"({"rope_scaling":)" + scaling + "}", 16).status().message());
@@ -104,6 +140,19 @@ TEST(RopeTest, RefusesScalingWithoutItsNumbers) {
   EXPECT_THAT(
       error(R"({"rope_type":"llama3","factor":8,"low_freq_factor":4,"high_freq_factor":4})"),
       HasSubstr("greater than low_freq_factor"));
+  EXPECT_THAT(error(R"({"type":"dynamic"})"), HasSubstr("factor is missing"));
+  EXPECT_THAT(error(R"({"type":"yarn"})"), HasSubstr("factor is missing"));
+  EXPECT_THAT(error(R"({"type":"yarn","factor":4,"rope_theta":1})"),
+              HasSubstr("rope_theta is 1, but must be greater than 1"));
+  EXPECT_THAT(error(R"({"type":"yarn","factor":4,"truncate":1})"), HasSubstr("truncate is 1"));
+  EXPECT_THAT(error(R"({"type":"yarn","factor":4,"attention_factor":-1})"),
+              HasSubstr("attention_factor is -1"));
+  EXPECT_THAT(std::string(RopeOf(R"({"original_max_position_embeddings":32,)"
+                                 R"("rope_scaling":{"type":"yarn","factor":4}})",
+                                 16)
+                              .status()
+                              .message()),
+              HasSubstr("original_max_position_embeddings is 32, but must be inside"));
   EXPECT_THAT(error(R"("linear")"), HasSubstr("must be an object"));
   EXPECT_THAT(error(R"({"type":3})"), HasSubstr("must be a string"));
 }

@@ -42,6 +42,11 @@ constexpr Names kNames[] = {
     {Role::kLmHead, "lm_head.weight", "output.weight"},
 };
 
+const Names& NamesOf(Role role) {
+  return *std::find_if(std::begin(kNames), std::end(kNames),
+                       [&](const Names& names) { return names.role == role; });
+}
+
 struct Weight {
   Role role;
   int64_t layer;
@@ -161,7 +166,7 @@ std::string ConfigText(const TinyLlama& model, DType stored) {
 }
 
 std::string HfName(const Weight& weight) {
-  const char* name = kNames[static_cast<size_t>(weight.role)].hf;
+  const char* name = NamesOf(weight.role).hf;
   if (weight.layer < 0) return name;
   return absl::StrCat("model.layers.", weight.layer, ".", name);
 }
@@ -258,7 +263,7 @@ std::string TinyGgufBytes(const TinyLlama& model, DType stored,
   gguf.Float32("llama.attention.layer_norm_rms_epsilon", model.epsilon);
   gguf.Uint32("llama.vocab_size", static_cast<uint32_t>(model.vocabulary));
   for (const Weight& weight : WeightsOf(spec)) {
-    const char* name = kNames[static_cast<size_t>(weight.role)].gguf;
+    const char* name = NamesOf(weight.role).gguf;
     const std::vector<int64_t> shape = ShapeOf(spec, weight.role);
     const DType dtype = shape.size() == 1 ? DType::kF32 : stored;
     std::vector<float> values = Drawn(model, weight.role, weight.layer);

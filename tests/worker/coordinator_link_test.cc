@@ -77,7 +77,7 @@ class FakeCoordinator : public v1::Worker::Service {
   void EndResultsAfter(size_t messages) { end_results_after_ = messages; }
   std::vector<std::string> WaitForReceived(size_t count) {
     std::unique_lock<std::mutex> lock(mutex_);
-    changed_.wait_for(lock, std::chrono::seconds(20), [&] { return received_.size() >= count; });
+    changed_.wait_for(lock, std::chrono::seconds(60), [&] { return received_.size() >= count; });
     return received_;
   }
   std::vector<std::string> faults() {

@@ -1,9 +1,10 @@
-// The goldens of tests/golden/llama: checkpoints and what Hugging Face transformers says of them
-// (scripts/goldens_llama.py).
+// The goldens of tests/golden/llama and tests/golden/families: checkpoints and what Hugging Face
+// transformers says of them (scripts/goldens_llama.py, scripts/goldens_families.py).
 #pragma once
 
 #include <cstdint>
 #include <cstring>
+#include <filesystem>
 #include <fstream>
 #include <iterator>
 #include <string>
@@ -30,8 +31,32 @@ inline const std::vector<std::string>& GoldenNames() {
   return names;
 }
 
+// Each family beside Llama: the first word of a name is the family.
+inline const std::vector<std::string>& FamilyGoldenNames() {
+  static const std::vector<std::string> names = {"bloom",
+                                                 "bloom_post_norm",
+                                                 "bloom_bf16",
+                                                 "gpt_bigcode_mqa",
+                                                 "gpt_bigcode_mha",
+                                                 "gpt_bigcode_unscaled",
+                                                 "gpt2",
+                                                 "gpt2_by_layer",
+                                                 "gpt2_unscaled",
+                                                 "llama_linear",
+                                                 "llama_yarn",
+                                                 "qwen2",
+                                                 "qwen2_yarn",
+                                                 "qwen3",
+                                                 "qwen3_window",
+                                                 "gemma3",
+                                                 "gemma3_bias"};
+  return names;
+}
+
 inline Golden LoadGolden(const std::string& name) {
-  const std::string folder = std::string(PERGOLA_TEST_DATA) + "/golden/llama/" + name;
+  const std::string goldens = std::string(PERGOLA_TEST_DATA) + "/golden/";
+  const bool family = std::filesystem::exists(goldens + "families/" + name);
+  const std::string folder = goldens + (family ? "families/" : "llama/") + name;
   std::ifstream text(folder + "/golden.json");
   const auto json = nlohmann::json::parse(text);
   Golden golden;

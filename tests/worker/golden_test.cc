@@ -116,6 +116,9 @@ TEST_P(GoldenTest, GreedyTokensAreTheJudges) {
 INSTANTIATE_TEST_SUITE_P(Llama, GoldenTest, testing::ValuesIn(GoldenNames()),
                          [](const auto& test) { return test.param; });
 
+INSTANTIATE_TEST_SUITE_P(Families, GoldenTest, testing::ValuesIn(FamilyGoldenNames()),
+                         [](const auto& test) { return test.param; });
+
 // The demo model, where it is.
 TEST(SmolLm2GoldenTest, LogitsAndGreedyTokensAreTheJudges) {
   const char* home = std::getenv("HOME");

@@ -95,14 +95,19 @@ TEST_P(LayoutGoldenTest, GreedyTokensAreTheJudgesWithRunAhead) {
   EXPECT_EQ(tokens, golden.greedy);
 }
 
+std::string CaseName(const testing::TestParamInfo<Case>& test) {
+  return std::get<0>(test.param) + "_tp" + std::to_string(std::get<1>(test.param)) + "_pp" +
+         std::to_string(std::get<2>(test.param));
+}
+
 INSTANTIATE_TEST_SUITE_P(Llama, LayoutGoldenTest,
                          testing::Combine(testing::ValuesIn(GoldenNames()),
                                           testing::Values(1, 2, 3), testing::Values(1, 2, 3)),
-                         [](const auto& test) {
-                           return std::get<0>(test.param) + "_tp" +
-                                  std::to_string(std::get<1>(test.param)) + "_pp" +
-                                  std::to_string(std::get<2>(test.param));
-                         });
+                         CaseName);
+INSTANTIATE_TEST_SUITE_P(Families, LayoutGoldenTest,
+                         testing::Combine(testing::ValuesIn(FamilyGoldenNames()),
+                                          testing::Values(1, 2, 3), testing::Values(1, 2)),
+                         CaseName);
 
 }  // namespace
 }  // namespace pergola

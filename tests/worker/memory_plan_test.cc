@@ -4,13 +4,14 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/worker/executor_fixture.h"
+#include "tests/worker/golden.h"
 
 namespace pergola {
 namespace {
 
 using ::testing::HasSubstr;
 
-void ExpectPlannedIsAllocated(const MemoryCheckpoint& checkpoint, int tp, int pp,
+void ExpectPlannedIsAllocated(const Checkpoint& checkpoint, int tp, int pp,
                               const ExecutorOptions& options) {
   SCOPED_TRACE(testing::Message() << "TP " << tp << " PP " << pp);
   ExecutorGroup group(checkpoint, tp, pp, options);
@@ -42,6 +43,17 @@ TEST(PlannedMemoryTest, IsWhatIsAllocatedInEveryLayout) {
     const MemoryCheckpoint checkpoint(spec, {});
     for (const Layout& layout : kLayouts) {
       ExpectPlannedIsAllocated(checkpoint, layout.tp, layout.pp, TinyOptions());
+    }
+  }
+}
+
+TEST(PlannedMemoryTest, IsWhatIsAllocatedForEveryFamily) {
+  for (const std::string& name : FamilyGoldenNames()) {
+    SCOPED_TRACE(name);
+    const auto checkpoint = Checkpoint::Open(LoadGolden(name).checkpoint);
+    ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
+    for (const Layout& layout : {Layout{1, 1}, Layout{2, 1}, Layout{3, 3}}) {
+      ExpectPlannedIsAllocated(**checkpoint, layout.tp, layout.pp, TinyOptions());
     }
   }
 }

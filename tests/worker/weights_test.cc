@@ -7,6 +7,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "model/cut.h"
+#include "tests/worker/golden.h"
 #include "tests/worker/memory_checkpoint.h"
 #include "worker/weights/finite.h"
 
@@ -130,8 +131,8 @@ TEST_P(LoaderTest, EveryRankHoldsItsCutOfTheMlp) {
         ASSERT_EQ(Unpacked(loaded.down, row),
                   Slice(checkpoint.Values(Role::kDown, layer), 160, row, ffn));
       }
-      EXPECT_EQ(loaded.attention_norm, checkpoint.Values(Role::kAttentionNorm, layer));
-      EXPECT_EQ(loaded.mlp_norm, checkpoint.Values(Role::kMlpNorm, layer));
+      EXPECT_EQ(loaded.attention_norm.weight, checkpoint.Values(Role::kAttentionNorm, layer));
+      EXPECT_EQ(loaded.mlp_norm.weight, checkpoint.Values(Role::kMlpNorm, layer));
     }
   }
 }
@@ -193,13 +194,13 @@ TEST(StageWeightsTest, TiedEmbeddingIsHeldOncePerRankThatNeedsIt) {
   const StageWeights first = Load(checkpoint, LayoutOf(checkpoint, 1, 3, 0));
   EXPECT_EQ(first.embedding.rows(), 97);
   EXPECT_EQ(first.head.rows(), 0);
-  EXPECT_TRUE(first.final_norm.empty());
+  EXPECT_TRUE(first.final_norm.weight.empty());
   const StageWeights middle = Load(checkpoint, LayoutOf(checkpoint, 1, 3, 1));
   EXPECT_EQ(middle.embedding.rows() + middle.head.rows(), 0);
   const StageWeights last = Load(checkpoint, LayoutOf(checkpoint, 1, 3, 2));
   EXPECT_EQ(last.embedding.rows(), 0);
   EXPECT_EQ(last.lm_head().rows(), 97);
-  EXPECT_EQ(last.final_norm, checkpoint.Values(Role::kFinalNorm, -1));
+  EXPECT_EQ(last.final_norm.weight, checkpoint.Values(Role::kFinalNorm, -1));
 }
 
 TEST(StageWeightsTest, ProgressEndsAtTheTotalAndOnlyOwnRowsAreRead) {
@@ -267,6 +268,64 @@ TEST(DamagedWeightTest, NanInAScaleOrMinimumIsRefusedByName) {
               "tensor layers.0.mlp.down has a NaN or Inf at row 3, in the block of column 64; "
               "weights must be finite");
   }
+}
+
+// A checkpoint with one value of one tensor replaced.
+class PokedCheckpoint : public Checkpoint {
+ public:
+  PokedCheckpoint(std::unique_ptr<Checkpoint> inner, std::string tensor, int64_t index, float value)
+      : inner_(std::move(inner)), tensor_(std::move(tensor)), offset_(4 * index), value_(value) {}
+  const ModelSpec& spec() const override { return inner_->spec(); }
+  const std::vector<WeightBinding>& weights() const override { return inner_->weights(); }
+  const std::vector<std::string>& files() const override { return inner_->files(); }
+  const std::vector<TensorInfo>& tensors() const override { return inner_->tensors(); }
+  const TensorInfo* Find(const std::string& name) const override { return inner_->Find(name); }
+  absl::StatusOr<std::string> Fingerprint() const override { return inner_->Fingerprint(); }
+  absl::Status Read(const TensorInfo& tensor, int64_t offset,
+                    absl::Span<uint8_t> out) const override {
+    const absl::Status status = inner_->Read(tensor, offset, out);
+    const int64_t at = offset_ - offset;
+    if (tensor.name == tensor_ && at >= 0 && at + 4 <= static_cast<int64_t>(out.size())) {
+      std::memcpy(out.data() + at, &value_, 4);
+    }
+    return status;
+  }
+
+ private:
+  const std::unique_ptr<Checkpoint> inner_;
+  const std::string tensor_;
+  const int64_t offset_;
+  const float value_;
+};
+
+std::string PokedMessage(const std::string& golden, const std::string& tensor, int64_t index,
+                         int tp, int rank) {
+  auto inner = Checkpoint::Open(LoadGolden(golden).checkpoint);
+  EXPECT_TRUE(inner.ok()) << inner.status();
+  const PokedCheckpoint checkpoint(*std::move(inner), tensor, index,
+                                   std::numeric_limits<float>::quiet_NaN());
+  const auto layout = MakeLayout(checkpoint.spec(), tp, 1, rank);
+  EXPECT_TRUE(layout.ok()) << layout.status();
+  return std::string(LoadStageWeights(checkpoint, *layout, nullptr).status().message());
+}
+
+// c_attn of GPT-2 is [35 inputs, 3 * 35 outputs], 7 heads of 5.
+TEST(DamagedWeightTest, NanInATransposedMatrixIsRefusedWhereItLiesAndNowhereElse) {
+  const std::string message =
+      "tensor h.1.attn.c_attn.weight has a NaN or Inf at row 4, column 37; weights must be finite";
+  EXPECT_EQ(PokedMessage("gpt2", "h.1.attn.c_attn.weight", 4 * 105 + 37, 1, 0), message);
+  EXPECT_EQ(PokedMessage("gpt2", "h.1.attn.c_attn.weight", 4 * 105 + 37, 3, 0), message);
+  EXPECT_EQ(PokedMessage("gpt2", "h.1.attn.c_attn.weight", 4 * 105 + 37, 3, 2), "");
+}
+
+// query_key_value of BLOOM: rows [q k v] of 5 heads of 6.
+TEST(DamagedWeightTest, NanInAFusedTensorIsRefusedWhereItLiesAndNowhereElse) {
+  const std::string name = "transformer.h.2.self_attention.query_key_value.weight";
+  const std::string message =
+      "tensor " + name + " has a NaN or Inf at row 80, column 7; weights must be finite";
+  EXPECT_EQ(PokedMessage("bloom", name, 80 * 30 + 7, 1, 0), message);
+  EXPECT_EQ(PokedMessage("bloom", name, 80 * 30 + 7, 2, 0), "");
+  EXPECT_EQ(PokedMessage("bloom", name, 80 * 30 + 7, 2, 1), message);
 }
 
 TEST(DamagedWeightTest, IntegersAreRefusedByName) {

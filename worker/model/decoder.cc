@@ -31,8 +31,8 @@ void FillRopeTable(const RopeSpec& rope, int64_t positions, float* cosine, float
     for (int64_t i = 0; i < pairs; ++i) {
       const double angle =
           static_cast<double>(position) * static_cast<double>(rope.inverse_frequency[i]);
-      cosine[position * pairs + i] = static_cast<float>(std::cos(angle));
-      sine[position * pairs + i] = static_cast<float>(std::sin(angle));
+      cosine[position * pairs + i] = static_cast<float>(rope.magnitude * std::cos(angle));
+      sine[position * pairs + i] = static_cast<float>(rope.magnitude * std::sin(angle));
     }
   }
 }
@@ -63,6 +63,9 @@ Decoder::Decoder(const ModelSpec& spec, const RankLayout& layout, const DecoderB
   part_ = HostBuffer(sizes.part);
   picked_ = HostBuffer(sizes.picked);
   FillRopeTable(spec.rope, bounds.context_length, F32(rope_cosine_), F32(rope_sine_));
+  const int64_t local = bounds.context_length * spec.rope.dims / 2;
+  FillRopeTable(spec.local_rope, bounds.context_length, F32(rope_cosine_) + local,
+                F32(rope_sine_) + local);
 }
 
 int64_t Decoder::bytes() const {
@@ -84,15 +87,37 @@ absl::Status Decoder::Reduce(float* data, int64_t rows, int64_t layer, const cha
                               : absl::StrCat("layer ", layer, ": all-reduce of the ", operation)));
 }
 
-void Decoder::Normalise(float* hidden, const float* residual, const std::vector<float>& weight,
-                        int64_t rows) {
-  RmsNormArgs args;
-  args.x = F32Tensor(hidden, rows, spec_.hidden);
-  args.residual = residual;
-  args.weight = weight.data();
-  args.epsilon = spec_.norm_epsilon;
-  args.y = F32Tensor(F32(normed_), rows, spec_.hidden);
-  RmsNorm(stream_, args);
+void Decoder::Normalise(const NormWeights& norm, const float* residual, int64_t rows, float* x,
+                        float* y) {
+  const auto fill = [&](auto args) {
+    args.x = F32Tensor(x, rows, spec_.hidden);
+    args.residual = residual;
+    args.weight = norm.weight.data();
+    args.epsilon = spec_.norm_epsilon;
+    args.y = F32Tensor(y, rows, spec_.hidden);
+    return args;
+  };
+  if (spec_.norm == NormKind::kRms) return RmsNorm(stream_, fill(RmsNormArgs()));
+  LayerNormArgs args = fill(LayerNormArgs());
+  args.bias = norm.bias.data();
+  LayerNorm(stream_, args);
+}
+
+// Adds `residual` (what the branch before gave, or null) to the stream and leaves in normed_ what
+// the next branch, attention or MLP, reads.
+void Decoder::BeginBranch(const NormWeights& norm, const float* residual, int64_t rows,
+                          float* hidden) {
+  Normalise(norm, residual, rows, hidden, F32(normed_));
+  if (!spec_.residual_after_norm) return;
+  std::memcpy(hidden, F32(normed_), F32Bytes(rows * spec_.hidden));
+}
+
+// Sums branch_ over the stage's ranks.
+absl::Status Decoder::EndBranch(const NormWeights& norm, int64_t rows, int64_t layer,
+                                const char* operation) {
+  RETURN_IF_ERROR(Reduce(F32(branch_), rows, layer, operation));
+  if (spec_.post_norms) Normalise(norm, nullptr, rows, F32(branch_), F32(branch_));
+  return absl::OkStatus();
 }
 
 // y = x W^T + bias. A matmul writes dense rows, so the outputs of several parts are computed aside
@@ -119,6 +144,18 @@ void Decoder::Project(const Projection& projection, const float* x, int64_t rows
   }
 }
 
+// Adds the learned position's row where this rank holds it.
+void Decoder::EmbedPositions(const StepRows& rows, float* hidden) {
+  EmbeddingArgs args;
+  args.table = &weights_.positions;
+  args.first_row = layout_.positions.begin;
+  args.ids = Tensor(const_cast<int32_t*>(rows.positions), DType::kI32, {rows.count});
+  args.y = F32Tensor(F32(branch_), rows.count, spec_.hidden);
+  Embedding(stream_, args);
+  stream_.Synchronize();
+  for (int64_t i = 0; i < rows.count * spec_.hidden; ++i) hidden[i] += F32(branch_)[i];
+}
+
 absl::Status Decoder::Embed(const StepRows& rows, const int32_t* ids, float* hidden) {
   EmbeddingArgs args;
   args.table = &weights_.embedding;
@@ -126,7 +163,63 @@ absl::Status Decoder::Embed(const StepRows& rows, const int32_t* ids, float* hid
   args.ids = Tensor(const_cast<int32_t*>(ids), DType::kI32, {rows.count});
   args.y = F32Tensor(hidden, rows.count, spec_.hidden);
   Embedding(stream_, args);
-  return Reduce(hidden, rows.count, -1, "embedding");
+  if (spec_.embedding_scale != 1) {
+    stream_.Synchronize();
+    for (int64_t i = 0; i < rows.count * spec_.hidden; ++i) hidden[i] *= spec_.embedding_scale;
+  }
+  if (spec_.learned_positions) EmbedPositions(rows, hidden);
+  RETURN_IF_ERROR(Reduce(hidden, rows.count, -1, "embedding"));
+  if (spec_.embedding_norm) {
+    Normalise(weights_.embedding_norm, nullptr, rows.count, hidden, hidden);
+  }
+  return absl::OkStatus();
+}
+
+void Decoder::NormaliseHeads(const LayerWeights& weights, const Tensor& qkv) {
+  HeadNormArgs args;
+  args.qkv = qkv;
+  args.heads = heads_local_;
+  args.kv_heads = kv_heads_local_;
+  args.head_dim = spec_.head_dim;
+  args.query_weight = weights.query_norm.weight.data();
+  args.key_weight = weights.key_norm.weight.data();
+  args.epsilon = spec_.norm_epsilon;
+  HeadNorm(stream_, args);
+}
+
+RopeTable Decoder::RopeOf(int64_t layer) const {
+  const bool local = spec_.UsesLocalRope(layer);
+  const int64_t offset = local ? bounds_.context_length * spec_.rope.dims / 2 : 0;
+  RopeTable table;
+  table.dims = local ? spec_.local_rope.dims : spec_.rope.dims;
+  table.positions = bounds_.context_length;
+  table.cosine = F32(rope_cosine_) + offset;
+  table.sine = F32(rope_sine_) + offset;
+  return table;
+}
+
+void Decoder::Attend(int64_t layer, const StepRows& rows, const Tensor& qkv) {
+  AttentionArgs args;
+  args.qkv = qkv;
+  args.heads = heads_local_;
+  args.kv_heads = kv_heads_local_;
+  args.head_dim = spec_.head_dim;
+  args.kv_of_head = layout_.kv_of_head.data();
+  args.scale = spec_.ScaleOf(layer);
+  if (!spec_.alibi_slopes.empty()) {
+    args.alibi_slopes = spec_.alibi_slopes.data() + layout_.heads.begin;
+  }
+  args.window = spec_.WindowOf(layer);
+  args.positions = rows.positions;
+  args.table_of_row = rows.table_of_row;
+  args.block_tables = rows.block_tables;
+  args.table_stride = rows.table_stride;
+  args.block_tokens = kv_.shape().block_tokens;
+  args.kv_dtype = kv_.shape().dtype;
+  args.k_cache = kv_.K(layer);
+  args.v_cache = kv_.V(layer);
+  args.out = F32Tensor(F32(attended_), rows.count, heads_local_ * spec_.head_dim);
+  PagedAttention(stream_, args);
 }
 
 // Adds `residual` (the layer before, or null) to the stream and leaves what attention adds in
@@ -134,18 +227,17 @@ absl::Status Decoder::Embed(const StepRows& rows, const int32_t* ids, float* hid
 absl::Status Decoder::Attention(int64_t layer, const StepRows& rows, const float* residual,
                                 float* hidden) {
   const LayerWeights& weights = weights_.Layer(layer);
-  Normalise(hidden, residual, weights.attention_norm, rows.count);
+  BeginBranch(weights.attention_norm, residual, rows.count, hidden);
   Project(weights.qkv, F32(normed_), rows.count, F32(qkv_));
+  const Tensor qkv = F32Tensor(F32(qkv_), rows.count, weights.qkv.rows);
+  if (spec_.head_norms) NormaliseHeads(weights, qkv);
 
   RopeAndStoreArgs store;
-  store.qkv = F32Tensor(F32(qkv_), rows.count, weights.qkv.rows);
+  store.qkv = qkv;
   store.heads = heads_local_;
   store.kv_heads = kv_heads_local_;
   store.head_dim = spec_.head_dim;
-  store.rope.dims = spec_.rope.dims;
-  store.rope.positions = bounds_.context_length;
-  store.rope.cosine = F32(rope_cosine_);
-  store.rope.sine = F32(rope_sine_);
+  store.rope = RopeOf(layer);
   store.positions = rows.positions;
   store.slot_of_row = rows.slot_of_row;
   store.block_tokens = kv_.shape().block_tokens;
@@ -153,41 +245,25 @@ absl::Status Decoder::Attention(int64_t layer, const StepRows& rows, const float
   store.k_cache = kv_.K(layer);
   store.v_cache = kv_.V(layer);
   RopeAndStore(stream_, store);
-
-  AttentionArgs attention;
-  attention.qkv = store.qkv;
-  attention.heads = heads_local_;
-  attention.kv_heads = kv_heads_local_;
-  attention.head_dim = spec_.head_dim;
-  attention.kv_of_head = layout_.kv_of_head.data();
-  attention.scale = spec_.attention_scale;
-  attention.window = spec_.sliding_window;
-  attention.positions = rows.positions;
-  attention.table_of_row = rows.table_of_row;
-  attention.block_tables = rows.block_tables;
-  attention.table_stride = rows.table_stride;
-  attention.block_tokens = kv_.shape().block_tokens;
-  attention.kv_dtype = kv_.shape().dtype;
-  attention.k_cache = kv_.K(layer);
-  attention.v_cache = kv_.V(layer);
-  attention.out = F32Tensor(F32(attended_), rows.count, heads_local_ * spec_.head_dim);
-  PagedAttention(stream_, attention);
+  Attend(layer, rows, qkv);
 
   Project(weights.output, F32(attended_), rows.count, F32(branch_));
-  return Reduce(F32(branch_), rows.count, layer, "attention output");
+  return EndBranch(weights.attention_post_norm, rows.count, layer, "attention output");
 }
 
 // Adds what attention left in branch_ to the stream and leaves there what the MLP adds.
 absl::Status Decoder::Mlp(int64_t layer, const StepRows& rows, float* hidden) {
   const LayerWeights& weights = weights_.Layer(layer);
-  Normalise(hidden, F32(branch_), weights.mlp_norm, rows.count);
+  BeginBranch(weights.mlp_norm, F32(branch_), rows.count, hidden);
   Project(weights.gate_up, F32(normed_), rows.count, F32(gate_up_));
-  SwiGluArgs args;
-  args.gate_up = F32Tensor(F32(gate_up_), rows.count, weights.gate_up.rows);
+  ActivateArgs args;
+  args.activation = spec_.activation;
+  args.gated = spec_.gated_mlp;
+  args.x = F32Tensor(F32(gate_up_), rows.count, weights.gate_up.rows);
   args.y = F32Tensor(F32(activated_), rows.count, layout_.ffn.size());
-  SwiGlu(stream_, args);
+  Activate(stream_, args);
   Project(weights.down, F32(activated_), rows.count, F32(branch_));
-  return Reduce(F32(branch_), rows.count, layer, "MLP output");
+  return EndBranch(weights.mlp_post_norm, rows.count, layer, "MLP output");
 }
 
 absl::Status Decoder::Forward(const StepRows& rows, const int32_t* ids, float* hidden) {
@@ -214,12 +290,13 @@ void Decoder::Logits(const float* hidden, absl::Span<const int64_t> rows, float*
   for (int64_t i = 0; i < count; ++i) {
     std::memcpy(picked + i * spec_.hidden, hidden + rows[i] * spec_.hidden, F32Bytes(spec_.hidden));
   }
-  Normalise(picked, nullptr, weights_.final_norm, count);
+  Normalise(weights_.final_norm, nullptr, count, picked, F32(normed_));
   MatmulArgs args;
   args.x = F32Tensor(F32(normed_), count, spec_.hidden);
   args.w = &weights_.lm_head();
   args.y = F32Tensor(out, count, layout_.vocabulary.size());
   Matmul(stream_, args);
+  if (spec_.logit_cap > 0) SoftCap(stream_, SoftCapArgs{args.y, spec_.logit_cap});
   stream_.Synchronize();
 }
 

@@ -63,8 +63,14 @@ class Decoder {
   absl::Status Embed(const StepRows& rows, const int32_t* ids, float* hidden);
   absl::Status Attention(int64_t layer, const StepRows& rows, const float* residual, float* hidden);
   absl::Status Mlp(int64_t layer, const StepRows& rows, float* hidden);
-  void Normalise(float* hidden, const float* residual, const std::vector<float>& weight,
-                 int64_t rows);
+  void EmbedPositions(const StepRows& rows, float* hidden);
+  void BeginBranch(const NormWeights& norm, const float* residual, int64_t rows, float* hidden);
+  absl::Status EndBranch(const NormWeights& norm, int64_t rows, int64_t layer,
+                         const char* operation);
+  void Normalise(const NormWeights& norm, const float* residual, int64_t rows, float* x, float* y);
+  void NormaliseHeads(const LayerWeights& weights, const Tensor& qkv);
+  RopeTable RopeOf(int64_t layer) const;
+  void Attend(int64_t layer, const StepRows& rows, const Tensor& qkv);
   void Project(const Projection& projection, const float* x, int64_t rows, float* y);
   absl::Status Reduce(float* data, int64_t rows, int64_t layer, const char* operation);
 
@@ -78,11 +84,12 @@ class Decoder {
   const int64_t heads_local_;
   const int64_t kv_heads_local_;
 
-  HostBuffer rope_cosine_, rope_sine_;  // [context_length, rope.dims / 2]
-  HostBuffer normed_;                   // [step_rows, hidden]
+  // [context_length, rope.dims / 2], then [context_length, local_rope.dims / 2]
+  HostBuffer rope_cosine_, rope_sine_;
+  HostBuffer normed_;     // [step_rows, hidden]
   HostBuffer qkv_;        // [step_rows, (heads_local + 2 * kv_heads_local) * head_dim]
   HostBuffer attended_;   // [step_rows, heads_local * head_dim]
-  HostBuffer gate_up_;    // [step_rows, 2 * ffn_local]
+  HostBuffer gate_up_;    // [step_rows, 2 * ffn_local], without gate [step_rows, ffn_local]
   HostBuffer activated_;  // [step_rows, ffn_local]
   HostBuffer branch_;     // [step_rows, hidden]: what attention or MLP adds to the residual stream
   HostBuffer part_;       // [step_rows, most rows of a part], if a projection has several parts

@@ -1,6 +1,8 @@
 #include "worker/weights/loader.h"
 
 #include <algorithm>
+#include <cstring>
+#include <optional>
 #include <set>
 #include <utility>
 #include <vector>
@@ -22,12 +24,22 @@ struct Item {
   const WeightBinding* binding = nullptr;
   const TensorInfo* tensor = nullptr;
   Cut cut;
-  int64_t tensor_columns = 1;
+  int64_t tensor_columns = 1;  // of one row of the file
 
   bool matrix() const { return binding->shape.size() == 2; }
   DType dtype() const { return tensor->dtype; }
   int64_t row_bytes() const { return DTypeBytes(dtype(), tensor_columns); }
-  int64_t read_bytes() const { return cut.rows.size() * row_bytes(); }
+  int64_t read_bytes() const {
+    return (binding->transposed ? cut.columns : cut.rows).size() * row_bytes();
+  }
+  // The row of the tensor that holds row `row` of the cut (its column, if it is transposed).
+  int64_t TensorRow(int64_t row) const { return binding->rows.Of(cut.rows.begin + row); }
+  // How many rows of the cut, from `row` on, lie one after the other, at most `most`.
+  int64_t Together(int64_t row, int64_t most) const {
+    const int64_t group = binding->rows.group;
+    const int64_t left = cut.rows.size() - row;
+    return std::min({most, left, group == 0 ? left : group - (cut.rows.begin + row) % group});
+  }
   // Values of the first block that lie before the cut.
   int lead() const { return static_cast<int>(cut.columns.begin % BlockValues(dtype())); }
 };
@@ -53,14 +65,20 @@ absl::StatusOr<Item> MakeItem(const Checkpoint& checkpoint, const RankLayout& la
         absl::StrCat("tensor ", binding.tensor, " is ", ToAbsl(DTypeName(dtype)), ", which ",
                      RoleName(binding.role, binding.layer), " cannot be"));
   }
-  item.tensor_columns = matrix ? binding.shape[1] : 1;
+  item.tensor_columns = matrix ? item.tensor->shape[1] : 1;
   item.cut = CutOf(binding, checkpoint.spec(), layout);
+  const int64_t file_rows = item.tensor->shape[0];
   if (item.tensor_columns % BlockValues(dtype) != 0 ||
-      item.tensor->bytes != binding.shape[0] * item.row_bytes()) {
+      item.tensor->bytes != file_rows * item.row_bytes()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("tensor ", binding.tensor, " has ", item.tensor->bytes, " bytes, not the ",
+                     file_rows, " rows of ", item.tensor_columns, " ", ToAbsl(DTypeName(dtype)),
+                     " values of ", RoleName(binding.role, binding.layer)));
+  }
+  if (binding.transposed && BlockValues(dtype) != 1) {
     return absl::InvalidArgumentError(absl::StrCat(
-        "tensor ", binding.tensor, " has ", item.tensor->bytes, " bytes, not the ",
-        binding.shape[0], " rows of ", item.tensor_columns, " ", ToAbsl(DTypeName(dtype)),
-        " values of ", RoleName(binding.role, binding.layer)));
+        "tensor ", binding.tensor, " is ", ToAbsl(DTypeName(dtype)),
+        ", whose blocks cannot be transposed to be ", RoleName(binding.role, binding.layer)));
   }
   return item;
 }
@@ -119,8 +137,11 @@ class Loader {
   absl::StatusOr<Projection> LoadProjection(int64_t layer, const std::vector<Role>& roles,
                                             const std::vector<Role>& bias_roles);
   absl::StatusOr<std::vector<float>> LoadVector(const Item& item);
-  absl::StatusOr<std::vector<float>> LoadNorm(Role role, int64_t layer);
+  absl::StatusOr<NormWeights> LoadNorm(Role role, std::optional<Role> bias, int64_t layer);
+  absl::Status LoadLayerNorms(int64_t layer, LayerWeights* weights);
   absl::Status Pack(const Item& item, PackedMatrix* matrix, int64_t first_row);
+  absl::Status PackTransposed(const Item& item, PackedMatrix* matrix, int64_t first_row);
+  absl::Status ReadFile(const Item& item, int64_t first, int64_t count);
   absl::Status ReadRows(const Item& item, int64_t first, int64_t count);
   absl::Status CheckFinite(const Item& item, int64_t first, int64_t count) const;
   std::string Dtypes() const;
@@ -141,15 +162,28 @@ absl::StatusOr<const Item*> Loader::Need(Role role, int64_t layer) const {
   return absl::InvalidArgumentError(absl::StrCat("the checkpoint has no ", RoleName(role, layer)));
 }
 
-// Fills chunk_ with rows [first, first + count) of the cut, in file order.
-absl::Status Loader::ReadRows(const Item& item, int64_t first, int64_t count) {
+// Fills chunk_ with rows [first, first + count) of the tensor.
+absl::Status Loader::ReadFile(const Item& item, int64_t first, int64_t count) {
   const int64_t bytes = count * item.row_bytes();
   if (static_cast<int64_t>(chunk_.size()) < bytes) chunk_.resize(bytes);
-  RETURN_IF_ERROR(checkpoint_.Read(*item.tensor, (item.cut.rows.begin + first) * item.row_bytes(),
+  RETURN_IF_ERROR(checkpoint_.Read(*item.tensor, first * item.row_bytes(),
                                    absl::MakeSpan(chunk_.data(), bytes)));
   bytes_done_ += bytes;
   if (progress_) progress_(bytes_done_, bytes_total_);
+  return absl::OkStatus();
+}
+
+// Fills chunk_ with rows [first, first + count) of the cut, which lie together, in file order.
+absl::Status Loader::ReadRows(const Item& item, int64_t first, int64_t count) {
+  RETURN_IF_ERROR(ReadFile(item, item.TensorRow(first), count));
   return CheckFinite(item, first, count);
+}
+
+absl::Status NotFinite(const Item& item, int64_t row, int64_t column) {
+  const bool block = BlockValues(item.dtype()) > 1;
+  return absl::InvalidArgumentError(absl::StrCat(
+      "tensor ", item.binding->tensor, " has a NaN or Inf at row ", row, ", ",
+      block ? "in the block of column " : "column ", column, "; weights must be finite"));
 }
 
 absl::Status Loader::CheckFinite(const Item& item, int64_t first, int64_t count) const {
@@ -164,50 +198,105 @@ absl::Status Loader::CheckFinite(const Item& item, int64_t first, int64_t count)
     const uint8_t* source = chunk_.data() + i * item.row_bytes() + DTypeBytes(item.dtype(), begin);
     const int64_t bad = FirstNonFinite(item.dtype(), source, values);
     if (bad < 0) continue;
-    const int64_t row = item.cut.rows.begin + first + i + bad / item.tensor_columns;
-    const int64_t column = begin + bad % item.tensor_columns;
-    return absl::InvalidArgumentError(absl::StrCat(
-        "tensor ", item.binding->tensor, " has a NaN or Inf at row ", row, ", ",
-        block > 1 ? "in the block of column " : "column ", column, "; weights must be finite"));
+    return NotFinite(item, item.TensorRow(first) + i + bad / item.tensor_columns,
+                     begin + bad % item.tensor_columns);
   }
   return absl::OkStatus();
 }
 
+// The tensor is [inputs, outputs]: its rows are read one after the other and dealt to the rows of
+// the weight, which are packed once all are there.
+absl::Status Loader::PackTransposed(const Item& item, PackedMatrix* matrix, int64_t first_row) {
+  const int64_t size = DTypeBytes(item.dtype(), 1);
+  const int64_t rows = item.cut.rows.size();
+  const int64_t columns = item.cut.columns.size();
+  const int64_t step = std::max<int64_t>(1, kChunkBytes / item.row_bytes());
+  std::vector<uint8_t> turned(rows * columns * size);
+  for (int64_t first = 0; first < columns; first += step) {
+    const int64_t count = std::min(step, columns - first);
+    RETURN_IF_ERROR(ReadFile(item, item.cut.columns.begin + first, count));
+    for (int64_t row = 0; row < rows; ++row) {
+      const uint8_t* from = chunk_.data() + item.TensorRow(row) * size;
+      uint8_t* to = turned.data() + (row * columns + first) * size;
+      for (int64_t i = 0; i < count; ++i) {
+        std::memcpy(to + i * size, from + i * item.row_bytes(), size);
+      }
+    }
+  }
+  const int64_t bad = FirstNonFinite(item.dtype(), turned.data(), rows * columns);
+  if (bad >= 0) {
+    return NotFinite(item, item.cut.columns.begin + bad % columns, item.TensorRow(bad / columns));
+  }
+  matrix->PackRows(first_row, rows, turned.data(), columns * size);
+  return absl::OkStatus();
+}
+
 absl::Status Loader::Pack(const Item& item, PackedMatrix* matrix, int64_t first_row) {
+  if (item.binding->transposed) return PackTransposed(item, matrix, first_row);
   const int64_t head_dim = checkpoint_.spec().head_dim;
   const int64_t unit = item.binding->row_order == RowOrder::kPlain ? 1 : head_dim;
   const int64_t step = std::max<int64_t>(1, kChunkBytes / (item.row_bytes() * unit)) * unit;
   const int64_t skip =
       item.cut.columns.begin / BlockValues(item.dtype()) * BlockBytes(item.dtype());
-  for (int64_t row = 0; row < item.cut.rows.size(); row += step) {
-    const int64_t count = std::min(step, item.cut.rows.size() - row);
+  for (int64_t row = 0; row < item.cut.rows.size();) {
+    const int64_t count = item.Together(row, step);
     RETURN_IF_ERROR(ReadRows(item, row, count));
     for (const Run& run : RunsOf(item.binding->row_order, first_row + row, count, head_dim)) {
       matrix->PackRows(run.first_row, run.count,
                        chunk_.data() + run.source * item.row_bytes() + skip,
                        run.stride_rows * item.row_bytes());
     }
+    row += count;
   }
   return absl::OkStatus();
 }
 
 absl::StatusOr<std::vector<float>> Loader::LoadVector(const Item& item) {
-  const int64_t count = item.cut.rows.size();
-  RETURN_IF_ERROR(ReadRows(item, 0, count));
-  std::vector<float> values(count);
-  for (const Run& run : RunsOf(item.binding->row_order, 0, count, checkpoint_.spec().head_dim)) {
-    for (int64_t i = 0; i < run.count; ++i) {
-      const int64_t source = run.source + i * run.stride_rows;
-      DecodeToF32(item.dtype(), chunk_.data() + source * item.row_bytes(), 1,
-                  &values[run.first_row + i]);
+  const int64_t total = item.cut.rows.size();
+  std::vector<float> values(total);
+  for (int64_t row = 0; row < total;) {
+    const int64_t count = item.Together(row, total);
+    RETURN_IF_ERROR(ReadRows(item, row, count));
+    for (const Run& run :
+         RunsOf(item.binding->row_order, row, count, checkpoint_.spec().head_dim)) {
+      for (int64_t i = 0; i < run.count; ++i) {
+        const int64_t source = run.source + i * run.stride_rows;
+        DecodeToF32(item.dtype(), chunk_.data() + source * item.row_bytes(), 1,
+                    &values[run.first_row + i]);
+      }
     }
+    row += count;
   }
   return values;
 }
 
-absl::StatusOr<std::vector<float>> Loader::LoadNorm(Role role, int64_t layer) {
-  ASSIGN_OR_RETURN(const Item* item, Need(role, layer));
-  return LoadVector(*item);
+// Nothing where the model has no such norm.
+absl::StatusOr<NormWeights> Loader::LoadNorm(Role role, std::optional<Role> bias, int64_t layer) {
+  NormWeights norm;
+  const Item* item = Find(role, layer);
+  if (item == nullptr) return norm;
+  ASSIGN_OR_RETURN(norm.weight, LoadVector(*item));
+  if (checkpoint_.spec().norm_plus_one) {
+    for (float& value : norm.weight) value += 1;
+  }
+  const Item* bias_item = bias.has_value() ? Find(*bias, layer) : nullptr;
+  if (bias_item == nullptr) return norm;
+  ASSIGN_OR_RETURN(norm.bias, LoadVector(*bias_item));
+  return norm;
+}
+
+absl::Status Loader::LoadLayerNorms(int64_t layer, LayerWeights* weights) {
+  RETURN_IF_ERROR(Need(Role::kAttentionNorm, layer).status());
+  RETURN_IF_ERROR(Need(Role::kMlpNorm, layer).status());
+  ASSIGN_OR_RETURN(weights->attention_norm,
+                   LoadNorm(Role::kAttentionNorm, Role::kAttentionNormBias, layer));
+  ASSIGN_OR_RETURN(weights->query_norm, LoadNorm(Role::kQueryNorm, std::nullopt, layer));
+  ASSIGN_OR_RETURN(weights->key_norm, LoadNorm(Role::kKeyNorm, std::nullopt, layer));
+  ASSIGN_OR_RETURN(weights->attention_post_norm,
+                   LoadNorm(Role::kAttentionPostNorm, std::nullopt, layer));
+  ASSIGN_OR_RETURN(weights->mlp_norm, LoadNorm(Role::kMlpNorm, Role::kMlpNormBias, layer));
+  ASSIGN_OR_RETURN(weights->mlp_post_norm, LoadNorm(Role::kMlpPostNorm, std::nullopt, layer));
+  return absl::OkStatus();
 }
 
 absl::StatusOr<PackedMatrix> Loader::LoadMatrix(Role role) {
@@ -258,15 +347,16 @@ absl::StatusOr<Projection> Loader::LoadProjection(int64_t layer, const std::vect
 
 absl::StatusOr<LayerWeights> Loader::LoadLayer(int64_t layer) {
   LayerWeights weights;
-  ASSIGN_OR_RETURN(weights.attention_norm, LoadNorm(Role::kAttentionNorm, layer));
+  RETURN_IF_ERROR(LoadLayerNorms(layer, &weights));
   ASSIGN_OR_RETURN(weights.qkv,
                    LoadProjection(layer, {Role::kQuery, Role::kKey, Role::kValue},
                                   {Role::kQueryBias, Role::kKeyBias, Role::kValueBias}));
   ASSIGN_OR_RETURN(weights.output,
                    LoadProjection(layer, {Role::kAttentionOutput}, {Role::kAttentionOutputBias}));
-  ASSIGN_OR_RETURN(weights.mlp_norm, LoadNorm(Role::kMlpNorm, layer));
-  ASSIGN_OR_RETURN(weights.gate_up, LoadProjection(layer, {Role::kGate, Role::kUp},
-                                                   {Role::kGateBias, Role::kUpBias}));
+  const bool gated = checkpoint_.spec().gated_mlp;
+  ASSIGN_OR_RETURN(weights.gate_up, gated ? LoadProjection(layer, {Role::kGate, Role::kUp},
+                                                           {Role::kGateBias, Role::kUpBias})
+                                          : LoadProjection(layer, {Role::kUp}, {Role::kUpBias}));
   ASSIGN_OR_RETURN(weights.down, LoadProjection(layer, {Role::kDown}, {Role::kDownBias}));
   return weights;
 }
@@ -286,13 +376,19 @@ absl::StatusOr<StageWeights> Loader::Load() {
   const bool tied = checkpoint_.spec().tied_embeddings;
   if (layout_.first_stage()) {
     ASSIGN_OR_RETURN(weights.embedding, LoadMatrix(Role::kTokenEmbedding));
+    if (checkpoint_.spec().learned_positions) {
+      ASSIGN_OR_RETURN(weights.positions, LoadMatrix(Role::kPositionEmbedding));
+    }
+    ASSIGN_OR_RETURN(weights.embedding_norm,
+                     LoadNorm(Role::kEmbeddingNorm, Role::kEmbeddingNormBias, -1));
   }
   for (int64_t layer = layout_.layers.begin; layer < layout_.layers.end; ++layer) {
     ASSIGN_OR_RETURN(LayerWeights layer_weights, LoadLayer(layer));
     weights.layer_weights.push_back(std::move(layer_weights));
   }
   if (layout_.last_stage()) {
-    ASSIGN_OR_RETURN(weights.final_norm, LoadNorm(Role::kFinalNorm, -1));
+    RETURN_IF_ERROR(Need(Role::kFinalNorm, -1).status());
+    ASSIGN_OR_RETURN(weights.final_norm, LoadNorm(Role::kFinalNorm, Role::kFinalNormBias, -1));
     weights.head_is_embedding = tied && layout_.first_stage();
     if (!weights.head_is_embedding) {
       ASSIGN_OR_RETURN(weights.head, LoadMatrix(tied ? Role::kTokenEmbedding : Role::kLmHead));

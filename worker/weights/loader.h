@@ -1,6 +1,6 @@
 // From a checkpoint to one rank's packed weights: reads only what the rank needs, in bounded
-// chunks, undoes GGUF's permuted rope rows, and refuses weights that are not finite. Not for the
-// forward pass.
+// chunks (a transposed matrix whole), undoes GGUF's permuted rope rows, and refuses weights that
+// are not finite. Not for the forward pass.
 #pragma once
 
 #include <cstdint>

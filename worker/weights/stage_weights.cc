@@ -15,13 +15,22 @@ int64_t Projection::bytes() const {
   return total;
 }
 
+int64_t NormWeights::bytes() const {
+  return VectorBytes(weight) + VectorBytes(bias);
+}
+
 int64_t LayerWeights::bytes() const {
-  return VectorBytes(attention_norm) + VectorBytes(mlp_norm) + qkv.bytes() + output.bytes() +
-         gate_up.bytes() + down.bytes();
+  int64_t total = qkv.bytes() + output.bytes() + gate_up.bytes() + down.bytes();
+  for (const NormWeights* norm :
+       {&attention_norm, &query_norm, &key_norm, &attention_post_norm, &mlp_norm, &mlp_post_norm}) {
+    total += norm->bytes();
+  }
+  return total;
 }
 
 int64_t StageWeights::bytes() const {
-  int64_t total = embedding.bytes() + head.bytes() + VectorBytes(final_norm);
+  int64_t total = embedding.bytes() + positions.bytes() + head.bytes() + embedding_norm.bytes() +
+                  final_norm.bytes();
   for (const LayerWeights& layer : layer_weights) total += layer.bytes();
   return total;
 }

@@ -25,13 +25,23 @@ struct Projection {
   int64_t bytes() const;
 };
 
+struct NormWeights {
+  std::vector<float> weight;  // [hidden] or [head_dim]; empty: there is no such norm
+  std::vector<float> bias;    // as long, of a LayerNorm; else empty
+
+  int64_t bytes() const;
+};
+
 struct LayerWeights {
-  std::vector<float> attention_norm;  // [hidden]
-  Projection qkv;                     // [(heads_local + 2 * kv_heads_local) * head_dim, hidden]
-  Projection output;                  // [hidden, heads_local * head_dim]; bias on tp_rank 0 only
-  std::vector<float> mlp_norm;        // [hidden]
-  Projection gate_up;                 // [2 * ffn_local, hidden]
-  Projection down;                    // [hidden, ffn_local]; bias on tp_rank 0 only
+  NormWeights attention_norm;
+  Projection qkv;                    // [(heads_local + 2 * kv_heads_local) * head_dim, hidden]
+  Projection output;                 // [hidden, heads_local * head_dim]; bias on tp_rank 0 only
+  NormWeights query_norm, key_norm;  // of a head
+  NormWeights attention_post_norm;
+  NormWeights mlp_norm;
+  Projection gate_up;  // [2 * ffn_local, hidden], or [ffn_local, hidden] of an MLP without gate
+  Projection down;     // [hidden, ffn_local]; bias on tp_rank 0 only
+  NormWeights mlp_post_norm;
 
   int64_t bytes() const;
 };
@@ -41,9 +51,11 @@ struct StageWeights {
   Range layers;
   std::vector<LayerWeights> layer_weights;  // [layers.size()]
   PackedMatrix embedding;                   // [vocabulary_local, hidden], in the first stage
+  PackedMatrix positions;      // [positions_local, hidden], in the first stage if they are learned
+  NormWeights embedding_norm;  // in the first stage
   PackedMatrix head;  // [vocabulary_local, hidden], in the last stage unless it is the embedding
   bool head_is_embedding = false;  // tied, and this rank is in the first and the last stage
-  std::vector<float> final_norm;   // [hidden], in the last stage
+  NormWeights final_norm;          // in the last stage
   std::string dtypes;              // of the matrices, "q4_1+q8_0"
 
   // `layer` counts over the whole model.
