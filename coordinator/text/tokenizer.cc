@@ -10,6 +10,11 @@
 namespace pergola {
 namespace {
 
+// Published vocabularies have hardly a hole. A table is made of all ids up to the largest, so that
+// must not come from a file of a few bytes.
+constexpr size_t kFreeIds = 1 << 16;
+constexpr size_t kMaxIdsPerToken = 4;
+
 struct TokenEntry {
   std::string bytes;
   std::string prepared;  // what Decoder::Run takes; empty where bytes are enough
@@ -81,6 +86,11 @@ absl::StatusOr<std::vector<TokenEntry>> MakeTable(const TokenizerParts& parts,
     ids[spelling] = id;
   });
   for (const AddedToken& token : parts.added_tokens) size = std::max(size, token.id + 1);
+  const size_t most = kFreeIds + kMaxIdsPerToken * (ids.size() + parts.added_tokens.size());
+  if (static_cast<size_t>(size) > most) {
+    return absl::InvalidArgumentError(absl::StrCat("ids reach ", size - 1, ", but there are only ",
+                                                   ids.size(), " tokens in the vocabulary"));
+  }
   std::vector<TokenEntry> table(size);
   ForEachVocabularyToken(parts.model, [&](const std::string& spelling, int32_t id) {
     table[id] = entry_of(spelling, /*special=*/false);
