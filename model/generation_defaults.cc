@@ -117,13 +117,14 @@ void Ignore(std::string line, GenerationDefaults* defaults) {
 // What is left out is said; an unknown key may be anything.
 void NoteIgnored(const JsonObject& config, bool all_keys, GenerationDefaults* defaults) {
   for (const auto& [key, value] : config.value().items()) {
-    const auto unsupported = std::find_if(std::begin(kUnsupported), std::end(kUnsupported),
-                                          [&](const Unsupported& u) { return u.key == key; });
+    const auto unsupported = std::find_if(
+        std::begin(kUnsupported), std::end(kUnsupported),
+        [name = std::string_view(key)](const Unsupported& u) { return u.key == name; });
     const bool listed = unsupported != std::end(kUnsupported);
     if (DoesNothing(value, listed ? unsupported->neutral : 0)) continue;
     const bool known = std::find(std::begin(kKnown), std::end(kKnown), key) != std::end(kKnown);
     if (known || (!listed && !all_keys)) continue;
-    Ignore(absl::StrCat(config.where(), ": ", Printable(key), " is ", Shown(value),
+    Ignore(absl::StrCat(config.where(), ": ", Printable(key), " is ", JsonText(value),
                         ", which is not supported and left out"),
            defaults);
   }

@@ -101,7 +101,7 @@ absl::StatusOr<json> ParseJsonObject(std::string_view text, std::string_view whe
   return value;
 }
 
-std::string Shown(const json& value) {
+std::string JsonText(const json& value) {
   return Printable(value.dump(-1, ' ', true, json::error_handler_t::replace));
 }
 
@@ -118,7 +118,7 @@ bool JsonObject::Has(std::string_view key) const {
 absl::Status JsonObject::Wrong(std::string_view key, std::string_view wanted) const {
   const json* found = Find(key);
   return absl::InvalidArgumentError(absl::StrCat(where_, ": ", Printable(key), " is ",
-                                                 found == nullptr ? "missing" : Shown(*found),
+                                                 found == nullptr ? "missing" : JsonText(*found),
                                                  ", but must be ", ToAbsl(wanted)));
 }
 

@@ -27,7 +27,7 @@ absl::StatusOr<nlohmann::json> ParseJson(std::string_view text, std::string_view
 absl::StatusOr<nlohmann::json> ParseJsonObject(std::string_view text, std::string_view where);
 
 // A value as text for a message, cut where it is long.
-std::string Shown(const nlohmann::json& value);
+std::string JsonText(const nlohmann::json& value);
 
 // A view of an object. Borrows the json; keys that are absent or null give the fallback.
 class JsonObject {

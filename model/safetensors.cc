@@ -190,7 +190,7 @@ absl::StatusOr<SafetensorsShards> ParseSafetensorsIndex(std::string_view text,
     const auto* name = shard.get_ptr<const std::string*>();
     if (name == nullptr || !IsPlainName(*name)) {
       return absl::InvalidArgumentError(
-          absl::StrCat(path, ": tensor \"", Printable(tensor), "\" lies in ", Shown(shard),
+          absl::StrCat(path, ": tensor \"", Printable(tensor), "\" lies in ", JsonText(shard),
                        ", which is not the name of a file in this directory"));
     }
     shards[*name].push_back(tensor);

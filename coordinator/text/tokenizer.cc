@@ -14,6 +14,9 @@ namespace {
 // must not come from a file of a few bytes.
 constexpr size_t kFreeIds = 1 << 16;
 constexpr size_t kMaxIdsPerToken = 4;
+// What added tokens may take once they are normalized: a prefix is usual, more is not.
+constexpr size_t kFreeAddedBytes = 1 << 20;
+constexpr size_t kMaxAddedGrowth = 4;
 
 struct TokenEntry {
   std::string bytes;
@@ -35,11 +38,20 @@ bool OnlyDecodesBytes(const std::vector<DecoderStep>& steps) {
 absl::StatusOr<std::vector<AddedToken>> NormalizedTokens(std::vector<AddedToken> tokens,
                                                          const Normalizer& normalizer) {
   Regex::Workspace workspace;
+  size_t bytes = 0;
+  size_t normalized_bytes = 0;
   for (AddedToken& token : tokens) {
     if (!token.normalized || normalizer.empty()) continue;
+    bytes += token.content.size();
     workspace.Begin(token.content.size());
     bool unused = false;
     ASSIGN_OR_RETURN(token.content, normalizer.Apply(token.content, &workspace, &unused));
+    normalized_bytes += token.content.size();
+    if (normalized_bytes > kFreeAddedBytes + kMaxAddedGrowth * bytes) {
+      return absl::InvalidArgumentError(absl::StrCat("the normalizer makes more than ",
+                                                     normalized_bytes, " bytes of the first ",
+                                                     bytes, " bytes of added tokens"));
+    }
   }
   return tokens;
 }

@@ -62,13 +62,22 @@ TEST(TokenizerJsonTest, CountsTheStepsOfSequencesInSequences) {
   json four = {{"type", "Sequence"}, {"pretokenizers", json::array({step, step, step, step})}};
   json all = {{"type", "Sequence"}, {"pretokenizers", json::array({four, four, four, four})}};
   EXPECT_THAT(Refusal(Edited("/pre_tokenizer", all)),
-              HasSubstr("pretokenizers[3].pretokenizers[0] is beyond the limit of 16 steps"));
+              HasSubstr("pretokenizers[3] is beyond the limit of 16 steps"));
+}
+
+TEST(TokenizerJsonTest, RefusesAddedTokensThatTheNormalizerBlowsUp) {
+  json document = Edited("/normalizer", {{"type", "Prepend"}, {"prepend", std::string(8000, 'x')}});
+  for (int i = 0; i < 300; ++i) {
+    document["added_tokens"].push_back(
+        {{"id", 200 + i}, {"content", "t" + std::to_string(i)}, {"normalized", true}});
+  }
+  EXPECT_THAT(Refusal(document), HasSubstr("bytes of added tokens"));
 }
 
 // Its table of all ids took 300 MB.
 TEST(TokenizerJsonTest, RefusesIdsFarBeyondTheNumberOfTokens) {
   EXPECT_THAT(Refusal(Edited("/model/vocab/hello", 4194303)),
-              HasSubstr("ids reach 4194303, but there are only 102 tokens"));
+              HasSubstr("ids reach 4194303, but there are only 101 tokens"));
   EXPECT_THAT(Refusal(Edited("/added_tokens/0/id", 4194303)), HasSubstr("ids reach 4194303"));
   EXPECT_EQ(Ids(Edited("/model/vocab/hello", 65000), "hello"), std::vector<int32_t>{65000});
 }
