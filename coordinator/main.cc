@@ -183,6 +183,7 @@ int Serve(Flags flags, int signals) {
   flags.server.join_token = *std::move(token);
   const auto parts = LoadTextParts(flags.model);
   if (!parts.ok()) return Fail(parts.status());
+  for (const std::string& line : parts->defaults.ignored) LOG_WARN("{}", line);
   const auto tokenizer = Tokenizer::Create(*parts);
   if (!tokenizer.ok()) return Fail(Prefixed(tokenizer.status(), flags.model));
   const auto chat = ChatTemplate::Create(*parts);

@@ -3,7 +3,6 @@
 #include <cmath>
 #include <vector>
 
-#include "absl/container/flat_hash_set.h"
 #include "base/status.h"
 #include "model/byte_source.h"
 
@@ -12,49 +11,85 @@ namespace {
 
 using nlohmann::json;
 
-// The library keeps the last of two equal keys and has no depth limit; this callback sees both.
-class StrictCallback {
+// The library's own builders keep the last of two equal keys, have no limit of depth, and where
+// they ask a callback take time quadratic in the elements of a list.
+class StrictBuilder final : public nlohmann::json_sax<json> {
  public:
-  bool operator()(int depth, json::parse_event_t event, json& parsed) {
-    if (depth > kMaxJsonDepth) problem_ = absl::StrCat("nested deeper than ", kMaxJsonDepth);
-    if (!problem_.empty()) return false;
-    if (event == json::parse_event_t::object_start) {
-      keys_.resize(static_cast<size_t>(depth) + 1);
-      keys_.back().clear();
-    } else if (event == json::parse_event_t::key) {
-      const auto* key = parsed.get_ptr<const std::string*>();
-      keys_.resize(static_cast<size_t>(depth));
-      if (!keys_.back().insert(*key).second) {
-        problem_ = absl::StrCat("key \"", Printable(*key), "\" is given twice");
-      }
-    }
-    return true;
-  }
+  json Take() { return std::move(root_); }
   const std::string& problem() const { return problem_; }
 
+  bool null() override { return Add(nullptr) != nullptr; }
+  bool boolean(bool value) override { return Add(value) != nullptr; }
+  bool number_integer(number_integer_t value) override { return Add(value) != nullptr; }
+  bool number_unsigned(number_unsigned_t value) override { return Add(value) != nullptr; }
+  bool number_float(number_float_t value, const string_t& /*text*/) override {
+    return Add(value) != nullptr;
+  }
+  bool string(string_t& value) override { return Add(std::move(value)) != nullptr; }
+  bool binary(binary_t& /*value*/) override { return Fail("holds binary data"); }
+  bool start_object(size_t /*elements*/) override { return Open(json::object()); }
+  bool start_array(size_t /*elements*/) override { return Open(json::array()); }
+  bool end_object() override { return Close(); }
+  bool end_array() override { return Close(); }
+  bool key(string_t& name) override {
+    auto& object = *open_.back()->get_ptr<json::object_t*>();
+    const auto [at, is_new] = object.try_emplace(name);
+    if (!is_new) return Fail(absl::StrCat("key \"", Printable(name), "\" is given twice"));
+    member_ = &at->second;
+    return true;
+  }
+  bool parse_error(size_t position, const std::string& /*token*/,
+                   const nlohmann::detail::exception& /*error*/) override {
+    return Fail(absl::StrCat("is not valid JSON at byte ", position));
+  }
+
  private:
-  std::vector<absl::flat_hash_set<std::string>> keys_;  // by depth of the object
+  bool Fail(std::string problem) {
+    if (problem_.empty()) problem_ = std::move(problem);
+    return false;
+  }
+
+  // Where the value lies from now on, or null.
+  json* Add(json value) {
+    if (++values_ > kMaxJsonValues) {
+      Fail(absl::StrCat("holds more than ", kMaxJsonValues, " values"));
+      return nullptr;
+    }
+    if (open_.empty()) return &(root_ = std::move(value));
+    if (open_.back()->is_object()) return &(*member_ = std::move(value));
+    return &open_.back()->get_ref<json::array_t&>().emplace_back(std::move(value));
+  }
+
+  bool Open(json container) {
+    if (open_.size() == kMaxJsonDepth) {
+      return Fail(absl::StrCat("nested deeper than ", kMaxJsonDepth));
+    }
+    json* const added = Add(std::move(container));
+    if (added == nullptr) return false;
+    open_.push_back(added);
+    return true;
+  }
+
+  bool Close() {
+    open_.pop_back();
+    return true;
+  }
+
+  json root_;
+  std::vector<json*> open_;  // a list grows only while its last element is closed
+  json* member_ = nullptr;   // of the key that was read last
+  int64_t values_ = 0;
   std::string problem_;
 };
 
 }  // namespace
 
 absl::StatusOr<json> ParseJson(std::string_view text, std::string_view where) {
-  StrictCallback callback;
-  json value = json::parse(
-      text.begin(), text.end(),
-      [&callback](int depth, json::parse_event_t event, json& parsed) {
-        return callback(depth, event, parsed);
-      },
-      /*allow_exceptions=*/false);
-  if (!callback.problem().empty()) {
-    return absl::InvalidArgumentError(absl::StrCat(ToAbsl(where), ": ", callback.problem()));
+  StrictBuilder builder;
+  if (!json::sax_parse(text.begin(), text.end(), &builder)) {
+    return absl::InvalidArgumentError(absl::StrCat(ToAbsl(where), ": ", builder.problem()));
   }
-  if (value.is_discarded()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(ToAbsl(where), ": is not valid JSON (", text.size(), " bytes)"));
-  }
-  return value;
+  return builder.Take();
 }
 
 absl::StatusOr<json> ParseJsonObject(std::string_view text, std::string_view where) {
@@ -64,6 +99,10 @@ absl::StatusOr<json> ParseJsonObject(std::string_view text, std::string_view whe
         absl::StrCat(ToAbsl(where), ": is a JSON ", value.type_name(), ", but must be an object"));
   }
   return value;
+}
+
+std::string JsonText(const json& value) {
+  return Printable(value.dump(-1, ' ', true, json::error_handler_t::replace));
 }
 
 const json* JsonObject::Find(std::string_view key) const {
@@ -78,10 +117,9 @@ bool JsonObject::Has(std::string_view key) const {
 
 absl::Status JsonObject::Wrong(std::string_view key, std::string_view wanted) const {
   const json* found = Find(key);
-  const std::string shown =
-      found == nullptr ? "missing" : found->dump(-1, ' ', true, json::error_handler_t::replace);
-  return absl::InvalidArgumentError(absl::StrCat(
-      where_, ": ", Printable(key), " is ", Printable(shown), ", but must be ", ToAbsl(wanted)));
+  return absl::InvalidArgumentError(absl::StrCat(where_, ": ", Printable(key), " is ",
+                                                 found == nullptr ? "missing" : JsonText(*found),
+                                                 ", but must be ", ToAbsl(wanted)));
 }
 
 absl::StatusOr<int64_t> JsonObject::Int(std::string_view key, int64_t fallback, int64_t min,

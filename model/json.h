@@ -16,12 +16,18 @@ namespace pergola {
 inline constexpr int64_t kMaxConfigBytes = 16 << 20;      // config.json and its like
 inline constexpr int64_t kMaxTokenizerBytes = 256 << 20;  // tokenizer.json
 inline constexpr int kMaxJsonDepth = 64;
+// Published tokenizers have up to 3 million. Each takes up to 64 bytes of memory, 20 times what it
+// may take of the file.
+inline constexpr int64_t kMaxJsonValues = 16 << 20;
 
-// Parses strict JSON. INVALID_ARGUMENT, beginning with `where`, for a syntax error, a key given
-// twice in one object or nesting beyond kMaxJsonDepth.
+// Parses strict JSON, in linear time. INVALID_ARGUMENT, beginning with `where`, for a syntax error,
+// a key given twice in one object, nesting beyond kMaxJsonDepth or more than kMaxJsonValues.
 absl::StatusOr<nlohmann::json> ParseJson(std::string_view text, std::string_view where);
 // The same, and the top must be an object.
 absl::StatusOr<nlohmann::json> ParseJsonObject(std::string_view text, std::string_view where);
+
+// A value as text for a message, cut where it is long.
+std::string JsonText(const nlohmann::json& value);
 
 // A view of an object. Borrows the json; keys that are absent or null give the fallback.
 class JsonObject {
@@ -32,6 +38,7 @@ class JsonObject {
       : value_(value), where_(std::move(where)) {}
 
   const std::string& where() const { return where_; }
+  const nlohmann::json& value() const { return value_; }
   // The value, or nullptr if the key is absent.
   const nlohmann::json* Find(std::string_view key) const;
   // Present and not null.

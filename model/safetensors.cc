@@ -155,36 +155,19 @@ bool IsPlainName(const std::string& name) {
 absl::Status AddShards(const std::string& directory, const std::string& index_path,
                        TensorTable* table) {
   ASSIGN_OR_RETURN(const std::string text, ReadWholeFile(index_path, kMaxSafetensorsHeaderBytes));
-  ASSIGN_OR_RETURN(const json index, ParseJsonObject(text, index_path));
-  const auto map = index.find("weight_map");
-  if (map == index.end() || !map->is_object()) {
-    return absl::InvalidArgumentError(absl::StrCat(index_path, ": weight_map is missing"));
-  }
-  std::map<std::string, int> shards;  // name to index in the table's files
-  for (const auto& [tensor, shard] : map->items()) {
-    const auto* name = shard.get_ptr<const std::string*>();
-    if (name == nullptr || !IsPlainName(*name)) {
-      return absl::InvalidArgumentError(
-          absl::StrCat(index_path, ": tensor \"", Printable(tensor), "\" lies in ",
-                       Printable(shard.dump(-1, ' ', true, json::error_handler_t::replace)),
-                       ", which is not the name of a file in this directory"));
-    }
-    shards.emplace(*name, 0);
-  }
-  if (shards.size() > kMaxShards) {
-    return absl::InvalidArgumentError(absl::StrCat(index_path, ": names ", shards.size(),
-                                                   " files; at most ", kMaxShards, " are read"));
-  }
-  for (auto& [name, file] : shards) {
-    file = static_cast<int>(table->files().size());
+  ASSIGN_OR_RETURN(const SafetensorsShards shards, ParseSafetensorsIndex(text, index_path));
+  std::map<std::string, int> files;  // name to index in the table's files
+  for (const auto& [name, tensors] : shards) {
+    files[name] = static_cast<int>(table->files().size());
     ASSIGN_OR_RETURN(auto source, OpenFileSource(absl::StrCat(directory, "/", name)));
     RETURN_IF_ERROR(AddSafetensors(std::move(source), table));
   }
   table->Seal();
-  for (const auto& [tensor, shard] : map->items()) {
-    const int file = shards.at(*shard.get_ptr<const std::string*>());
-    const TensorInfo* info = table->Find(tensor);
-    if (info != nullptr && info->file != file) {
+  for (const auto& [name, tensors] : shards) {
+    const int file = files.at(name);
+    for (const std::string& tensor : tensors) {
+      const TensorInfo* info = table->Find(tensor);
+      if (info == nullptr || info->file == file) continue;
       return absl::InvalidArgumentError(absl::StrCat(index_path, ": tensor \"", Printable(tensor),
                                                      "\" is not in ",
                                                      table->files()[static_cast<size_t>(file)]));
@@ -194,6 +177,30 @@ absl::Status AddShards(const std::string& directory, const std::string& index_pa
 }
 
 }  // namespace
+
+absl::StatusOr<SafetensorsShards> ParseSafetensorsIndex(std::string_view text,
+                                                        const std::string& path) {
+  ASSIGN_OR_RETURN(const json index, ParseJsonObject(text, path));
+  const auto map = index.find("weight_map");
+  if (map == index.end() || !map->is_object()) {
+    return absl::InvalidArgumentError(absl::StrCat(path, ": weight_map is missing"));
+  }
+  SafetensorsShards shards;
+  for (const auto& [tensor, shard] : map->items()) {
+    const auto* name = shard.get_ptr<const std::string*>();
+    if (name == nullptr || !IsPlainName(*name)) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(path, ": tensor \"", Printable(tensor), "\" lies in ", JsonText(shard),
+                       ", which is not the name of a file in this directory"));
+    }
+    shards[*name].push_back(tensor);
+  }
+  if (shards.size() > kMaxShards) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(path, ": names ", shards.size(), " files; at most ", kMaxShards, " are read"));
+  }
+  return shards;
+}
 
 absl::Status AddSafetensors(std::unique_ptr<ByteSource> source, TensorTable* table) {
   const std::string path = source->name();

@@ -3,10 +3,14 @@
 // only; nothing is believed before it is checked.
 #pragma once
 
+#include <map>
 #include <memory>
 #include <string>
+#include <string_view>
+#include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "model/tensor_table.h"
 
 namespace pergola {
@@ -17,6 +21,14 @@ inline constexpr int64_t kMaxSafetensorsHeaderBytes = 100'000'000;
 // Adds the file and its tensors to `table`. INVALID_ARGUMENT with one line that names file, tensor,
 // value and limit.
 absl::Status AddSafetensors(std::unique_ptr<ByteSource> source, TensorTable* table);
+
+// File to the tensors that lie in it.
+using SafetensorsShards = std::map<std::string, std::vector<std::string>>;
+
+// Reads a model.safetensors.index.json. Every file is a plain name: no path leads out of the
+// directory. INVALID_ARGUMENT beginning with `path`.
+absl::StatusOr<SafetensorsShards> ParseSafetensorsIndex(std::string_view text,
+                                                        const std::string& path);
 
 // Adds all safetensors files of a Hugging Face directory: model.safetensors, or the shards that
 // model.safetensors.index.json names. A tensor of the index that another shard holds than the one

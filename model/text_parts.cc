@@ -18,7 +18,6 @@ namespace {
 using nlohmann::json;
 
 constexpr int64_t kMaxTemplateBytes = 4 << 20;
-constexpr int64_t kMaxEosIds = 64;
 
 std::string BaseName(const std::string& path) {
   std::filesystem::path clean = std::filesystem::path(path).lexically_normal();
@@ -35,23 +34,6 @@ absl::StatusOr<std::optional<std::string>> ReadOptional(const std::string& path,
   return text.status();
 }
 
-// An id, a list of ids, or null (none).
-absl::Status ReadIds(const JsonObject& config, const char* key, std::vector<int32_t>* out) {
-  const json* value = config.Find(key);
-  out->clear();
-  if (value == nullptr || value->is_null()) return absl::OkStatus();
-  const std::string wanted = absl::StrCat("an id or a list of at most ", kMaxEosIds,
-                                          " ids from 0 to ", kMaxVocabulary - 1);
-  const json list = value->is_array() ? *value : json::array({*value});
-  if (list.size() > static_cast<size_t>(kMaxEosIds)) return config.Wrong(key, wanted);
-  for (const json& item : list) {
-    const auto* id = item.get_ptr<const json::number_unsigned_t*>();
-    if (id == nullptr || *id >= kMaxVocabulary) return config.Wrong(key, wanted);
-    out->push_back(static_cast<int32_t>(*id));
-  }
-  return absl::OkStatus();
-}
-
 absl::Status ReadSpecialIds(const JsonObject& config, const Family& family, TextParts* parts) {
   if (config.Find("eos_token_id") != nullptr) {
     RETURN_IF_ERROR(ReadIds(config, "eos_token_id", &parts->defaults.eos_ids));
@@ -66,43 +48,6 @@ absl::Status ReadSpecialIds(const JsonObject& config, const Family& family, Text
   RETURN_IF_ERROR(ReadIds(config, "bos_token_id", &bos));
   if (!bos.empty()) parts->bos_id = bos[0];
   return absl::OkStatus();
-}
-
-// A number from 0 to `max`; stays unset where the file does not state one.
-absl::Status ReadFloat(const JsonObject& config, std::string_view key, float max,
-                       std::optional<float>* value) {
-  if (!config.Has(key)) return absl::OkStatus();
-  ASSIGN_OR_RETURN(const double number, config.Number(key, 0, 0, static_cast<double>(max)));
-  *value = static_cast<float>(number);
-  return absl::OkStatus();
-}
-
-absl::Status ReadCount(const JsonObject& config, std::string_view key, int64_t max,
-                       std::optional<uint32_t>* value) {
-  if (!config.Has(key)) return absl::OkStatus();
-  ASSIGN_OR_RETURN(const int64_t number, config.Int(key, 0, 0, max));
-  *value = static_cast<uint32_t>(number);
-  return absl::OkStatus();
-}
-
-absl::Status ReadGenerationConfig(const std::string& text, const std::string& path,
-                                  GenerationDefaults* defaults) {
-  ASSIGN_OR_RETURN(const json value, ParseJsonObject(text, path));
-  const JsonObject config(value, path);
-  // The file replaces config.json's ids also when it has none: transformers then never stops by
-  // itself.
-  RETURN_IF_ERROR(ReadIds(config, "eos_token_id", &defaults->eos_ids));
-  if (config.Has("do_sample")) {
-    ASSIGN_OR_RETURN(defaults->do_sample, config.Bool("do_sample", false));
-  }
-  RETURN_IF_ERROR(ReadFloat(config, "temperature", kMaxTemperature, &defaults->temperature));
-  RETURN_IF_ERROR(ReadCount(config, "top_k", kMaxVocabulary, &defaults->top_k));
-  RETURN_IF_ERROR(ReadFloat(config, "top_p", 1, &defaults->top_p));
-  RETURN_IF_ERROR(ReadFloat(config, "min_p", 1, &defaults->min_p));
-  RETURN_IF_ERROR(ReadFloat(config, "typical_p", 1, &defaults->typical_p));
-  RETURN_IF_ERROR(
-      ReadFloat(config, "repetition_penalty", kMaxPenalty, &defaults->repetition_penalty));
-  return ReadCount(config, "no_repeat_ngram_size", INT32_MAX, &defaults->no_repeat_ngram_size);
 }
 
 // tokenizer_config.json's chat_template: a text, or a list of {name, template} of which "default"
@@ -148,8 +93,11 @@ absl::StatusOr<TextParts> LoadHuggingFace(const std::string& path) {
 
   ASSIGN_OR_RETURN(const auto generation, read("generation_config.json", kMaxConfigBytes));
   if (generation) {
-    RETURN_IF_ERROR(
-        ReadGenerationConfig(*generation, path + "/generation_config.json", &parts.defaults));
+    const std::string generation_path = path + "/generation_config.json";
+    ASSIGN_OR_RETURN(const json settings, ParseJsonObject(*generation, generation_path));
+    RETURN_IF_ERROR(ReadGenerationConfig(JsonObject(settings, generation_path), &parts.defaults));
+  } else {
+    RETURN_IF_ERROR(ReadGenerationKeys(config, &parts.defaults));
   }
   ASSIGN_OR_RETURN(auto tokenizer, read("tokenizer.json", kMaxTokenizerBytes));
   parts.tokenizer_json = std::move(tokenizer).value_or("");
@@ -192,19 +140,23 @@ absl::Status ReadVocabularyIds(const GgufMetadata& metadata, GgufVocabulary* voc
   return absl::OkStatus();
 }
 
-absl::StatusOr<GgufVocabulary> ReadVocabulary(const GgufMetadata& metadata) {
+}  // namespace
+
+absl::StatusOr<GgufVocabulary> ReadGgufVocabulary(const GgufMetadata& metadata) {
   GgufVocabulary vocabulary;
   ASSIGN_OR_RETURN(vocabulary.model, metadata.String("tokenizer.ggml.model", ""));
   ASSIGN_OR_RETURN(vocabulary.pre, metadata.String("tokenizer.ggml.pre", ""));
+  // Before anything is copied.
+  for (const char* key : {"tokenizer.ggml.tokens", "tokenizer.ggml.merges"}) {
+    if (metadata.Count(key) <= kMaxVocabulary) continue;
+    return absl::InvalidArgumentError(absl::StrCat(metadata.file(), ": ", key, " holds ",
+                                                   metadata.Count(key), " entries; at most ",
+                                                   kMaxVocabulary, " are read"));
+  }
   ASSIGN_OR_RETURN(vocabulary.tokens, metadata.Strings("tokenizer.ggml.tokens"));
   ASSIGN_OR_RETURN(vocabulary.token_types, metadata.Int32s("tokenizer.ggml.token_type"));
   ASSIGN_OR_RETURN(vocabulary.scores, metadata.Floats("tokenizer.ggml.scores"));
   ASSIGN_OR_RETURN(vocabulary.merges, metadata.Strings("tokenizer.ggml.merges"));
-  if (vocabulary.tokens.size() > kMaxVocabulary) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(metadata.file(), ": tokenizer.ggml.tokens holds ", vocabulary.tokens.size(),
-                     " tokens; at most ", kMaxVocabulary, " are read"));
-  }
   if (!vocabulary.token_types.empty() &&
       vocabulary.token_types.size() != vocabulary.tokens.size()) {
     return absl::InvalidArgumentError(absl::StrCat(
@@ -226,6 +178,8 @@ absl::StatusOr<GgufVocabulary> ReadVocabulary(const GgufMetadata& metadata) {
   for (const int32_t byte : charsmap) vocabulary.charsmap.push_back(static_cast<char>(byte));
   return vocabulary;
 }
+
+namespace {
 
 // End of turn and end of message end an answer as end of text does: for such models
 // generation_config.json lists them. Files that name none have a control token of a known name, as
@@ -271,10 +225,11 @@ absl::StatusOr<TextParts> LoadGguf(const std::string& path) {
   parts.architecture = spec.architecture;
   parts.vocabulary_size = spec.vocabulary;
   parts.context_length = spec.context_length;
-  ASSIGN_OR_RETURN(parts.gguf, ReadVocabulary(metadata));
+  ASSIGN_OR_RETURN(parts.gguf, ReadGgufVocabulary(metadata));
   ASSIGN_OR_RETURN(parts.chat_template, metadata.String("tokenizer.chat_template", ""));
   parts.bos_id = parts.gguf->bos_id;
   RETURN_IF_ERROR(ReadEndIds(metadata, &parts));
+  RETURN_IF_ERROR(ReadGgufSampling(metadata, &parts.defaults));
   parts.hash = header.metadata_bytes_hash;
   return parts;
 }
@@ -285,7 +240,7 @@ absl::StatusOr<GgufVocabulary> LoadGgufVocabulary(const std::string& path) {
   ASSIGN_OR_RETURN(auto source, OpenFileSource(path));
   TensorTable table;
   ASSIGN_OR_RETURN(const GgufHeader header, AddGguf(std::move(source), &table));
-  return ReadVocabulary(header.metadata);
+  return ReadGgufVocabulary(header.metadata);
 }
 
 absl::StatusOr<TextParts> LoadTextParts(const std::string& path) {

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "model/generation_defaults.h"
 
 namespace pergola {
 
@@ -25,20 +26,6 @@ struct GgufVocabulary {
   std::optional<bool> add_bos, add_eos;
   std::optional<bool> add_space_prefix, remove_extra_spaces;
   std::string charsmap;  // SentencePiece's compiled normalization rules; may be empty
-};
-
-// The model's own defaults for generation: generation_config.json over config.json; unset: not
-// stated.
-struct GenerationDefaults {
-  std::vector<int32_t> eos_ids;
-  std::optional<bool> do_sample;
-  std::optional<float> temperature;
-  std::optional<uint32_t> top_k;
-  std::optional<float> top_p;
-  std::optional<float> min_p;
-  std::optional<float> typical_p;
-  std::optional<float> repetition_penalty;
-  std::optional<uint32_t> no_repeat_ngram_size;
 };
 
 struct TextParts {
@@ -59,6 +46,9 @@ struct TextParts {
 // `path`: a directory or a .gguf file, as for Checkpoint::Open. Errors: one line naming file and
 // value.
 absl::StatusOr<TextParts> LoadTextParts(const std::string& path);
+
+// What `metadata` says of the vocabulary. INVALID_ARGUMENT naming file and key.
+absl::StatusOr<GgufVocabulary> ReadGgufVocabulary(const GgufMetadata& metadata);
 
 // The vocabulary alone, also of a .gguf file that holds nothing else.
 absl::StatusOr<GgufVocabulary> LoadGgufVocabulary(const std::string& path);

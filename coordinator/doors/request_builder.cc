@@ -113,7 +113,10 @@ class Builder {
 
   // Before so many new ids nothing that ends the stream by its id is sampled.
   void Minimum() {
-    const uint32_t least = request_.stop().min_new_tokens();
+    const v1::StopConditions& stop = request_.stop();
+    const uint32_t stated = inputs_.served.parts->defaults.min_new_tokens.value_or(0);
+    const uint32_t least = stop.has_min_new_tokens() ? stop.min_new_tokens()
+                                                     : std::min(stated, sequence_.max_new_tokens);
     if (least > sequence_.max_new_tokens) {
       violations_.Add("stop.min_new_tokens",
                       absl::StrCat(least, " exceeds max_new_tokens, ", sequence_.max_new_tokens));
@@ -247,10 +250,18 @@ class Builder {
                                                           "; at most ", room - prompt, " fit"));
       return;
     }
-    const uint64_t fallback = std::min<uint64_t>(kDefaultMaxNewTokens, room - prompt);
+    const uint64_t fallback = std::min<uint64_t>(DefaultNewTokens(prompt), room - prompt);
     sequence_.max_new_tokens = static_cast<uint32_t>(stop.has_max_new_tokens() ? asked : fallback);
     length_known_ = true;
     Minimum();
+  }
+
+  // Where the request does not say. A prompt beyond the model's max_length leaves it no meaning.
+  uint64_t DefaultNewTokens(uint64_t prompt) const {
+    const GenerationDefaults& defaults = inputs_.served.parts->defaults;
+    if (defaults.max_new_tokens) return *defaults.max_new_tokens;
+    const uint64_t most = defaults.max_length.value_or(0);
+    return most > prompt ? most - prompt : kDefaultMaxNewTokens;
   }
 
   void Scoring() {

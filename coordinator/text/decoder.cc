@@ -15,6 +15,17 @@ constexpr char kReplacement[] = "\xEF\xBF\xBD";
 // What a step behind a join looks for is held back at every place, byte by byte.
 constexpr size_t kMaxFusedPatternBytes = 256;
 
+// Published decoders replace by what is no longer. Some steps after another multiply.
+constexpr size_t kMaxGrowth = 8;
+
+// How many times as long a step can make a token.
+size_t GrowthOf(const DecoderStep& step) {
+  if (step.kind != Kind::kReplace) return 1;
+  if (step.pattern.regex != nullptr) return step.content.size() + 1;
+  const size_t from = std::max<size_t>(1, step.pattern.literal.size());
+  return std::max<size_t>(1, (step.content.size() + from - 1) / from);
+}
+
 bool Joins(Kind kind) {
   return kind == Kind::kByteLevel || kind == Kind::kFuse || kind == Kind::kJoinSpaces;
 }
@@ -75,7 +86,13 @@ absl::StatusOr<Decoder> Decoder::Create(std::vector<DecoderStep> steps) {
   bool fused = false;
   size_t first_fused = steps.size();
   size_t prepared = 0;
+  size_t growth = 1;
   for (size_t i = 0; i < steps.size(); ++i) {
+    growth *= std::min(GrowthOf(steps[i]), kMaxGrowth + 1);
+    if (growth > kMaxGrowth) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("step ", i, " can make a text more than ", kMaxGrowth, " times as long"));
+    }
     const Kind kind = steps[i].kind;
     const bool regex = steps[i].pattern.regex != nullptr;
     if (fused && (kind == Kind::kByteFallback || kind == Kind::kEndSuffix ||

@@ -36,7 +36,8 @@ struct DecoderStep {
 // Immutable; shared by threads.
 class Decoder {
  public:
-  // INVALID_ARGUMENT naming a step that cannot follow one that joins.
+  // INVALID_ARGUMENT naming a step that cannot follow one that joins, or that lets a text grow out
+  // of proportion.
   static absl::StatusOr<Decoder> Create(std::vector<DecoderStep> steps);
 
   // The token after the leading steps that look at nothing but the token: what Run takes.

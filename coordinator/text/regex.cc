@@ -8,8 +8,8 @@
 namespace pergola {
 namespace {
 
-// Published patterns have under 500 bytes.
-constexpr size_t kMaxPatternBytes = 16 << 10;
+// Published patterns have under 1000 bytes. Oniguruma takes up to 3000 bytes of memory for one.
+constexpr size_t kMaxPatternBytes = 4 << 10;
 // A greedy run pushes one entry per character and the longest text has 4 Mi of them.
 constexpr unsigned kMaxMatchStack = 6U << 20;
 // A text may take kRetriesPerByte steps back per byte and kFreeRetries more; a search of up to

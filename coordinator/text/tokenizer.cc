@@ -10,6 +10,14 @@
 namespace pergola {
 namespace {
 
+// Published vocabularies have hardly a hole. A table is made of all ids up to the largest, so that
+// must not come from a file of a few bytes.
+constexpr size_t kFreeIds = 1 << 16;
+constexpr size_t kMaxIdsPerToken = 4;
+// What added tokens may take once they are normalized: a prefix is usual, more is not.
+constexpr size_t kFreeAddedBytes = 1 << 20;
+constexpr size_t kMaxAddedGrowth = 4;
+
 struct TokenEntry {
   std::string bytes;
   std::string prepared;  // what Decoder::Run takes; empty where bytes are enough
@@ -30,11 +38,20 @@ bool OnlyDecodesBytes(const std::vector<DecoderStep>& steps) {
 absl::StatusOr<std::vector<AddedToken>> NormalizedTokens(std::vector<AddedToken> tokens,
                                                          const Normalizer& normalizer) {
   Regex::Workspace workspace;
+  size_t bytes = 0;
+  size_t normalized_bytes = 0;
   for (AddedToken& token : tokens) {
     if (!token.normalized || normalizer.empty()) continue;
+    bytes += token.content.size();
     workspace.Begin(token.content.size());
     bool unused = false;
     ASSIGN_OR_RETURN(token.content, normalizer.Apply(token.content, &workspace, &unused));
+    normalized_bytes += token.content.size();
+    if (normalized_bytes > kFreeAddedBytes + kMaxAddedGrowth * bytes) {
+      return absl::InvalidArgumentError(absl::StrCat("the normalizer makes more than ",
+                                                     normalized_bytes, " bytes of the first ",
+                                                     bytes, " bytes of added tokens"));
+    }
   }
   return tokens;
 }
@@ -81,6 +98,11 @@ absl::StatusOr<std::vector<TokenEntry>> MakeTable(const TokenizerParts& parts,
     ids[spelling] = id;
   });
   for (const AddedToken& token : parts.added_tokens) size = std::max(size, token.id + 1);
+  const size_t most = kFreeIds + kMaxIdsPerToken * (ids.size() + parts.added_tokens.size());
+  if (static_cast<size_t>(size) > most) {
+    return absl::InvalidArgumentError(absl::StrCat("ids reach ", size - 1, ", but there are only ",
+                                                   ids.size(), " tokens in the vocabulary"));
+  }
   std::vector<TokenEntry> table(size);
   ForEachVocabularyToken(parts.model, [&](const std::string& spelling, int32_t id) {
     table[id] = entry_of(spelling, /*special=*/false);

@@ -17,7 +17,12 @@
 namespace pergola {
 namespace {
 
-constexpr size_t kMaxPieceBytes = 1024;        // published tokens stay under 100
+constexpr size_t kMaxPieceBytes = 1024;  // published tokens stay under 100
+// What the merges of a vocabulary of scores take, as a multiple of its own bytes: published ones
+// take 5 times as much. A file of "a", "aa", "aaa" ... has a merge for each way to part each of
+// them.
+constexpr size_t kMaxMergeGrowth = 32;
+constexpr size_t kFreeMergeBytes = 1 << 20;
 constexpr char kMetaspace[] = "\xE2\x96\x81";  // U+2581 stands for a space
 
 // llama.cpp's token types.
@@ -47,6 +52,13 @@ absl::Status CheckTokens(const GgufVocabulary& vocabulary) {
   return absl::OkStatus();
 }
 
+absl::Status CheckLength(const GgufVocabulary& vocabulary, size_t id) {
+  if (vocabulary.tokens[id].size() <= kMaxPieceBytes) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("tokenizer.ggml.tokens[", id, "] has ",
+                                                 vocabulary.tokens[id].size(),
+                                                 " bytes; the limit is ", kMaxPieceBytes));
+}
+
 // SentencePiece vocabularies: a finite score for each token, and none so long that the ways to part
 // it are many.
 absl::Status CheckScores(const GgufVocabulary& vocabulary) {
@@ -56,11 +68,7 @@ absl::Status CheckScores(const GgufVocabulary& vocabulary) {
                                                    vocabulary.tokens.size(), " tokens"));
   }
   for (size_t i = 0; i < vocabulary.scores.size(); ++i) {
-    if (vocabulary.tokens[i].size() > kMaxPieceBytes) {
-      return absl::InvalidArgumentError(absl::StrCat("tokenizer.ggml.tokens[", i, "] has ",
-                                                     vocabulary.tokens[i].size(),
-                                                     " bytes; the limit is ", kMaxPieceBytes));
-    }
+    RETURN_IF_ERROR(CheckLength(vocabulary, i));
     if (std::isfinite(vocabulary.scores[i])) continue;
     return absl::InvalidArgumentError(absl::StrCat("tokenizer.ggml.scores[", i, "] is ",
                                                    vocabulary.scores[i], "; it must be finite"));
@@ -68,8 +76,9 @@ absl::Status CheckScores(const GgufVocabulary& vocabulary) {
   return absl::OkStatus();
 }
 
-// The spellings of a BPE, and which tokens are found in text before everything else.
-void ReadBpeTokens(const GgufVocabulary& vocabulary, BpeParts* bpe, TokenizerParts* parts) {
+// The spellings of a BPE, and which tokens are found in text before everything else: at every place
+// of it, so that they must not be long.
+absl::Status ReadBpeTokens(const GgufVocabulary& vocabulary, BpeParts* bpe, TokenizerParts* parts) {
   absl::flat_hash_set<absl::string_view> seen;
   for (size_t i = 0; i < vocabulary.tokens.size(); ++i) {
     const std::string& spelling = vocabulary.tokens[i];
@@ -79,6 +88,7 @@ void ReadBpeTokens(const GgufVocabulary& vocabulary, BpeParts* bpe, TokenizerPar
     bpe->vocabulary.emplace_back(spelling, id);
     const int32_t type = TypeOf(vocabulary, i);
     if ((type == kUnknown || type == kControl || type == kUserDefined) && !spelling.empty()) {
+      RETURN_IF_ERROR(CheckLength(vocabulary, i));
       AddedToken token;
       token.id = id;
       token.content = spelling;
@@ -86,6 +96,7 @@ void ReadBpeTokens(const GgufVocabulary& vocabulary, BpeParts* bpe, TokenizerPar
       parts->added_tokens.push_back(std::move(token));
     }
   }
+  return absl::OkStatus();
 }
 
 absl::Status ReadMerges(const GgufVocabulary& vocabulary, BpeParts* bpe) {
@@ -156,7 +167,7 @@ absl::StatusOr<TokenizerParts> ReadByteLevel(const GgufVocabulary& vocabulary) {
                      RegexStep("[0-9][0-9][0-9]", SplitBehavior::kIsolated, /*invert=*/false));
     steps.push_back(std::move(threes));
   }
-  ReadBpeTokens(vocabulary, &bpe, &parts);
+  RETURN_IF_ERROR(ReadBpeTokens(vocabulary, &bpe, &parts));
   RETURN_IF_ERROR(ReadMerges(vocabulary, &bpe));
   bpe.ignore_merges = definition->ignore_merges;
   parts.decoder.push_back(DecoderOf(DecoderStep::Kind::kByteLevel));
@@ -166,7 +177,7 @@ absl::StatusOr<TokenizerParts> ReadByteLevel(const GgufVocabulary& vocabulary) {
 
 // SentencePiece merges any two neighbours whose text together is a token, that of the highest score
 // first: a merge for each way to part each token, ranked by the score of what it makes.
-void MergesFromScores(const GgufVocabulary& vocabulary, BpeParts* bpe) {
+absl::Status MergesFromScores(const GgufVocabulary& vocabulary, BpeParts* bpe) {
   absl::flat_hash_set<absl::string_view> mergeable;
   std::vector<int32_t> ids;
   for (const auto& [spelling, id] : bpe->vocabulary) {
@@ -178,6 +189,8 @@ void MergesFromScores(const GgufVocabulary& vocabulary, BpeParts* bpe) {
   std::stable_sort(ids.begin(), ids.end(), [&](int32_t a, int32_t b) {
     return vocabulary.scores[a] > vocabulary.scores[b];
   });
+  size_t room = kFreeMergeBytes;
+  for (const int32_t id : ids) room += kMaxMergeGrowth * vocabulary.tokens[id].size();
   uint32_t rank = 0;
   for (size_t i = 0; i < ids.size(); ++i) {
     const absl::string_view spelling = vocabulary.tokens[ids[i]];
@@ -188,10 +201,17 @@ void MergesFromScores(const GgufVocabulary& vocabulary, BpeParts* bpe) {
       const absl::string_view left = spelling.substr(0, cut);
       const absl::string_view right = spelling.substr(cut);
       if (!mergeable.contains(left) || !mergeable.contains(right)) continue;
+      if (room < spelling.size()) {
+        return absl::InvalidArgumentError(absl::StrCat(
+            "tokenizer.ggml.tokens can be merged in more than ", bpe->merges.size(),
+            " ways, which take more than ", kMaxMergeGrowth, " times the bytes of the tokens"));
+      }
+      room -= spelling.size();
       bpe->merges.emplace_back(left, right);
       bpe->ranks.push_back(rank);
     }
   }
+  return absl::OkStatus();
 }
 
 void AddSpaceReplacement(TokenizerParts* parts) {
@@ -230,7 +250,7 @@ absl::StatusOr<TokenizerParts> ReadSentencePieceBpe(const GgufVocabulary& vocabu
   bpe.words_are_bytes = false;
   bpe.byte_fallback = true;
   bpe.fuse_unknown = true;
-  ReadBpeTokens(vocabulary, &bpe, &parts);
+  RETURN_IF_ERROR(ReadBpeTokens(vocabulary, &bpe, &parts));
   const auto unknown = vocabulary.unknown_id;
   if (unknown.has_value() && *unknown >= 0 &&
       static_cast<size_t>(*unknown) < vocabulary.tokens.size()) {
@@ -240,7 +260,7 @@ absl::StatusOr<TokenizerParts> ReadSentencePieceBpe(const GgufVocabulary& vocabu
     RETURN_IF_ERROR(ReadMerges(vocabulary, &bpe));
   } else {
     RETURN_IF_ERROR(CheckScores(vocabulary));
-    MergesFromScores(vocabulary, &bpe);
+    RETURN_IF_ERROR(MergesFromScores(vocabulary, &bpe));
   }
   AddSentencePieceDecoder(prefix, &parts);
   RETURN_IF_ERROR(ReadBoundaryTokens(vocabulary, /*add_bos=*/true, /*add_eos=*/false, &parts));

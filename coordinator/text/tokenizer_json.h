@@ -11,27 +11,34 @@
 namespace pergola {
 
 // Published lists of steps have up to 6.
-inline constexpr size_t kMaxSteps = 64;
+inline constexpr size_t kMaxSteps = 16;
 
-// Calls `read(fields, type)` for `value`, or for each element of a Sequence in turn; null is
-// nothing. `list` names the Sequence's field.
 template <typename Read>
-absl::Status ForEachStep(const nlohmann::json* value, const std::string& path, const char* list,
-                         const Read& read) {
+absl::Status ForEachStepOf(const nlohmann::json* value, const std::string& path, const char* list,
+                           const Read& read, size_t* count) {
   if (value == nullptr || value->is_null()) return absl::OkStatus();
   ASSIGN_OR_RETURN(const JsonFields fields, JsonFields::Of(*value, path));
   ASSIGN_OR_RETURN(const std::string type, fields.String("type"));
+  if (++*count > kMaxSteps) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(path, " is beyond the limit of ", kMaxSteps, " steps"));
+  }
   if (type != "Sequence") return read(fields, type);
   ASSIGN_OR_RETURN(const nlohmann::json* steps, fields.Array(list));
-  if (steps->size() > kMaxSteps) {
-    return absl::InvalidArgumentError(absl::StrCat(fields.PathOf(list), " has ", steps->size(),
-                                                   " steps; the limit is ", kMaxSteps));
-  }
   for (size_t i = 0; i < steps->size(); ++i) {
     const std::string step_path = absl::StrCat(fields.PathOf(list), "[", i, "]");
-    RETURN_IF_ERROR(ForEachStep(&(*steps)[i], step_path, list, read));
+    RETURN_IF_ERROR(ForEachStepOf(&(*steps)[i], step_path, list, read, count));
   }
   return absl::OkStatus();
+}
+
+// Calls `read(fields, type)` for `value`, or for each element of a Sequence in turn; null is
+// nothing. `list` names the Sequence's field. Sequences in sequences count too.
+template <typename Read>
+absl::Status ForEachStep(const nlohmann::json* value, const std::string& path, const char* list,
+                         const Read& read) {
+  size_t count = 0;
+  return ForEachStepOf(value, path, list, read, &count);
 }
 
 absl::Status ReadNormalizer(const nlohmann::json* value, TokenizerParts* parts);

@@ -124,6 +124,29 @@ TEST_F(ParametersTest, TakesTheModelsPenaltiesAlsoWhereItIsGreedy) {
   EXPECT_EQ(sequence_.sampling.min_p(), 0) << "a filter counts only where the model samples";
 }
 
+TEST_F(ParametersTest, TakesTheModelsLengthsWhereTheRequestSaysNothing) {
+  parts_.defaults.max_length = 30;
+  ASSERT_EQ(Build().code(), 0);
+  const auto prompt = static_cast<uint32_t>(sequence_.prompt_ids.size());
+  EXPECT_EQ(sequence_.max_new_tokens, 30 - prompt) << "with the prompt";
+  parts_.defaults.max_length = prompt;
+  ASSERT_EQ(Build().code(), 0);
+  EXPECT_EQ(sequence_.max_new_tokens, kDefaultMaxNewTokens) << "no room in it, so it says nothing";
+  parts_.defaults.max_new_tokens = 9;
+  parts_.defaults.min_new_tokens = 5;
+  parts_.defaults.eos_ids = {2};
+  ASSERT_EQ(Build().code(), 0);
+  EXPECT_EQ(sequence_.max_new_tokens, 9U);
+  EXPECT_EQ(sequence_.sampling.min_new_tokens(), 5U);
+  request_.mutable_stop()->set_max_new_tokens(3);
+  ASSERT_EQ(Build().code(), 0);
+  EXPECT_EQ(sequence_.max_new_tokens, 3U);
+  EXPECT_EQ(sequence_.sampling.min_new_tokens(), 3U) << "the model's minimum gives way";
+  request_.mutable_stop()->set_min_new_tokens(0);
+  ASSERT_EQ(Build().code(), 0);
+  EXPECT_EQ(sequence_.sampling.min_new_tokens(), 0U);
+}
+
 TEST_F(ParametersTest, SuppressesWhatWouldEndTheStreamTooEarly) {
   request_.mutable_stop()->set_min_new_tokens(7);
   request_.mutable_stop()->add_ids(9);

@@ -57,6 +57,7 @@ TEST(JsonTest, TakesEqualKeysInDifferentObjects) {
 TEST(JsonTest, RefusesNestingBeyondTheLimit) {
   const auto nested = [](int depth) { return std::string(depth, '[') + std::string(depth, ']'); };
   EXPECT_TRUE(ParseJson(nested(kMaxJsonDepth), "f").ok());
+  EXPECT_FALSE(ParseJson(nested(kMaxJsonDepth + 1), "f").ok());
   EXPECT_THAT(ErrorOf(ParseJson(nested(kMaxJsonDepth + 2), "f").status()),
               HasSubstr("nested deeper than 64"));
   EXPECT_FALSE(ParseJson(nested(100000), "f").ok());
@@ -68,6 +69,35 @@ TEST(JsonTest, RefusesWhatIsNotJson) {
     EXPECT_FALSE(ParseJson(text, "f").ok()) << text;
   }
   EXPECT_FALSE(ParseJsonObject("[1]", "f").ok());
+  EXPECT_EQ(ErrorOf(ParseJson("[1, x]", "f").status()), "f: is not valid JSON at byte 5");
+}
+
+TEST(JsonTest, KeepsEveryKindOfValueInItsPlace) {
+  const char* text =
+      R"([null,true,-1,18446744073709551615,2.5,"x",[],{},[[1],{"a":[2],"b":{"c":3}}],4])";
+  const auto json = ParseJson(text, "f");
+  ASSERT_TRUE(json.ok()) << json.status();
+  EXPECT_EQ(json->dump(), text);
+  EXPECT_EQ(ParseJson(" 7 ", "f").value(), 7);
+}
+
+// With the library's own callbacks each of these took time quadratic in the count: half an hour.
+TEST(JsonTest, ReadsManySmallObjectsInLinearTime) {
+  constexpr int kCount = 500000;
+  std::string list = "[{}";
+  std::string object = "{\"x\":{}";
+  for (int i = 1; i < kCount; ++i) {
+    list += ",{}";
+    object += ",\"" + std::to_string(i) + "\":{}";
+  }
+  EXPECT_EQ(ParseJson(list + "]", "f")->size(), kCount);
+  EXPECT_EQ(ParseJson(object + "}", "f")->size(), kCount);
+}
+
+TEST(JsonTest, RefusesMoreValuesThanTheLimit) {
+  std::string text = "[0";
+  for (int64_t i = 1; i < kMaxJsonValues; ++i) text += ",0";
+  EXPECT_EQ(ErrorOf(ParseJson(text + "]", "f").status()), "f: holds more than 16777216 values");
 }
 
 }  // namespace

@@ -126,6 +126,16 @@ TEST(DecoderTest, BytesOfATokenAreWhatItStandsForInTheMiddle) {
   EXPECT_EQ(decoder->BytesOf(decoder->Prepared("<0xE2>")), "\xE2");
 }
 
+// Ten such steps made 10 GB of one letter, and ended the process.
+TEST(DecoderTest, RefusesStepsThatMakeTextsGrowOutOfProportion) {
+  EXPECT_TRUE(Make(Replace("a", "12345678")).ok());
+  EXPECT_THAT(std::string(Make(Replace("a", "123456789")).status().message()),
+              HasSubstr("step 0 can make a text more than 8 times as long"));
+  EXPECT_TRUE(Make(Replace("ab", "1234"), Replace("1", "1234"), Replace("1234", "abcd")).ok());
+  EXPECT_THAT(std::string(Make(Replace("a", "1234"), Replace("1", "123")).status().message()),
+              HasSubstr("step 1 can make a text"));
+}
+
 TEST(DecoderTest, RefusesStepsThatNeedSingleTokensBehindAJoin) {
   for (const Kind kind : {Kind::kByteFallback, Kind::kEndSuffix, Kind::kByteLevel}) {
     const auto decoder = Make(Step(Kind::kFuse), Step(kind, "x"));

@@ -57,6 +57,31 @@ TEST(TokenizerJsonTest, RefusesDeepNestingBeforeParsing) {
   EXPECT_THAT(Refusal(Edited("/pre_tokenizer", nested)), HasSubstr("nested deeper than 64"));
 }
 
+TEST(TokenizerJsonTest, CountsTheStepsOfSequencesInSequences) {
+  const json step = {{"type", "Digits"}, {"individual_digits", true}};
+  json four = {{"type", "Sequence"}, {"pretokenizers", json::array({step, step, step, step})}};
+  json all = {{"type", "Sequence"}, {"pretokenizers", json::array({four, four, four, four})}};
+  EXPECT_THAT(Refusal(Edited("/pre_tokenizer", all)),
+              HasSubstr("pretokenizers[3] is beyond the limit of 16 steps"));
+}
+
+TEST(TokenizerJsonTest, RefusesAddedTokensThatTheNormalizerBlowsUp) {
+  json document = Edited("/normalizer", {{"type", "Prepend"}, {"prepend", std::string(8000, 'x')}});
+  for (int i = 0; i < 300; ++i) {
+    document["added_tokens"].push_back(
+        {{"id", 200 + i}, {"content", "t" + std::to_string(i)}, {"normalized", true}});
+  }
+  EXPECT_THAT(Refusal(document), HasSubstr("bytes of added tokens"));
+}
+
+// Its table of all ids took 300 MB.
+TEST(TokenizerJsonTest, RefusesIdsFarBeyondTheNumberOfTokens) {
+  EXPECT_THAT(Refusal(Edited("/model/vocab/hello", 4194303)),
+              HasSubstr("ids reach 4194303, but there are only 101 tokens"));
+  EXPECT_THAT(Refusal(Edited("/added_tokens/0/id", 4194303)), HasSubstr("ids reach 4194303"));
+  EXPECT_EQ(Ids(Edited("/model/vocab/hello", 65000), "hello"), std::vector<int32_t>{65000});
+}
+
 TEST(TokenizerJsonTest, NamesAMissingModel) {
   json document = SmallTokenizer();
   document.erase("model");
@@ -136,7 +161,7 @@ json WithSplit(const json& pattern, const char* behavior = "Isolated") {
 TEST(TokenizerJsonTest, NamesABrokenSplit) {
   EXPECT_THAT(Refusal(WithSplit({{"Regex", "("}})), HasSubstr("pattern \"(\" is broken: end patt"));
   EXPECT_THAT(Refusal(WithSplit({{"Regex", std::string(20000, 'a')}})),
-              HasSubstr("pattern has 20000 bytes; the limit is 16384"));
+              HasSubstr("pattern has 20000 bytes; the limit is 4096"));
   EXPECT_THAT(Refusal(WithSplit({{"Glob", "*"}})), HasSubstr("pattern.String is missing"));
   EXPECT_THAT(Refusal(WithSplit("x")), HasSubstr("pattern is \"x\"; it must be an object"));
   EXPECT_THAT(Refusal(WithSplit({{"String", "a"}}, "Sideways")), HasSubstr("\"Sideways\""));

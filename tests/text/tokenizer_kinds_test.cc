@@ -185,6 +185,28 @@ TEST(GgufSentencePieceTest, NamesScoresThatDoNotFit) {
   EXPECT_THAT(GgufRefusal(vocabulary), HasSubstr("tokens[2] has 1025 bytes; the limit is 1024"));
 }
 
+// Each of its tokens can be parted everywhere: 512 KiB of them made 350 MB of merges.
+TEST(GgufSentencePieceTest, RefusesAVocabularyWithFarMoreMergesThanTokens) {
+  GgufVocabulary vocabulary;
+  vocabulary.model = "llama";
+  for (size_t length = 1; length <= 1000; ++length) {
+    vocabulary.tokens.push_back(std::string(length, 'a'));
+    vocabulary.scores.push_back(-static_cast<float>(length));
+  }
+  vocabulary.add_bos = false;
+  EXPECT_THAT(GgufRefusal(vocabulary), HasSubstr("which take more than 32 times the bytes"));
+}
+
+TEST(GgufSentencePieceTest, RefusesAControlTokenThatIsTooLongToLookForEverywhere) {
+  GgufVocabulary vocabulary;
+  vocabulary.model = "gpt2";
+  vocabulary.pre = "gpt-2";
+  vocabulary.tokens = {"a", std::string(100000, 'a')};
+  EXPECT_TRUE(FromGguf(vocabulary).ok()) << "a word may be long";
+  vocabulary.token_types = {1, 3};
+  EXPECT_THAT(GgufRefusal(vocabulary), HasSubstr("tokens[1] has 100000 bytes"));
+}
+
 TEST(GgufSentencePieceTest, Gemma4HasMergesAndNoPrefix) {
   GgufVocabulary vocabulary = Llama();
   vocabulary.model = "gemma4";
