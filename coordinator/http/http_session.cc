@@ -75,6 +75,10 @@ void HttpSession::OnRead(ErrorCode error) {
   Write(*response, /*keep_alive=*/false);
 }
 
+bool HttpSession::IsHead() const {
+  return parser_->is_header_done() && parser_->get().method() == http::verb::head;
+}
+
 void HttpSession::Handle() {
   const auto& message = parser_->get();
   const std::string target(message.target().data(), message.target().size());
@@ -85,12 +89,14 @@ void HttpSession::Handle() {
   request.query = target.substr(std::min(mark + 1, target.size()));
   request.body = message.body();
 
+  // HEAD is GET whose answer comes without its body (RFC 9110, section 9.3.2).
+  const std::string wanted = IsHead() ? "GET" : request.method;
   std::set<std::string> methods;
   std::set<std::string> paths;
   for (const HttpRoute& route : *server_.routes) {
     paths.insert(route.path);
     if (route.path != request.path) continue;
-    if (route.method == request.method) return Ask(route, request);
+    if (route.method == wanted) return Ask(route, request);
     methods.insert(route.method);
   }
   if (methods.empty()) {
@@ -142,6 +148,7 @@ void HttpSession::Write(const HttpResponse& response, bool keep_alive) {
   response_.keep_alive(keep_alive);
   response_.body() = response.body;
   response_.prepare_payload();
+  if (IsHead()) response_.body().clear();
   stream_.expires_after(Milliseconds(server_.options->write_timeout_ms));
   http::async_write(stream_, response_,
                     [self = shared_from_this(), keep_alive](ErrorCode error, size_t) {

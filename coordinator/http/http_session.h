@@ -50,6 +50,7 @@ class HttpSession : public std::enable_shared_from_this<HttpSession> {
 
   void Read();
   void OnRead(ErrorCode error);
+  bool IsHead() const;  // what was read last
   void Handle();
   void Ask(const HttpRoute& route, const HttpRequest& request);
   void Answer(uint64_t exchange, const HttpResponse& response);

@@ -105,6 +105,16 @@ TEST_F(HttpServerTest, Http10EndsAfterItsAnswer) {
   EXPECT_TRUE(client.Ends());
 }
 
+TEST_F(HttpServerTest, AHeadIsAGetWithoutItsBody) {
+  Start();
+  HttpClient client(server_->address());
+  client.Send("HEAD /echo?a HTTP/1.1\r\nConnection: close\r\n\r\n");
+  const std::string response = client.Response();
+  EXPECT_THAT(response, StartsWith("HTTP/1.1 200 OK\r\n"));
+  EXPECT_THAT(response, HasSubstr("Content-Length: 8\r\n"));
+  EXPECT_THAT(response, EndsWith("\r\n\r\n"));
+}
+
 TEST_F(HttpServerTest, AnUnknownPathIs404AndNamesTheKnownOnes) {
   Start();
   const std::string response = Get("/none");

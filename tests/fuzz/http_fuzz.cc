@@ -43,7 +43,9 @@ std::string Exchange(std::string_view bytes) {
   const HttpSession::Server server{&options, &routes, thread, [&](HttpSession*) { ++closed; }};
   boost::asio::ip::tcp::socket socket(context);
   socket.assign(boost::asio::ip::tcp::v4(), ends[1]);
-  std::make_shared<HttpSession>(std::move(socket), server)->Start();
+  // Held as HttpServer holds it: an answer on its way does not.
+  const auto session = std::make_shared<HttpSession>(std::move(socket), server);
+  session->Start();
   context.run();
   thread->Close();
   PERGOLA_CHECK(closed == 1);

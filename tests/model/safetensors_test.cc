@@ -179,7 +179,7 @@ TEST_F(ShardsTest, OpensTheShardsOfTheIndex) {
 
 TEST_F(ShardsTest, RefusesATensorThatAnotherShardHolds) {
   EXPECT_THAT(OpenWith(R"({"weight_map":{"a":"two.safetensors","b":"one.safetensors"}})"),
-              HasSubstr("tensor \"a\" is not in"));
+              HasSubstr("tensor \"b\" is not in"));
 }
 
 TEST_F(ShardsTest, LetsTheIndexNameWhatNoShardHolds) {
