@@ -59,6 +59,7 @@ eventually() {
 
 # start_up ARGUMENTS...: in the background; output in up.out and up.err.
 start_up() {
+  : >"$work/up.out"  # the child empties it some time later, and until then it holds the last READY
   "$bin/pergola" up --listen 127.0.0.1:0 --internal-listen 127.0.0.1:0 "$@" >"$work/up.out" 2>"$work/up.err" &
   up=$!
 }
