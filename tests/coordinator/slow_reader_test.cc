@@ -87,10 +87,10 @@ TEST_F(SlowReaderTest, AClientThatReadsLateButInTimeGetsAll) {
   std::string text;
   v1::GenerateResponse message;
   // Longer in all than the bound, in steps that are not: only a single write may not last so long.
-  int slow_reads = 4;
+  int slow_reads = 8;
   do {
     if (slow_reads-- > 0) {
-      std::this_thread::sleep_for(std::chrono::milliseconds(kTimeoutMs * 6 / 10));
+      std::this_thread::sleep_for(std::chrono::milliseconds(kTimeoutMs * 2 / 10));
     }
     text += message.text();
   } while (reader->Read(&message));
