@@ -161,7 +161,7 @@ absl::StatusOr<ChatTemplate> ChatTemplate::Create(const TextParts& parts,
   if (tool_use) {
     auto parsed = JinjaTemplate::Parse(*tool_use, limits);
     if (!parsed.ok()) return Prefixed(parsed.status(), "chat template tool_use");
-    made.tool_use_ = *std::move(parsed);
+    made.tool_use_ = std::make_shared<const JinjaTemplate>(*std::move(parsed));
   }
   return made;
 }

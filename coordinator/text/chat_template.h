@@ -4,6 +4,7 @@
 #pragma once
 
 #include <ctime>
+#include <memory>
 #include <optional>
 #include <string>
 #include <utility>
@@ -52,7 +53,7 @@ class ChatTemplate {
       : plain_(std::move(plain)), limits_(limits) {}
 
   JinjaTemplate plain_;
-  std::optional<JinjaTemplate> tool_use_;
+  std::shared_ptr<const JinjaTemplate> tool_use_;  // null: there is none
   JinjaLimits limits_;
   std::vector<std::pair<std::string, std::string>> special_tokens_;  // "bos_token" and its text
 };
