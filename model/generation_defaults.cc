@@ -106,7 +106,8 @@ constexpr std::string_view kKnown[] = {
 
 bool DoesNothing(const json& value, double neutral) {
   if (value.is_number()) return value.get<double>() == neutral;
-  return value.is_null() || value == false || value == "" ||
+  return value.is_null() || value == false ||
+         (value.is_string() && value.get_ref<const std::string&>().empty()) ||
          (value.is_structured() && value.empty());
 }
 
