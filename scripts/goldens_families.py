@@ -18,9 +18,9 @@ import torch
 import transformers
 from safetensors.torch import save_file
 
+from goldens_llama import NEW_TOKENS, PROMPT_TOKENS, attention_peak, greedy, logits_of
+
 OUT = pathlib.Path(__file__).resolve().parent.parent / "tests" / "golden" / "families"
-PROMPT_TOKENS = 64
-NEW_TOKENS = 32
 DISTINCT_TOKENS = 4  # A run of one token would hide a wrong position.
 IDS = dict(bos_token_id=1, eos_token_id=2, pad_token_id=None)
 GPT = dict(n_layer=3, n_positions=128, **IDS)
@@ -206,29 +206,6 @@ def store_weights(model, config, options, folder):
     for key, alias in options.get("rename", {}).items():
         written[alias] = written.pop(key)
     (folder / "config.json").write_text(json.dumps(written, indent=2, sort_keys=True) + "\n")
-
-
-def logits_of(model, ids):
-    with torch.no_grad():
-        return model(torch.tensor([ids]), use_cache=False).logits[0].double().numpy()
-
-
-def greedy(model, prompt):
-    ids = list(prompt)
-    gaps = []
-    for _ in range(NEW_TOKENS):
-        row = logits_of(model, ids)[-1]
-        order = np.argsort(-row)
-        gaps.append(row[order[0]] - row[order[1]])
-        ids.append(int(order[0]))
-    return ids[len(prompt):], min(gaps)
-
-
-def attention_peak(model, ids):
-    """Mean over layers, heads and later positions of the largest attention weight."""
-    with torch.no_grad():
-        maps = model(torch.tensor([ids]), output_attentions=True).attentions
-    return float(np.mean([m[0, :, PROMPT_TOKENS // 2:].max(-1).values.mean().item() for m in maps]))
 
 
 def rows_by_head(name, config):

@@ -33,7 +33,7 @@ OUT = families.OUT.parent / "gguf"
 CACHE = pathlib.Path.home() / ".cache" / "pergola" / "llama-cpp-python"
 PACKAGE = "llama-cpp-python==0.3.36"
 ARCHITECTURES = {"Bloom": "bloom", "GPTBigCode": "starcoder", "GPT2": "gpt2", "Llama": "llama",
-                 "Qwen2": "qwen2", "Qwen3": "qwen3", "Gemma3": "gemma3"}
+                 "Mistral": "llama", "Qwen2": "qwen2", "Qwen3": "qwen3", "Gemma3": "gemma3"}
 GPT, LLAMA = families.GPT, families.LLAMA
 # type: what the converter is asked for. extra: keys of config.json that it wants to see.
 GOLDENS = {
@@ -55,6 +55,10 @@ GOLDENS = {
         num_attention_heads=5, num_key_value_heads=1, tie_word_embeddings=False,
         attention_bias=True, mlp_bias=True, rope_scaling=dict(rope_type="linear", factor=4.0),
         **LLAMA),
+    "mistral": dict(
+        family="Mistral", type="f16", vocab_size=97, hidden_size=42, intermediate_size=60,
+        num_attention_heads=7, num_key_value_heads=1, head_dim=10, sliding_window=None,
+        tie_word_embeddings=False, **LLAMA),
     "qwen2_q8_0": dict(
         family="Qwen2", type="q8_0", vocab_size=97, hidden_size=64, intermediate_size=96,
         num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=True,

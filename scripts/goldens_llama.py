@@ -190,7 +190,7 @@ def store_weights(model, config, store, shards, folder):
 
 def logits_of(model, ids):
     with torch.no_grad():
-        return model(torch.tensor([ids])).logits[0].double().numpy()
+        return model(torch.tensor([ids]), use_cache=False).logits[0].double().numpy()
 
 
 def copy_to(config, source, dtype):

@@ -25,40 +25,32 @@ struct Golden {
   std::vector<float> logits;    // [prompt, vocabulary]
 };
 
+// The goldens of a folder of tests/golden, each named "`prefix`its folder": what is there is
+// tested.
+inline std::vector<std::string> GoldensIn(const std::string& folder, const std::string& prefix) {
+  std::vector<std::string> names;
+  const std::filesystem::path path = std::filesystem::path(PERGOLA_TEST_DATA) / "golden" / folder;
+  for (const auto& entry : std::filesystem::directory_iterator(path)) {
+    if (entry.is_directory()) names.push_back(prefix + entry.path().filename().string());
+  }
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
 inline const std::vector<std::string>& GoldenNames() {
-  static const std::vector<std::string> names = {
-      "mha",          "gqa_tied", "uneven",    "llama3_rope", "mistral_window",
-      "sharded_bf16", "gguf_f16", "gguf_q8_0", "gguf_q4_0",   "gguf_q4_1"};
+  static const std::vector<std::string> names = GoldensIn("llama", "");
   return names;
 }
 
 // Each family beside Llama: the first word of a name is the family.
 inline const std::vector<std::string>& FamilyGoldenNames() {
-  static const std::vector<std::string> names = {"bloom",
-                                                 "bloom_post_norm",
-                                                 "bloom_bf16",
-                                                 "gpt_bigcode_mqa",
-                                                 "gpt_bigcode_mha",
-                                                 "gpt_bigcode_unscaled",
-                                                 "gpt2",
-                                                 "gpt2_by_layer",
-                                                 "gpt2_unscaled",
-                                                 "llama_linear",
-                                                 "llama_yarn",
-                                                 "qwen2",
-                                                 "qwen2_yarn",
-                                                 "qwen3",
-                                                 "qwen3_window",
-                                                 "gemma3",
-                                                 "gemma3_bias"};
+  static const std::vector<std::string> names = GoldensIn("families", "");
   return names;
 }
 
 // GGUF files that llama.cpp's converter wrote, and one of every block format.
 inline const std::vector<std::string>& GgufGoldenNames() {
-  static const std::vector<std::string> names = {
-      "gguf/bloom",      "gguf/starcoder", "gguf/gpt2",   "gguf/llama3",        "gguf/llama_linear",
-      "gguf/qwen2_q8_0", "gguf/qwen3",     "gguf/gemma3", "gguf/qwen3_k_quants"};
+  static const std::vector<std::string> names = GoldensIn("gguf", "gguf/");
   return names;
 }
 
