@@ -229,8 +229,11 @@ def draw(options, attempt, name, folder, source):
     families.randomise(model64, config, 1.0, seed=1000 * attempt + len(name))
     path = folder / "model.gguf"
     with tempfile.TemporaryDirectory() as temporary:
-        write_huggingface(model64, config, options, pathlib.Path(temporary))
-        convert(temporary, options["type"], path, source)
+        # The converter writes the folder's name into the file.
+        checkpoint = pathlib.Path(temporary) / name
+        checkpoint.mkdir()
+        write_huggingface(model64, config, options, checkpoint)
+        convert(checkpoint, options["type"], path, source)
     if "blocks" in options:
         replace_matrices(path, options["blocks"], np.random.default_rng(attempt))
     if "blocks" in options or options["type"] == "q8_0":
@@ -263,11 +266,14 @@ def make(name, options, source):
             if seen <= bound:
                 raise SystemExit(f"{name}: the golden does not see: {what}")
         truth.astype("<f4").tofile(folder / "logits.f32")
+        # Digits that do not depend on how many threads multiplied.
+        digits = lambda value: float(f"{value:.8g}")
         (folder / "golden.json").write_text(json.dumps({
             "judge": f"transformers {transformers.__version__}, torch {torch.__version__}, float64",
-            "converter": PACKAGE, "prompt": prompt, "greedy": tokens, "bound": float(bound),
-            "logits_std": float(truth.std()), "smallest_gap": float(gap), "attention_peak": peak,
-            "least_damage_over_bound": float(least), "checkpoint": "model.gguf"}, indent=1) + "\n")
+            "converter": PACKAGE, "prompt": prompt, "greedy": tokens, "bound": digits(bound),
+            "logits_std": digits(truth.std()), "smallest_gap": digits(gap),
+            "attention_peak": digits(peak), "least_damage_over_bound": digits(least),
+            "checkpoint": "model.gguf"}, indent=1) + "\n")
         print(f"{name}: bound {bound:.3g} std {truth.std():.3g} gap {gap:.3g} peak {peak:.2f} "
               f"least damage {least:.0f} x bound, attempt {attempt}", flush=True)
         return

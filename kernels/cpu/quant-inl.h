@@ -72,8 +72,7 @@ struct TableNumber {
 #if HWY_TARGET == HWY_AVX3
   VF32 low, high;
 
-  TableNumber()
-      : low(hn::Load(F32(), kTable.values)), high(hn::Load(F32(), kTable.values + 16)) {}
+  TableNumber() : low(hn::Load(F32(), kTable.values)), high(hn::Load(F32(), kTable.values + 16)) {}
   VF32 Of(VU32 quant) const {
     if (kBits == 4) return VF32{_mm512_permutexvar_ps(quant.raw, low.raw)};
     return VF32{_mm512_permutex2var_ps(low.raw, quant.raw, high.raw)};
