@@ -1,6 +1,10 @@
 // The small ops of a decoder layer, each a contract with a scalar reference (`...Ref`, double
-// accumulation) and a SIMD version. All tensors f32 unless stated. An output row depends on its
-// input row alone, so rows may be cut anyhow.
+// accumulation), a SIMD version and a CUDA version. An output row depends on its input row alone,
+// so rows may be cut anyhow.
+//
+// Tensors are f32 unless stated. Those called *activations* are f32 on the CPU and f32, bf16 or f16
+// on a GPU: read exactly, computed in f32, rounded to nearest even when written. All pointers are
+// to the stream's device.
 #pragma once
 
 #include <cstdint>
@@ -12,13 +16,15 @@
 
 namespace pergola {
 
-// y[r] = row ids[r] - first_row of the table if it lies in [0, table.rows), else zeros (another
-// rank holds it).
+// y[r] = scale * row ids[r] - first_row of the table if it lies in [0, table.rows), else zeros
+// (another rank holds it); with `accumulate` that is added to y.
 struct EmbeddingArgs {
   const PackedMatrix* table = nullptr;  // [rows_local, hidden]
   int64_t first_row = 0;                // vocabulary id of the table's first row
   Tensor ids;                           // [rows] i32
-  Tensor y;                             // [rows, hidden]
+  float scale = 1;
+  bool accumulate = false;
+  Tensor y;  // [rows, hidden]
 };
 void Embedding(Stream& stream, const EmbeddingArgs& args);
 
@@ -29,11 +35,11 @@ void Embedding(Stream& stream, const EmbeddingArgs& args);
 // The sum of squares runs in 16 fixed lanes (lane i takes elements i, i+16, ...), folded 8, 4, 2,
 // 1: the same bits on every target.
 struct RmsNormArgs {
-  Tensor x;                         // [rows, hidden], updated if residual is given
-  const float* residual = nullptr;  // [rows, hidden] or nullptr
-  const float* weight = nullptr;    // [hidden]
+  Tensor x;         // [rows, hidden], activations; f32 and updated if residual is given
+  Tensor residual;  // [rows, hidden] activations, or no data
+  const float* weight = nullptr;  // [hidden]
   float epsilon = 0;
-  Tensor y;  // [rows, hidden]; may alias x only if residual is nullptr
+  Tensor y;  // [rows, hidden] activations; may alias x only without residual
 };
 void RmsNorm(Stream& stream, const RmsNormArgs& args);
 void RmsNormRef(const RmsNormArgs& args);
@@ -43,19 +49,19 @@ void RmsNormRef(const RmsNormArgs& args);
 //   y[r] = (x[r] - m) / sqrt(mean((x[r] - m)^2) + epsilon) * weight + bias,   m = mean(x[r])
 // Both sums run as RmsNorm's, the second over differences.
 struct LayerNormArgs {
-  Tensor x;                         // [rows, hidden], updated if residual is given
-  const float* residual = nullptr;  // [rows, hidden] or nullptr
-  const float* weight = nullptr;    // [hidden]
-  const float* bias = nullptr;      // [hidden]
+  Tensor x;         // [rows, hidden], activations; f32 and updated if residual is given
+  Tensor residual;  // [rows, hidden] activations, or no data
+  const float* weight = nullptr;  // [hidden]
+  const float* bias = nullptr;    // [hidden]
   float epsilon = 0;
-  Tensor y;  // [rows, hidden]; may alias x only if residual is nullptr
+  Tensor y;  // [rows, hidden] activations; may alias x only without residual
 };
 void LayerNorm(Stream& stream, const LayerNormArgs& args);
 void LayerNormRef(const LayerNormArgs& args);
 
 // RmsNorm of each head of q and of k by itself, in place; v stays.
 struct HeadNormArgs {
-  Tensor qkv;  // [rows, (heads + 2 * kv_heads) * head_dim], as RopeAndStore's
+  Tensor qkv;  // [rows, (heads + 2 * kv_heads) * head_dim] activations, as RopeAndStore's
   int64_t heads = 0, kv_heads = 0, head_dim = 0;
   const float* query_weight = nullptr;  // [head_dim]
   const float* key_weight = nullptr;    // [head_dim]
@@ -78,7 +84,7 @@ struct RopeTable {
 // in `kv_dtype` (f32, f16 or bf16, rounded to nearest even). slot_of_row[r] = block_id *
 // block_tokens + position % block_tokens.
 struct RopeAndStoreArgs {
-  Tensor qkv;  // [rows, (heads + 2 * kv_heads) * head_dim], updated in place
+  Tensor qkv;  // [rows, (heads + 2 * kv_heads) * head_dim] activations, updated in place
   int64_t heads = 0, kv_heads = 0, head_dim = 0;
   RopeTable rope;
   const int32_t* positions = nullptr;    // [rows]
@@ -114,7 +120,7 @@ struct AttentionArgs {
   DType kv_dtype = DType::kF32;
   const void* k_cache = nullptr;
   const void* v_cache = nullptr;
-  Tensor out;  // [rows, heads * head_dim]; may not alias qkv
+  Tensor out;  // [rows, heads * head_dim] activations; may not alias qkv
 };
 void PagedAttention(Stream& stream, const AttentionArgs& args);
 void PagedAttentionRef(const AttentionArgs& args);
@@ -129,8 +135,8 @@ void PagedAttentionRef(const AttentionArgs& args);
 struct ActivateArgs {
   Activation activation = Activation::kSilu;
   bool gated = true;
-  Tensor x;  // [rows, width], with gate [rows, 2 * width]
-  Tensor y;  // [rows, width]; may not alias x
+  Tensor x;  // [rows, width] activations, with gate [rows, 2 * width]
+  Tensor y;  // [rows, width] activations; may not alias x
 };
 void Activate(Stream& stream, const ActivateArgs& args);
 void ActivateRef(const ActivateArgs& args);
@@ -142,6 +148,38 @@ struct SoftCapArgs {
 };
 void SoftCap(Stream& stream, const SoftCapArgs& args);
 void SoftCapRef(const SoftCapArgs& args);
+
+// x += y.
+struct AddArgs {
+  Tensor x;  // [rows, columns]
+  Tensor y;  // [rows, columns] activations
+};
+void Add(Stream& stream, const AddArgs& args);
+
+// y[r] = x[rows[r]], converted to y's dtype.
+struct CopyRowsArgs {
+  Tensor x;                       // [any, columns] activations
+  const int32_t* rows = nullptr;  // [y's rows]; nullptr: row r is r
+  Tensor y;                       // [rows, columns] activations; may not alias x
+};
+void CopyRows(Stream& stream, const CopyRowsArgs& args);
+
+// y[r, first_column + i] = x[r, i]: puts a narrow matrix into a wide one.
+struct CopyColumnsArgs {
+  Tensor x;  // [rows, columns] activations
+  int64_t first_column = 0;
+  Tensor y;  // [rows, first_column + columns or more], x's dtype; may not alias x
+};
+void CopyColumns(Stream& stream, const CopyColumnsArgs& args);
+
+// to[at[i]] = values[i]; no index occurs twice.
+struct ScatterArgs {
+  const int32_t* at = nullptr;      // [count]
+  const int32_t* values = nullptr;  // [count]
+  int64_t count = 0;
+  int32_t* to = nullptr;
+};
+void Scatter(Stream& stream, const ScatterArgs& args);
 
 // Copies block `from` to block `to` for K and V of one layer.
 struct CopyBlockArgs {

@@ -17,7 +17,7 @@ void RmsNormRef(const RmsNormArgs& args) {
     float* y = args.y.f32() + r * hidden;
     double squares = 0;
     for (int64_t i = 0; i < hidden; ++i) {
-      if (args.residual != nullptr) x[i] += args.residual[r * hidden + i];
+      if (args.residual.data() != nullptr) x[i] += args.residual.f32()[r * hidden + i];
       squares += static_cast<double>(x[i]) * static_cast<double>(x[i]);
     }
     const double scale =
@@ -37,7 +37,7 @@ void LayerNormRef(const LayerNormArgs& args) {
     float* y = args.y.f32() + r * hidden;
     double sum = 0;
     for (int64_t i = 0; i < hidden; ++i) {
-      if (args.residual != nullptr) x[i] += args.residual[r * hidden + i];
+      if (args.residual.data() != nullptr) x[i] += args.residual.f32()[r * hidden + i];
       sum += static_cast<double>(x[i]);
     }
     const double mean = sum / static_cast<double>(hidden);

@@ -8,6 +8,9 @@
 
 namespace pergola {
 
+// Largest KV block: attention's key tile.
+inline constexpr int64_t kMaxBlockTokens = 128;
+
 struct KvLayout {
   int64_t kv_heads = 0;
   int64_t block_tokens = 0;

@@ -1,13 +1,12 @@
 #include "kernels/matmul.h"
 
-#include "kernels/cpu/matmul_cpu.h"
+#include "base/check.h"
 
 namespace pergola {
 
 void Matmul(Stream& stream, const MatmulArgs& args) {
   PERGOLA_CHECK(args.w != nullptr);
   PERGOLA_CHECK(args.x.rank() == 2 && args.y.rank() == 2);
-  PERGOLA_CHECK(args.x.dtype() == DType::kF32 && args.y.dtype() == DType::kF32);
   PERGOLA_CHECK(args.x.dim(0) == args.y.dim(0));
   PERGOLA_CHECK_MSG(args.x.dim(1) == args.w->columns(), "x has " + std::to_string(args.x.dim(1)) +
                                                             " columns, the weights " +
@@ -16,13 +15,7 @@ void Matmul(Stream& stream, const MatmulArgs& args) {
                                                          " columns, the weights " +
                                                          std::to_string(args.w->rows()) + " rows");
   if (args.x.dim(0) == 0 || args.w->rows() == 0) return;
-  if (stream.cpu_target() == CpuTarget::kReference) {
-    MatmulRef(args);
-  } else if (args.w->dtype() == DType::kInt8) {
-    MatmulInt8Cpu(stream, args);
-  } else {
-    MatmulCpu(stream, args);
-  }
+  stream.Run(args);
 }
 
 }  // namespace pergola

@@ -225,9 +225,9 @@ int64_t SampleWorkspaceBytes(int64_t vocabulary, int64_t history) {
   return SampleSpace::Bytes(vocabulary, history);
 }
 
-int32_t Sample(Stream& stream, const SampleRow& row, int64_t vocabulary) {
+int32_t Sample(CpuStream& stream, const SampleRow& row, int64_t vocabulary) {
   PERGOLA_CHECK(row.temperature >= 0 && vocabulary >= 0);
-  const CpuTarget target = stream.cpu_target();
+  const CpuTarget target = stream.target();
   if (target == CpuTarget::kReference) return SampleRef(row, vocabulary);
   const LogitScan scan = ScanLogits(target, row.logits, vocabulary);
   if (!scan.valid) return -1;
@@ -235,8 +235,8 @@ int32_t Sample(Stream& stream, const SampleRow& row, int64_t vocabulary) {
   return DrawToken(target, row, vocabulary, scan, SampleSpace::Cut(memory, vocabulary));
 }
 
-std::vector<int32_t> Survivors(Stream& stream, const SampleRow& row, int64_t vocabulary) {
-  const CpuTarget target = stream.cpu_target();
+std::vector<int32_t> Survivors(CpuStream& stream, const SampleRow& row, int64_t vocabulary) {
+  const CpuTarget target = stream.target();
   if (target == CpuTarget::kReference) return SurvivorsRef(row, vocabulary);
   const LogitScan scan = ScanLogits(target, row.logits, vocabulary);
   if (!scan.valid) return {};
@@ -259,7 +259,7 @@ std::vector<int32_t> Survivors(Stream& stream, const SampleRow& row, int64_t voc
   return ids;
 }
 
-void SampleTasks(Stream& stream, SampleTask* tasks, int64_t count, int64_t vocabulary) {
+void SampleTasks(CpuStream& stream, SampleTask* tasks, int64_t count, int64_t vocabulary) {
   int64_t history = 0;
   for (int64_t i = 0; i < count; ++i) {
     PERGOLA_CHECK(tasks[i].top <= kMaxTopLogprobs && tasks[i].target_top <= kMaxTopLogprobs);
@@ -268,7 +268,7 @@ void SampleTasks(Stream& stream, SampleTask* tasks, int64_t count, int64_t vocab
   const int64_t bytes = SampleWorkspaceBytes(vocabulary, history);
   const auto threads = static_cast<int>(std::min<int64_t>(stream.threads(), count));
   uint8_t* memory = stream.Workspace(bytes * threads);
-  const CpuTarget target = stream.cpu_target();
+  const CpuTarget target = stream.target();
   std::atomic<int64_t> next{0};
   const auto work = [&](int thread) {
     if (thread >= threads) return;
@@ -282,9 +282,9 @@ void SampleTasks(Stream& stream, SampleTask* tasks, int64_t count, int64_t vocab
   }
 }
 
-ValueAndId ArgMax(Stream& stream, const float* logits, int64_t values, int32_t first_id) {
+ValueAndId ArgMax(CpuStream& stream, const float* logits, int64_t values, int32_t first_id) {
   // The scan of the portable target is scalar code: it serves as the reference too.
-  const CpuTarget target = stream.cpu_target();
+  const CpuTarget target = stream.target();
   const LogitScan scan = ScanLogits(target, logits, values);
   if (!scan.valid) return {std::numeric_limits<float>::quiet_NaN(), -1};
   if (scan.largest == kMinusInfinity) return {kMinusInfinity, -1};

@@ -34,7 +34,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "kernels/stream.h"
+#include "kernels/cpu_stream.h"
 #include "kernels/tensor.h"
 
 namespace pergola {
@@ -91,11 +91,11 @@ int64_t SampleWorkspaceBytes(int64_t vocabulary, int64_t history = 0);
 
 // The id, or -1 if a logit is NaN or plus infinity (allowed or not), or no allowed id is finite.
 // Uses SampleWorkspaceBytes(vocabulary, row.history_count) of the stream's workspace.
-int32_t Sample(Stream& stream, const SampleRow& row, int64_t vocabulary);
+int32_t Sample(CpuStream& stream, const SampleRow& row, int64_t vocabulary);
 int32_t SampleRef(const SampleRow& row, int64_t vocabulary);
 // The ids among which the draw chooses, ascending; none where Sample is -1. The second is the slow
 // specification; both are for tests, and allocate.
-std::vector<int32_t> Survivors(Stream& stream, const SampleRow& row, int64_t vocabulary);
+std::vector<int32_t> Survivors(CpuStream& stream, const SampleRow& row, int64_t vocabulary);
 std::vector<int32_t> SurvivorsRef(const SampleRow& row, int64_t vocabulary);
 
 inline constexpr int kMaxTopLogprobs = 20;
@@ -133,7 +133,7 @@ struct SampleTask {
 
 // All tasks, dealt over the stream's threads. Uses SampleWorkspaceBytes(vocabulary, longest
 // history) of the workspace per thread; an answer does not depend on which thread gave it.
-void SampleTasks(Stream& stream, SampleTask* tasks, int64_t count, int64_t vocabulary);
+void SampleTasks(CpuStream& stream, SampleTask* tasks, int64_t count, int64_t vocabulary);
 
 struct ValueAndId {
   float value;
@@ -141,6 +141,6 @@ struct ValueAndId {
 };
 // Largest logit and its lowest id, ids counted from `first_id`: the local half of a greedy choice
 // over a vocabulary that is cut over ranks.
-ValueAndId ArgMax(Stream& stream, const float* logits, int64_t values, int32_t first_id);
+ValueAndId ArgMax(CpuStream& stream, const float* logits, int64_t values, int32_t first_id);
 
 }  // namespace pergola

@@ -1,63 +1,142 @@
-// Where ops run: a device, its thread pool and a workspace. Ops are asynchronous by contract: on
-// the CPU each returns when done, on a GPU when enqueued; callers wait with Synchronize before they
-// look at results on the host.
+// Where ops run: a device, its memory and its queue. Ops are asynchronous by contract: on the CPU
+// each returns when done, on a GPU when enqueued; callers wait with Synchronize before they look at
+// results on the host. The functions of decoder_ops.h and matmul.h check a contract and hand it to
+// the stream, which is the one place that knows the device.
 #pragma once
 
 #include <cstdint>
-#include <functional>
-#include <memory>
 #include <string>
+#include <utility>
+#include <vector>
 
+#include "absl/status/status.h"
 #include "kernels/tensor.h"
 
 namespace pergola {
 
-class ThreadPool;
+class CpuStream;
+struct ActivateArgs;
+struct AddArgs;
+struct AttentionArgs;
+struct CopyBlockArgs;
+struct CopyColumnsArgs;
+struct CopyRowsArgs;
+struct EmbeddingArgs;
+struct HeadNormArgs;
+struct LayerNormArgs;
+struct MatmulArgs;
+struct RmsNormArgs;
+struct RopeAndStoreArgs;
+struct ScatterArgs;
+struct SoftCapArgs;
 
 enum class Device : uint8_t { kCpu, kCuda };
 
-// The instruction set a CPU stream uses; chosen at run time, or forced (tests, --cpu-target).
-enum class CpuTarget : uint8_t { kReference, kPortable, kAvx2, kAvx512 };
+// Of the device, or of the host where the device copies from and to it without a detour.
+enum class Place : uint8_t { kDevice, kPinned };
 
-struct StreamOptions {
-  int threads = 1;
-  // First CPU the pool pins its threads to (the caller of Stream::Cpu too), in steps of one; -1: do
-  // not pin.
-  int first_cpu = -1;
-  // For the ops that say so: today sampling (SampleWorkspaceBytes, per thread). Matmul and
-  // attention use the pool's own scratch.
-  int64_t workspace_bytes = 0;
-};
-
-// One per rank; used from the rank's main thread only.
+// One per rank; used from the rank's main thread only. Outlives every DeviceBuffer made with it.
 class Stream {
  public:
-  // A CPU stream with the best target of this machine.
-  static std::unique_ptr<Stream> Cpu(const StreamOptions& options);
-  // A CPU stream with a stated target; CHECKs that the machine has it (see CpuTargetSupported).
-  static std::unique_ptr<Stream> Cpu(const StreamOptions& options, CpuTarget target);
-  ~Stream();
+  virtual ~Stream() = default;
+  Stream(const Stream&) = delete;
+  Stream& operator=(const Stream&) = delete;
 
-  Device device() const { return Device::kCpu; }
-  CpuTarget cpu_target() const { return target_; }
-  int threads() const;
-  ThreadPool& pool() { return *pool_; }
-  // Scratch of at least `bytes`, valid until the next op on this stream. CHECKs against the planned
-  // size.
-  uint8_t* Workspace(int64_t bytes);
-  // Returns when all ops enqueued so far are done. Nothing to do on the CPU.
-  void Synchronize() {}
-  // "avx512": part of the numerics id and of messages.
-  std::string name() const;
+  virtual Device device() const = 0;
+  // "avx512", "cuda sm_90": part of the numerics id and of messages.
+  virtual std::string name() const = 0;
+  // What activations are held in where `weights` (f32, bf16 or f16) suits the weights: f32 on the
+  // CPU, on a GPU the same type if it has it.
+  virtual DType ActivationFor(DType weights) const = 0;
+  // The CPU stream of the rank, which does what stays on the host; itself on the CPU.
+  virtual CpuStream& host() = 0;
 
- private:
-  Stream();
-  CpuTarget target_ = CpuTarget::kReference;
-  std::unique_ptr<ThreadPool> pool_;
-  HostBuffer workspace_;
+  // Memory, zeroed. On a GPU that has no more, nullptr: Synchronize then tells.
+  virtual uint8_t* Allocate(int64_t bytes, Place place) = 0;
+  virtual void Free(uint8_t* memory, Place place) = 0;
+  // Bytes of the device that Allocate can still give; 0: unknown.
+  virtual int64_t AvailableBytes() const = 0;
+  // Enqueue a copy; the host's bytes are read or written at some time before Synchronize returns.
+  virtual void CopyToDevice(void* to, const void* from, int64_t bytes) = 0;
+  virtual void CopyToHost(void* to, const void* from, int64_t bytes) = 0;
+  // Returns when all ops enqueued so far are done. An error of the device stays: it is returned
+  // from then on, and ops enqueued after it do nothing. Always OK on the CPU.
+  virtual absl::Status Synchronize() = 0;
+
+  // The ops; called by the functions that check their contracts.
+  virtual void Run(const EmbeddingArgs& args) = 0;
+  virtual void Run(const RmsNormArgs& args) = 0;
+  virtual void Run(const LayerNormArgs& args) = 0;
+  virtual void Run(const HeadNormArgs& args) = 0;
+  virtual void Run(const RopeAndStoreArgs& args) = 0;
+  virtual void Run(const AttentionArgs& args) = 0;
+  virtual void Run(const ActivateArgs& args) = 0;
+  virtual void Run(const SoftCapArgs& args) = 0;
+  virtual void Run(const AddArgs& args) = 0;
+  virtual void Run(const CopyRowsArgs& args) = 0;
+  virtual void Run(const CopyColumnsArgs& args) = 0;
+  virtual void Run(const ScatterArgs& args) = 0;
+  virtual void Run(const CopyBlockArgs& args) = 0;
+  virtual void Run(const MatmulArgs& args) = 0;
+
+ protected:
+  Stream() = default;
 };
 
-bool CpuTargetSupported(CpuTarget target);
-const char* CpuTargetName(CpuTarget target);
+// Memory of a stream, zeroed, freed with the object. Allocated at load only (DESIGN I7).
+class DeviceBuffer {
+ public:
+  DeviceBuffer() = default;
+  DeviceBuffer(Stream& stream, int64_t bytes, Place place = Place::kDevice)
+      : stream_(&stream),
+        data_(bytes > 0 ? stream.Allocate(bytes, place) : nullptr),
+        size_(bytes),
+        place_(place) {}
+  ~DeviceBuffer() { Release(); }
+  DeviceBuffer(DeviceBuffer&& other) noexcept { *this = std::move(other); }
+  DeviceBuffer& operator=(DeviceBuffer&& other) noexcept {
+    if (this == &other) return *this;
+    Release();
+    stream_ = std::exchange(other.stream_, nullptr);
+    data_ = std::exchange(other.data_, nullptr);
+    size_ = std::exchange(other.size_, 0);
+    place_ = other.place_;
+    return *this;
+  }
+  uint8_t* data() const { return data_; }
+  int64_t size() const { return size_; }
+
+ private:
+  void Release() {
+    if (data_ != nullptr) stream_->Free(data_, place_);
+  }
+
+  Stream* stream_ = nullptr;
+  uint8_t* data_ = nullptr;
+  int64_t size_ = 0;
+  Place place_ = Place::kDevice;
+};
+
+// A vector of plain values in device memory, filled once at load.
+template <typename T>
+class DeviceVector {
+ public:
+  DeviceVector() = default;
+  // `values` are copied before this returns.
+  DeviceVector(Stream& stream, const std::vector<T>& values)
+      : buffer_(stream, static_cast<int64_t>(values.size() * sizeof(T))) {
+    if (values.empty()) return;
+    stream.CopyToDevice(buffer_.data(), values.data(), buffer_.size());
+    // An error stays with the stream.
+    static_cast<void>(stream.Synchronize());
+  }
+  const T* data() const { return reinterpret_cast<const T*>(buffer_.data()); }
+  int64_t size() const { return buffer_.size() / static_cast<int64_t>(sizeof(T)); }
+  bool empty() const { return buffer_.size() == 0; }
+  int64_t bytes() const { return buffer_.size(); }
+
+ private:
+  DeviceBuffer buffer_;
+};
 
 }  // namespace pergola

@@ -13,9 +13,9 @@ constexpr int64_t kHugePage = int64_t{2} << 20;
 
 }  // namespace
 
-HostBuffer::HostBuffer(int64_t bytes) : size_(bytes) {
+uint8_t* AllocateHostMemory(int64_t bytes) {
   PERGOLA_CHECK(bytes >= 0);
-  if (bytes == 0) return;
+  if (bytes == 0) return nullptr;
   // Weights are streamed once per step: with 4 KiB pages the page walks cost a good part of the
   // bandwidth.
   const int64_t alignment = bytes >= 2 * kHugePage ? kHugePage : kCacheLine;
@@ -24,7 +24,9 @@ HostBuffer::HostBuffer(int64_t bytes) : size_(bytes) {
   PERGOLA_CHECK_MSG(memory != nullptr, "no memory for " + std::to_string(bytes) + " bytes");
   if (alignment == kHugePage) (void)madvise(memory, static_cast<size_t>(rounded), MADV_HUGEPAGE);
   std::memset(memory, 0, static_cast<size_t>(rounded));
-  data_.reset(static_cast<uint8_t*>(memory));
+  return static_cast<uint8_t*>(memory);
 }
+
+HostBuffer::HostBuffer(int64_t bytes) : data_(AllocateHostMemory(bytes)), size_(bytes) {}
 
 }  // namespace pergola

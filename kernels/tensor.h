@@ -1,5 +1,5 @@
-// Views of device memory. A tensor borrows its bytes; a Buffer owns them. Dense, outermost
-// dimension first.
+// Views of device memory, dense, outermost dimension first, and memory of the host. What owns
+// device memory is stream.h's business.
 #pragma once
 
 #include <array>
@@ -51,6 +51,10 @@ class Tensor {
   int rank_ = 0;
   std::array<int64_t, 4> dims_ = {};
 };
+
+// At least 64-byte aligned, zeroed, in huge pages if it is large; std::free gives it back.
+// Out of memory is fatal. nullptr for 0 bytes.
+uint8_t* AllocateHostMemory(int64_t bytes);
 
 // Host memory, 64-byte aligned, zeroed, freed with the object. Allocated at load only (DESIGN I7).
 class HostBuffer {

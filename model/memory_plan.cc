@@ -47,9 +47,10 @@ DecoderBuffers PlanDecoderBuffers(const ShapeSpec& shape, const RankLayout& layo
   const int64_t rows = limits.step_tokens;
   const int64_t heads = layout.heads.size();
   DecoderBuffers buffers;
+  const auto words = [](int64_t values) { return values * static_cast<int64_t>(sizeof(float)); };
   // The rope table is f32 whatever the activations are.
   const int64_t angles = (spec.rope.dims + spec.local_rope.dims) / 2;
-  buffers.rope = limits.context_length * angles * static_cast<int64_t>(sizeof(float));
+  buffers.rope = words(limits.context_length * angles);
   buffers.normed = bytes(rows * spec.hidden);
   buffers.qkv = bytes(rows * (heads + 2 * layout.kv_heads.size()) * spec.head_dim);
   buffers.attended = bytes(rows * heads * spec.head_dim);
@@ -57,7 +58,11 @@ DecoderBuffers PlanDecoderBuffers(const ShapeSpec& shape, const RankLayout& layo
   buffers.activated = bytes(rows * layout.ffn.size());
   buffers.branch = bytes(rows * spec.hidden);
   buffers.part = bytes(rows * WidestPart(HeldBy(shape, layout)));
-  if (layout.last_stage()) buffers.picked = bytes(limits.logit_rows() * spec.hidden);
+  buffers.heads = words(spec.alibi_slopes.empty() ? heads : 2 * heads);
+  if (layout.last_stage()) {
+    buffers.picked = words(limits.logit_rows() * spec.hidden);
+    buffers.picked_rows = words(limits.logit_rows());
+  }
   return buffers;
 }
 
@@ -87,6 +92,17 @@ int64_t PlanLogitBytes(const ShapeSpec& shape, const RankLayout& layout,
          ranks * own_rows * kSampleAnswerBytes + limits.step_tokens * kWantedRowBytes;
 }
 
+int64_t PlanStepInputBytes(const MemoryLimits& limits) {
+  const int64_t table = limits.BlocksOf(limits.context_length);
+  return limits.step_tokens * kStepInputRowBytes +
+         limits.slot_count * table * static_cast<int64_t>(sizeof(int32_t));
+}
+
+int64_t PlanDeviceLogitBytes(const RankLayout& layout, const MemoryLimits& limits) {
+  if (!layout.last_stage()) return 0;
+  return limits.logit_rows() * layout.vocabulary.size() * static_cast<int64_t>(sizeof(float));
+}
+
 int64_t KvBlockBytes(const ModelSpec& spec, const RankLayout& layout, int64_t block_tokens,
                      DType kv_dtype) {
   const int64_t values = layout.kv_heads.size() * block_tokens * spec.head_dim;
@@ -102,9 +118,11 @@ int64_t MemoryPlan::weights() const {
 std::string MemoryPlan::ToString() const {
   std::string peers;
   if (peer_bytes > 0) peers = absl::StrCat(" + peer buffers ", MiB(peer_bytes));
+  std::string host;
+  if (host_bytes > 0) host = absl::StrCat(" on the device, and ", MiB(host_bytes), " of the host");
   return absl::StrCat("weights ", MiB(weights()), " + KV ", MiB(kv_bytes()), " + workspaces ",
                       MiB(workspace_bytes()), " + tables ", MiB(table_bytes), " + logits ",
-                      MiB(logit_bytes), peers, " = ", MiB(total()));
+                      MiB(logit_bytes), peers, " = ", MiB(total()), host);
 }
 
 MemoryPlan PlanRank(const ShapeSpec& shape, const RankLayout& layout, const MemoryLimits& limits) {
@@ -121,10 +139,16 @@ MemoryPlan PlanRank(const ShapeSpec& shape, const RankLayout& layout, const Memo
   // The step loop pads a message's rows to whole shares of the stage's ranks.
   const int64_t residual = limits.step_tokens * shape.spec.hidden + layout.tensor_parallel;
   plan.decoder_bytes = PlanDecoderBuffers(shape, layout, limits).total();
-  plan.residual_bytes = DTypeBytes(limits.activation_dtype, residual);
+  plan.residual_bytes = DTypeBytes(DType::kF32, residual);
   plan.table_bytes = PlanTableBytes(layout, limits);
   plan.logit_bytes = PlanLogitBytes(shape, layout, limits);
   plan.peer_bytes = limits.peer_bytes;
+  if (!limits.on_gpu) return plan;
+  plan.host_bytes = plan.table_bytes + plan.logit_bytes + plan.residual_bytes +
+                    limits.step_tokens * kStepInputRowBytes;
+  plan.residual_bytes = DTypeBytes(DType::kF32, limits.step_tokens * shape.spec.hidden);
+  plan.table_bytes = PlanStepInputBytes(limits);
+  plan.logit_bytes = PlanDeviceLogitBytes(layout, limits);
   return plan;
 }
 

@@ -21,13 +21,15 @@
 namespace pergola {
 
 // What SlotTable keeps of a slot beside its block table.
-inline constexpr int64_t kSlotStateBytes = 112;
+inline constexpr int64_t kSlotStateBytes = 124;
 // What a step's row has in the slot table: its position, its place in the KV and its table.
 inline constexpr int64_t kRowStateBytes = 16;
+// What a step sends a GPU about each of its rows.
+inline constexpr int64_t kStepInputRowBytes = 28;
 // What the token sampler keeps: of each row of a step; of each row whose logits are held, and again
 // for each rank of the stage; of each row that falls to the rank itself; of each row's answer.
 inline constexpr int64_t kWantedRowBytes = 48;
-inline constexpr int64_t kTurnRowBytes = 16;
+inline constexpr int64_t kTurnRowBytes = 12;
 inline constexpr int64_t kBestBytes = 8;
 inline constexpr int64_t kSampleTaskBytes = 520;
 inline constexpr int64_t kSampleAnswerBytes = 344;
@@ -40,8 +42,11 @@ struct MemoryLimits {
   int64_t context_length = 0;  // positions that are served
   int64_t block_count = 0;
   DType kv_dtype = DType::kF16;
-  DType activation_dtype = DType::kF32;  // of all workspaces; logits are always f32
-  int64_t peer_bytes = 0;                // what the device and its communicator keep
+  DType activation_dtype = DType::kF32;  // of workspaces; residual stream and logits are f32
+  // On a GPU the block tables and slot state stay with the host, and so do the gathered logits; the
+  // device has copies of what it reads.
+  bool on_gpu = false;
+  int64_t peer_bytes = 0;  // what the device and its communicator keep
 
   // Rows whose logits are held at once: one per slot, and for few slots enough that a prompt's
   // logits (tests, scoring) do not go one by one.
@@ -54,10 +59,13 @@ struct MemoryLimits {
 struct DecoderBuffers {
   int64_t rope = 0;  // of cosine, and again of sine; of local and of global layers
   int64_t normed = 0, qkv = 0, attended = 0, gate_up = 0, activated = 0, branch = 0;
-  int64_t part = 0;    // outputs of a projection that mixes dtypes
-  int64_t picked = 0;  // rows that need logits, last stage only
+  int64_t part = 0;   // outputs of a projection that mixes dtypes
+  int64_t heads = 0;  // kv_of_head and slopes
+  // Rows that need logits, and which they are; last stage only.
+  int64_t picked = 0, picked_rows = 0;
   int64_t total() const {
-    return 2 * rope + normed + qkv + attended + gate_up + activated + branch + part + picked;
+    return 2 * rope + normed + qkv + attended + gate_up + activated + branch + part + heads +
+           picked + picked_rows;
   }
 };
 DecoderBuffers PlanDecoderBuffers(const ShapeSpec& shape, const RankLayout& layout,
@@ -66,6 +74,10 @@ DecoderBuffers PlanDecoderBuffers(const ShapeSpec& shape, const RankLayout& layo
 // Block tables and slot state; in the last stage the slots' token histories, biases and suppressed
 // ids too.
 int64_t PlanTableBytes(const RankLayout& layout, const MemoryLimits& limits);
+
+// On a GPU: the copies of a step's inputs and of the block tables; the logits of a turn of rows.
+int64_t PlanStepInputBytes(const MemoryLimits& limits);
+int64_t PlanDeviceLogitBytes(const RankLayout& layout, const MemoryLimits& limits);
 
 // The sampler's buffers, of a rank of the last stage: the gathered logits, the rank's own rows put
 // together, and the choices and log-probabilities that are exchanged.
@@ -86,6 +98,8 @@ struct MemoryPlan {
   int64_t table_bytes = 0;
   int64_t logit_bytes = 0;
   int64_t peer_bytes = 0;
+  // Of a GPU's rank only: what it keeps in the host's memory; not part of any sum.
+  int64_t host_bytes = 0;
 
   int64_t weights() const;
   int64_t workspace_bytes() const { return decoder_bytes + residual_bytes; }
@@ -96,7 +110,7 @@ struct MemoryPlan {
     return weights() + workspace_bytes() + table_bytes + logit_bytes + peer_bytes;
   }
   // "weights 95.1 MiB + KV 720.0 MiB + workspaces 10.2 MiB + tables 0.1 MiB + logits 12.0 MiB =
-  // 837.4 MiB"; peer buffers are named where there are any.
+  // 837.4 MiB"; peer buffers are named where there are any, and a GPU's host memory after the sum.
   std::string ToString() const;
 };
 

@@ -181,6 +181,16 @@ bool ShapeSpec::AllMatricesAreF32() const {
   });
 }
 
+DType ShapeSpec::MatrixFloat() const {
+  if (AllMatricesAreF32()) return DType::kF32;
+  const auto some = [&](DType dtype) {
+    return std::any_of(weights.begin(), weights.end(), [&](const WeightShape& weight) {
+      return weight.matrix() && weight.dtype == dtype;
+    });
+  };
+  return some(DType::kF16) && !some(DType::kBF16) ? DType::kF16 : DType::kBF16;
+}
+
 absl::StatusOr<ShapeSpec> ShapeOfCheckpoint(const Checkpoint& checkpoint) {
   ShapeSpec shape;
   shape.spec = checkpoint.spec();

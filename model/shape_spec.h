@@ -48,6 +48,9 @@ struct ShapeSpec {
   // "f16" or, of a file that mixes, "q4_1+q8_0".
   std::string MatrixDTypes() const;
   bool AllMatricesAreF32() const;
+  // The float type that suits the matrices: f32 if all are f32, f16 if some are f16 and none bf16,
+  // else bf16, whose range holds what any model computes.
+  DType MatrixFloat() const;
 };
 
 // The shapes a checkpoint holds. INTERNAL if a weight's tensor is missing.

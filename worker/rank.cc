@@ -156,8 +156,8 @@ absl::Status Rank::Load() {
     const ModelSpec& spec = checkpoint_->spec();
     options.workspace_bytes = threads_ * SampleWorkspaceBytes(spec.vocabulary, spec.context_length);
   }
-  stream_ =
-      options_.cpu_target_set ? Stream::Cpu(options, options_.cpu_target) : Stream::Cpu(options);
+  stream_ = options_.cpu_target_set ? CpuStream::Create(options, options_.cpu_target)
+                                    : CpuStream::Create(options);
   LOG_INFO("rank {} of {}: stage {}, layers {} to {}, heads {} to {}, {} threads, {}",
            group_->rank(), group_->size(), layout_.stage, layout_.layers.begin,
            layout_.layers.end - 1, layout_.heads.begin, layout_.heads.end - 1, threads_,

@@ -7,7 +7,7 @@
 #include <string>
 
 #include "absl/status/status.h"
-#include "kernels/stream.h"
+#include "kernels/cpu_stream.h"
 #include "model/checkpoint.h"
 #include "model/layout.h"
 #include "model/text_parts.h"

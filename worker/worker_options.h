@@ -5,7 +5,7 @@
 #include <string>
 
 #include "absl/status/statusor.h"
-#include "kernels/stream.h"
+#include "kernels/cpu_stream.h"
 #include "worker/step/stage_executor.h"
 
 namespace pergola {

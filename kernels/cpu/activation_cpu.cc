@@ -115,14 +115,14 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace pergola {
 
-void ActivateCpu(Stream& stream, const ActivateArgs& args) {
+void ActivateCpu(CpuStream& stream, const ActivateArgs& args) {
   ForRows(stream, 4 * args.y.dim(1), args.y.dim(0), args,
-          PERGOLA_CHOOSE(stream.cpu_target(), ActivateRow));
+          PERGOLA_CHOOSE(stream.target(), ActivateRow));
 }
 
-void SoftCapCpu(Stream& stream, const SoftCapArgs& args) {
+void SoftCapCpu(CpuStream& stream, const SoftCapArgs& args) {
   ForRows(stream, 2 * args.x.dim(1), args.x.dim(0), args,
-          PERGOLA_CHOOSE(stream.cpu_target(), SoftCapRow));
+          PERGOLA_CHOOSE(stream.target(), SoftCapRow));
 }
 
 }  // namespace pergola

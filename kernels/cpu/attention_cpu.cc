@@ -449,10 +449,10 @@ int64_t HeadRunEnd(const AttentionArgs& args, int64_t head) {
 
 }  // namespace
 
-void PagedAttentionCpu(Stream& stream, const AttentionArgs& args) {
+void PagedAttentionCpu(CpuStream& stream, const AttentionArgs& args) {
   const int64_t rows = args.qkv.dim(0);
   if (rows == 0 || args.heads == 0) return;
-  const auto run = PERGOLA_CHOOSE(stream.cpu_target(), AttendItem);
+  const auto run = PERGOLA_CHOOSE(stream.target(), AttendItem);
   int64_t head_runs = 0;
   int64_t longest = 0;
   for (int64_t h = 0; h < args.heads; ++head_runs) {

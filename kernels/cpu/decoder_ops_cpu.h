@@ -7,15 +7,12 @@
 
 namespace pergola {
 
-void RmsNormCpu(Stream& stream, const RmsNormArgs& args);
-void RopeAndStoreCpu(Stream& stream, const RopeAndStoreArgs& args);
-void LayerNormCpu(Stream& stream, const LayerNormArgs& args);
-void HeadNormCpu(Stream& stream, const HeadNormArgs& args);
-void ActivateCpu(Stream& stream, const ActivateArgs& args);
-void SoftCapCpu(Stream& stream, const SoftCapArgs& args);
-void PagedAttentionCpu(Stream& stream, const AttentionArgs& args);
-
-// Largest KV block: attention's key tile.
-inline constexpr int64_t kMaxBlockTokens = 128;
+void RmsNormCpu(CpuStream& stream, const RmsNormArgs& args);
+void RopeAndStoreCpu(CpuStream& stream, const RopeAndStoreArgs& args);
+void LayerNormCpu(CpuStream& stream, const LayerNormArgs& args);
+void HeadNormCpu(CpuStream& stream, const HeadNormArgs& args);
+void ActivateCpu(CpuStream& stream, const ActivateArgs& args);
+void SoftCapCpu(CpuStream& stream, const SoftCapArgs& args);
+void PagedAttentionCpu(CpuStream& stream, const AttentionArgs& args);
 
 }  // namespace pergola

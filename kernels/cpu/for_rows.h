@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <cstdint>
 
-#include "kernels/stream.h"
+#include "kernels/cpu_stream.h"
 #include "kernels/thread_pool.h"
 
 namespace pergola {
@@ -13,7 +13,7 @@ namespace pergola {
 inline constexpr int64_t kGrainValues = 8192;
 
 template <typename Args>
-void ForRows(Stream& stream, int64_t row_values, int64_t rows, const Args& args,
+void ForRows(CpuStream& stream, int64_t row_values, int64_t rows, const Args& args,
              void (*run)(const Args&, int64_t)) {
   const int64_t grain = std::max<int64_t>(1, kGrainValues / std::max<int64_t>(row_values, 1));
   stream.pool().ParallelFor(rows, grain, [&](int64_t begin, int64_t end) {

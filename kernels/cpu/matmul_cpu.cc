@@ -309,8 +309,8 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace pergola {
 
-void MatmulCpu(Stream& stream, const MatmulArgs& args) {
-  const auto run = PERGOLA_CHOOSE(stream.cpu_target(), MatmulPart);
+void MatmulCpu(CpuStream& stream, const MatmulArgs& args) {
+  const auto run = PERGOLA_CHOOSE(stream.target(), MatmulPart);
   ThreadPool& pool = stream.pool();
   RunShares(pool, args, [&](const MatmulShare& share, int thread) {
     run(args, share, reinterpret_cast<float*>(pool.Scratch(thread)),

@@ -11,9 +11,9 @@
 
 namespace pergola {
 
-void MatmulCpu(Stream& stream, const MatmulArgs& args);
+void MatmulCpu(CpuStream& stream, const MatmulArgs& args);
 // int8 weights; the same bits whether or not instructions for it (VPDPBUSD) may be used.
-void MatmulInt8Cpu(Stream& stream, const MatmulArgs& args, bool allow_vnni = true);
+void MatmulInt8Cpu(CpuStream& stream, const MatmulArgs& args, bool allow_vnni = true);
 
 // The rows and panels that belong to one thread.
 struct MatmulShare {

@@ -334,9 +334,9 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace pergola {
 
-void MatmulInt8Cpu(Stream& stream, const MatmulArgs& args, bool allow_vnni) {
-  const auto run = PERGOLA_CHOOSE(stream.cpu_target(), MatmulInt8Part);
-  const bool vnni = allow_vnni && stream.cpu_target() == CpuTarget::kAvx512 && CpuHasAvx512Vnni();
+void MatmulInt8Cpu(CpuStream& stream, const MatmulArgs& args, bool allow_vnni) {
+  const auto run = PERGOLA_CHOOSE(stream.target(), MatmulInt8Part);
+  const bool vnni = allow_vnni && stream.target() == CpuTarget::kAvx512 && CpuHasAvx512Vnni();
   ThreadPool& pool = stream.pool();
   RunShares(pool, args, [&](const MatmulShare& share, int thread) {
     run(args, share, pool.Scratch(thread), vnni);

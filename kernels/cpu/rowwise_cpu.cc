@@ -121,7 +121,7 @@ NormRow RowOf(const Args& args, int64_t row) {
   const int64_t hidden = args.x.dim(1);
   NormRow one;
   one.x = args.x.f32() + row * hidden;
-  one.residual = args.residual != nullptr ? args.residual + row * hidden : nullptr;
+  one.residual = args.residual.data() != nullptr ? args.residual.f32() + row * hidden : nullptr;
   one.weight = args.weight;
   one.y = args.y.f32() + row * hidden;
   one.size = hidden;
@@ -222,24 +222,23 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace pergola {
 
-void RmsNormCpu(Stream& stream, const RmsNormArgs& args) {
+void RmsNormCpu(CpuStream& stream, const RmsNormArgs& args) {
+  ForRows(stream, args.x.dim(1), args.x.dim(0), args, PERGOLA_CHOOSE(stream.target(), RmsNormRow));
+}
+
+void LayerNormCpu(CpuStream& stream, const LayerNormArgs& args) {
   ForRows(stream, args.x.dim(1), args.x.dim(0), args,
-          PERGOLA_CHOOSE(stream.cpu_target(), RmsNormRow));
+          PERGOLA_CHOOSE(stream.target(), LayerNormRow));
 }
 
-void LayerNormCpu(Stream& stream, const LayerNormArgs& args) {
-  ForRows(stream, args.x.dim(1), args.x.dim(0), args,
-          PERGOLA_CHOOSE(stream.cpu_target(), LayerNormRow));
-}
-
-void HeadNormCpu(Stream& stream, const HeadNormArgs& args) {
+void HeadNormCpu(CpuStream& stream, const HeadNormArgs& args) {
   ForRows(stream, args.qkv.dim(1), args.qkv.dim(0), args,
-          PERGOLA_CHOOSE(stream.cpu_target(), HeadNormRow));
+          PERGOLA_CHOOSE(stream.target(), HeadNormRow));
 }
 
-void RopeAndStoreCpu(Stream& stream, const RopeAndStoreArgs& args) {
+void RopeAndStoreCpu(CpuStream& stream, const RopeAndStoreArgs& args) {
   ForRows(stream, args.qkv.dim(1), args.qkv.dim(0), args,
-          PERGOLA_CHOOSE(stream.cpu_target(), RopeAndStoreRow));
+          PERGOLA_CHOOSE(stream.target(), RopeAndStoreRow));
 }
 
 }  // namespace pergola

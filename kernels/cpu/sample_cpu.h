@@ -4,8 +4,8 @@
 
 #include <cstdint>
 
+#include "kernels/cpu_stream.h"
 #include "kernels/sample.h"
-#include "kernels/stream.h"
 
 namespace pergola {
 

@@ -8,7 +8,7 @@
 #define HWY_DISABLED_TARGETS (HWY_SSSE3 | HWY_SSE4)
 
 #include "hwy/detect_targets.h"
-#include "kernels/stream.h"
+#include "kernels/cpu_stream.h"
 
 #if HWY_TARGETS & HWY_AVX2
 #define PERGOLA_AVX2(FUNCTION) N_AVX2::FUNCTION

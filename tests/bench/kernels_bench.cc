@@ -64,7 +64,7 @@ SumWords(const uint64_t* words, int64_t begin, int64_t end) {
   return sum;
 }
 
-double ReadRoof(Stream& stream, const Settings& settings) {
+double ReadRoof(CpuStream& stream, const Settings& settings) {
   HostBuffer buffer(settings.roof_bytes());
   const int64_t words = buffer.size() / 8;
   double best = 1e30;
@@ -94,7 +94,7 @@ __attribute__((target("avx512f"))) float MultiplyAddChains(int64_t steps) {
   return total;
 }
 
-double FlopRoof(Stream& stream, const Settings& settings) {
+double FlopRoof(CpuStream& stream, const Settings& settings) {
   const int64_t steps = settings.tiny ? 1000 : 20000000;
   double best = 1e30;
   for (int repeat = 0; repeat < (settings.tiny ? 1 : 5); ++repeat) {
@@ -135,7 +135,7 @@ void BenchMatmul(benchmark::State& state, const Settings& settings, const Roofs&
                  const MatmulShape& shape) {
   StreamOptions options;
   options.threads = kThreads;
-  const auto stream = Stream::Cpu(options);
+  const auto stream = CpuStream::Create(options);
   const int64_t bytes = PackedMatrix::PackedBytes(shape.dtype, shape.outputs, shape.columns);
   const int64_t copies = std::max<int64_t>(1, settings.weight_bytes() / bytes);
   std::vector<PackedMatrix> weights;
@@ -170,7 +170,7 @@ void BenchAttention(benchmark::State& state, const Roofs& roofs, int64_t rows, i
                     int64_t first_position) {
   StreamOptions options;
   options.threads = kThreads;
-  const auto stream = Stream::Cpu(options);
+  const auto stream = CpuStream::Create(options);
   AttentionArgs args;
   args.heads = 32;
   args.kv_heads = kv_heads;
@@ -222,7 +222,7 @@ struct SampleCase {
 void BenchSample(benchmark::State& state, int64_t vocabulary, const SampleCase& given) {
   StreamOptions options;
   options.workspace_bytes = SampleWorkspaceBytes(vocabulary, 2048);
-  const auto stream = Stream::Cpu(options);
+  const auto stream = CpuStream::Create(options);
   std::mt19937 generator(2);
   std::normal_distribution<float> normal(0.0F, given.deviation);
   std::vector<float> logits(static_cast<size_t>(vocabulary));
@@ -352,7 +352,7 @@ int main(int argc, char** argv) {
   if (pergola::CpuTargetSupported(pergola::CpuTarget::kAvx512)) {
     pergola::StreamOptions options;
     options.threads = pergola::kThreads;
-    const auto stream = pergola::Stream::Cpu(options);
+    const auto stream = pergola::CpuStream::Create(options);
     roofs.bytes_per_s = pergola::ReadRoof(*stream, settings);
     roofs.flops_per_s = pergola::FlopRoof(*stream, settings);
     std::printf(

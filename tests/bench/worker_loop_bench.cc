@@ -151,7 +151,7 @@ absl::Status Run(const Options& options) {
       options.threads * SampleWorkspaceBytes(spec.vocabulary, spec.context_length);
   // As a rank does it that has the machine for itself.
   if (options.threads == std::thread::hardware_concurrency()) stream_options.first_cpu = 0;
-  const auto stream = Stream::Cpu(stream_options);
+  const auto stream = CpuStream::Create(stream_options);
   ExecutorOptions executor_options;
   executor_options.slot_count = options.streams;
   ASSIGN_OR_RETURN(const auto executor,

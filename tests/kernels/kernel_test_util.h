@@ -9,8 +9,8 @@
 #include <vector>
 
 #include "gtest/gtest.h"
+#include "kernels/cpu_stream.h"
 #include "kernels/matmul.h"
-#include "kernels/stream.h"
 
 namespace pergola {
 
@@ -38,12 +38,12 @@ inline constexpr DType kBlockTypes[] = {DType::kQ8_0, DType::kQ4_0,   DType::kQ4
 // Unit roundoff of f32.
 inline constexpr double kUnit = 0x1.0p-24;
 
-inline std::unique_ptr<Stream> MakeStream(CpuTarget target, int threads = 2,
-                                          int64_t workspace_bytes = 0) {
+inline std::unique_ptr<CpuStream> MakeStream(CpuTarget target, int threads = 2,
+                                             int64_t workspace_bytes = 0) {
   StreamOptions options;
   options.threads = threads;
   options.workspace_bytes = workspace_bytes;
-  return Stream::Cpu(options, target);
+  return CpuStream::Create(options, target);
 }
 
 inline std::vector<float> RandomValues(int64_t count, uint32_t seed, float deviation = 1.0F) {

@@ -18,7 +18,7 @@ struct Norm {
     LayerNormArgs args;
     y.assign(x.size(), 0.0F);
     args.x = Tensor(x.data(), DType::kF32, {rows, hidden});
-    args.residual = with_residual ? residual.data() : nullptr;
+    if (with_residual) args.residual = Tensor(residual.data(), DType::kF32, {rows, hidden});
     args.weight = weight.data();
     args.bias = bias.data();
     args.epsilon = 1e-5F;

@@ -19,7 +19,7 @@ struct Norm {
     RmsNormArgs args;
     y.assign(x.size(), 0.0F);
     args.x = Tensor(x.data(), DType::kF32, {rows, hidden});
-    args.residual = with_residual ? residual.data() : nullptr;
+    if (with_residual) args.residual = Tensor(residual.data(), DType::kF32, {rows, hidden});
     args.weight = weight.data();
     args.epsilon = 1e-5F;
     args.y = Tensor(y.data(), DType::kF32, {rows, hidden});

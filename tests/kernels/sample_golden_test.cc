@@ -82,7 +82,7 @@ struct Case {
 
 class SampleGoldenTest : public testing::TestWithParam<CpuTarget> {
  protected:
-  std::unique_ptr<Stream> stream_ =
+  std::unique_ptr<CpuStream> stream_ =
       CpuTargetSupported(GetParam()) ? MakeStream(GetParam(), 2, 1 << 20) : nullptr;
 };
 
@@ -141,7 +141,7 @@ double ChiSquareLimit(double freedom) {
 TEST(SampleChiSquareTest, DrawsFollowTheProcessedProbabilities) {
   StreamOptions options;
   options.workspace_bytes = 1 << 20;
-  const auto stream = Stream::Cpu(options);
+  const auto stream = CpuStream::Create(options);
   constexpr int kDraws = 4000;
   int tested = 0;
   for (const json& golden : Golden()["cases"]) {

@@ -11,6 +11,7 @@
 
 #include "base/mutex.h"
 #include "gtest/gtest.h"
+#include "kernels/cpu_stream.h"
 #include "worker/step/stage_executor.h"
 
 namespace pergola {
@@ -98,7 +99,7 @@ class ExecutorGroup {
         StreamOptions stream;
         stream.threads = threads;
         stream.workspace_bytes = 8 << 20;
-        rank.stream = Stream::Cpu(stream);
+        rank.stream = CpuStream::Create(stream);
         rank.communicator = std::make_unique<PlainCommunicator>(meeting, tp_rank, tp);
         const auto layout = MakeLayout(checkpoint.spec(), tp, pp, stage * tp + tp_rank);
         EXPECT_TRUE(layout.ok()) << layout.status();

@@ -211,7 +211,7 @@ TEST(ExecutorTest, NanLeftInABlockDoesNotReachItsNextOwner) {
   ASSERT_TRUE(layout.ok());
   StreamOptions stream_options;
   stream_options.workspace_bytes = 8 << 20;
-  const auto stream = Stream::Cpu(stream_options);
+  const auto stream = CpuStream::Create(stream_options);
   const auto run = [&](bool poison) {
     auto executor =
         StageExecutor::Load(checkpoint, *layout, TinyOptions(), *stream, nullptr, nullptr);
@@ -359,7 +359,7 @@ TEST(ExecutorTest, OptionsOutOfRangeAreRefusedByName) {
        "the KV cache holds 0 blocks of 16 tokens (9216 bytes each); one sequence of the full "
        "context of 128 tokens takes 8 blocks, 73728 bytes"},
   };
-  const auto stream = Stream::Cpu(StreamOptions());
+  const auto stream = CpuStream::Create(StreamOptions());
   const auto layout = MakeLayout(checkpoint.spec(), 1, 1, 0);
   ASSERT_TRUE(layout.ok());
   for (const BadOption& bad : cases) {

@@ -6,7 +6,7 @@
 #include <filesystem>
 
 #include "gtest/gtest.h"
-#include "kernels/stream.h"
+#include "kernels/cpu_stream.h"
 #include "model/checkpoint.h"
 #include "model/layout.h"
 #include "worker/step/stage_executor.h"
@@ -32,7 +32,7 @@ SingleRank Open(const std::string& path) {
   StreamOptions stream_options;
   stream_options.threads = 2;
   stream_options.workspace_bytes = 64 << 20;
-  rank.stream = Stream::Cpu(stream_options);
+  rank.stream = CpuStream::Create(stream_options);
   ExecutorOptions options;
   options.slot_count = 2;
   options.block_tokens = kBlockTokens;

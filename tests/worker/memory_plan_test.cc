@@ -188,7 +188,7 @@ TEST(PlannedMemoryTest, AContextAskedForThatTheKvAskedForDoesNotHoldIsRefused) {
   options.context_length = 49;
   const auto layout = MakeLayout(checkpoint.spec(), 1, 1, 0);
   ASSERT_TRUE(layout.ok());
-  const auto stream = Stream::Cpu({});
+  const auto stream = CpuStream::Create({});
   const auto executor =
       StageExecutor::Load(checkpoint, *layout, options, *stream, nullptr, nullptr);
   EXPECT_EQ(executor.status().code(), absl::StatusCode::kInvalidArgument);

@@ -387,7 +387,7 @@ TEST(SamplingTest, NanEndsItsEntryOnly) {
   StreamOptions stream_options;
   stream_options.threads = 2;
   stream_options.workspace_bytes = 8 << 20;
-  const auto stream = Stream::Cpu(stream_options);
+  const auto stream = CpuStream::Create(stream_options);
   auto executor =
       StageExecutor::Load(checkpoint, *layout, TinyOptions(), *stream, nullptr, nullptr);
   ASSERT_TRUE(executor.ok()) << executor.status();

@@ -115,7 +115,7 @@ class ThreadGroup {
     Rank rank;
     StreamOptions stream;
     stream.workspace_bytes = SampleWorkspaceBytes(spec().vocabulary, spec().context_length);
-    rank.stream = Stream::Cpu(stream);
+    rank.stream = CpuStream::Create(stream);
     rank.transport =
         std::make_unique<ThreadTransport>(mailboxes, world_rank, &stage.board(layout->tp_rank));
     auto executor = StageExecutor::Load(*checkpoint_, *layout, options, *rank.stream,

@@ -6,6 +6,7 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "kernels/cpu_stream.h"
 #include "model/cut.h"
 #include "tests/worker/golden.h"
 #include "tests/worker/memory_checkpoint.h"
@@ -14,6 +15,16 @@
 namespace pergola {
 namespace {
 
+// Whose memory the weights are in.
+CpuStream& HostStream() {
+  static const std::unique_ptr<CpuStream> stream = CpuStream::Create({});
+  return *stream;
+}
+
+std::vector<float> Values(const DeviceVector<float>& vector) {
+  return {vector.data(), vector.data() + vector.size()};
+}
+
 RankLayout LayoutOf(const MemoryCheckpoint& checkpoint, int tp, int pp, int rank) {
   const auto layout = MakeLayout(checkpoint.spec(), tp, pp, rank);
   EXPECT_TRUE(layout.ok()) << layout.status();
@@ -21,7 +32,7 @@ RankLayout LayoutOf(const MemoryCheckpoint& checkpoint, int tp, int pp, int rank
 }
 
 StageWeights Load(const MemoryCheckpoint& checkpoint, const RankLayout& layout) {
-  auto weights = LoadStageWeights(checkpoint, layout, nullptr);
+  auto weights = LoadStageWeights(checkpoint, layout, HostStream(), nullptr);
   EXPECT_TRUE(weights.ok()) << weights.status();
   return std::move(weights).value();
 }
@@ -97,7 +108,7 @@ TEST_P(LoaderTest, EveryRankHoldsItsCutOfAttention) {
           ASSERT_EQ(Unpacked(loaded.qkv, out),
                     Slice(checkpoint.Values(role, layer), 32, row, {0, 32}))
               << RoleName(role, layer) << " row " << row;
-          ASSERT_EQ(loaded.qkv.bias[out], checkpoint.Values(bias, layer)[row]);
+          ASSERT_EQ(loaded.qkv.bias.data()[out], checkpoint.Values(bias, layer)[row]);
         }
       }
       ASSERT_EQ(out, loaded.qkv.rows);
@@ -124,15 +135,16 @@ TEST_P(LoaderTest, EveryRankHoldsItsCutOfTheMlp) {
                   Slice(checkpoint.Values(Role::kGate, layer), 32, ffn.begin + i, {0, 32}));
         ASSERT_EQ(Unpacked(loaded.gate_up, ffn.size() + i),
                   Slice(checkpoint.Values(Role::kUp, layer), 32, ffn.begin + i, {0, 32}));
-        ASSERT_EQ(loaded.gate_up.bias[ffn.size() + i],
+        ASSERT_EQ(loaded.gate_up.bias.data()[ffn.size() + i],
                   checkpoint.Values(Role::kUpBias, layer)[ffn.begin + i]);
       }
       for (int64_t row = 0; row < 32; ++row) {
         ASSERT_EQ(Unpacked(loaded.down, row),
                   Slice(checkpoint.Values(Role::kDown, layer), 160, row, ffn));
       }
-      EXPECT_EQ(loaded.attention_norm.weight, checkpoint.Values(Role::kAttentionNorm, layer));
-      EXPECT_EQ(loaded.mlp_norm.weight, checkpoint.Values(Role::kMlpNorm, layer));
+      EXPECT_EQ(Values(loaded.attention_norm.weight),
+                checkpoint.Values(Role::kAttentionNorm, layer));
+      EXPECT_EQ(Values(loaded.mlp_norm.weight), checkpoint.Values(Role::kMlpNorm, layer));
     }
   }
 }
@@ -200,19 +212,19 @@ TEST(StageWeightsTest, TiedEmbeddingIsHeldOncePerRankThatNeedsIt) {
   const StageWeights last = Load(checkpoint, LayoutOf(checkpoint, 1, 3, 2));
   EXPECT_EQ(last.embedding.rows(), 0);
   EXPECT_EQ(last.lm_head().rows(), 97);
-  EXPECT_EQ(last.final_norm.weight, checkpoint.Values(Role::kFinalNorm, -1));
+  EXPECT_EQ(Values(last.final_norm.weight), checkpoint.Values(Role::kFinalNorm, -1));
 }
 
 TEST(StageWeightsTest, ProgressEndsAtTheTotalAndOnlyOwnRowsAreRead) {
   MemoryCheckpoint checkpoint(TinySpec(), {});
   int64_t last_done = 0;
   int64_t last_total = 0;
-  const auto weights =
-      LoadStageWeights(checkpoint, LayoutOf(checkpoint, 3, 3, 4), [&](int64_t done, int64_t total) {
-        EXPECT_GT(done, last_done);
-        last_done = done;
-        last_total = total;
-      });
+  const auto weights = LoadStageWeights(checkpoint, LayoutOf(checkpoint, 3, 3, 4), HostStream(),
+                                        [&](int64_t done, int64_t total) {
+                                          EXPECT_GT(done, last_done);
+                                          last_done = done;
+                                          last_total = total;
+                                        });
   ASSERT_TRUE(weights.ok()) << weights.status();
   EXPECT_EQ(last_done, last_total);
   EXPECT_EQ(checkpoint.bytes_read(), last_total);
@@ -230,7 +242,9 @@ void Poke(std::vector<uint8_t>& bytes, size_t offset, T value) {
 
 std::string LoadMessage(const MemoryCheckpoint& checkpoint, int tp = 1, int rank = 0) {
   return std::string(
-      LoadStageWeights(checkpoint, LayoutOf(checkpoint, tp, 1, rank), nullptr).status().message());
+      LoadStageWeights(checkpoint, LayoutOf(checkpoint, tp, 1, rank), HostStream(), nullptr)
+          .status()
+          .message());
 }
 
 TEST(DamagedWeightTest, NanInAMatrixIsRefusedByName) {
@@ -273,7 +287,7 @@ TEST(DamagedWeightTest, NanInAScaleOrMinimumIsRefusedByName) {
 // What a rank holds of a converted weight is the cut of what one rank alone holds.
 void ExpectCutsOfTheWhole(const Checkpoint& checkpoint, WeightFormat format) {
   const auto load = [&](const RankLayout& layout) {
-    auto weights = LoadStageWeights(checkpoint, layout, nullptr, format);
+    auto weights = LoadStageWeights(checkpoint, layout, HostStream(), nullptr, format);
     EXPECT_TRUE(weights.ok()) << weights.status();
     return std::move(weights).value();
   };
@@ -316,7 +330,7 @@ TEST(ConvertedWeightTest, EmbeddingAndHeadStayUnderInt8AndInt4) {
   const MemoryCheckpoint checkpoint(TinySpec(), options);
   for (const WeightFormat format : {WeightFormat::kInt8, WeightFormat::kInt4}) {
     const auto weights =
-        LoadStageWeights(checkpoint, LayoutOf(checkpoint, 1, 1, 0), nullptr, format);
+        LoadStageWeights(checkpoint, LayoutOf(checkpoint, 1, 1, 0), HostStream(), nullptr, format);
     ASSERT_TRUE(weights.ok()) << weights.status();
     EXPECT_EQ(weights->embedding.dtype(), DType::kBF16);
     EXPECT_EQ(weights->lm_head().dtype(), DType::kBF16);
@@ -331,8 +345,8 @@ TEST(ConvertedWeightTest, GroupsOfFourBitsStayUnderInt4) {
   MemoryCheckpoint::Options options;
   options.dtype = [](Role role) { return role == Role::kUp ? DType::kQ4_1 : DType::kQ4_0; };
   const MemoryCheckpoint checkpoint(QuantSpec(), options);
-  const auto weights =
-      LoadStageWeights(checkpoint, LayoutOf(checkpoint, 1, 1, 0), nullptr, WeightFormat::kInt4);
+  const auto weights = LoadStageWeights(checkpoint, LayoutOf(checkpoint, 1, 1, 0), HostStream(),
+                                        nullptr, WeightFormat::kInt4);
   ASSERT_TRUE(weights.ok()) << weights.status();
   EXPECT_EQ(weights->dtypes, "q4_0+q4_1");
 }
@@ -342,7 +356,8 @@ TEST(ConvertedWeightTest, ValuesTheFormatCannotHoldAreRefusedByNameAndValue) {
     MemoryCheckpoint checkpoint(TinySpec(), {});
     Poke(checkpoint.Bytes(Role::kUp, 1), (41 * 32 + 7) * 4, value);
     const auto layout = LayoutOf(checkpoint, 1, 1, 0);
-    return std::string(LoadStageWeights(checkpoint, layout, nullptr, format).status().message());
+    return std::string(
+        LoadStageWeights(checkpoint, layout, HostStream(), nullptr, format).status().message());
   };
   const std::string at = " at row 41, column 7, which ";
   EXPECT_EQ(message(70000, WeightFormat::kF16),
@@ -393,7 +408,8 @@ std::string PokedMessage(const std::string& golden, const std::string& tensor, i
                                    std::numeric_limits<float>::quiet_NaN());
   const auto layout = MakeLayout(checkpoint.spec(), tp, 1, rank);
   EXPECT_TRUE(layout.ok()) << layout.status();
-  return std::string(LoadStageWeights(checkpoint, *layout, nullptr).status().message());
+  return std::string(
+      LoadStageWeights(checkpoint, *layout, HostStream(), nullptr).status().message());
 }
 
 // c_attn of GPT-2 is [35 inputs, 3 * 35 outputs], 7 heads of 5.

@@ -1,9 +1,8 @@
 #include "worker/model/decoder.h"
 
-#include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <string>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
@@ -12,27 +11,19 @@
 namespace pergola {
 namespace {
 
-int64_t F32Bytes(int64_t values) {
-  return values * static_cast<int64_t>(sizeof(float));
-}
-
-float* F32(const HostBuffer& buffer) {
-  return reinterpret_cast<float*>(buffer.data());
-}
-
 Tensor F32Tensor(const float* data, int64_t rows, int64_t columns) {
   return Tensor(const_cast<float*>(data), DType::kF32, {rows, columns});
 }
 
-// The table's contract: computed in double, rounded once.
-void FillRopeTable(const RopeSpec& rope, int64_t positions, float* cosine, float* sine) {
-  const int64_t pairs = rope.dims / 2;
+// Appends cosine and sine by position: the table's contract, computed in double, rounded once.
+void AppendRopeTable(const RopeSpec& rope, int64_t positions, std::vector<float>* cosine,
+                     std::vector<float>* sine) {
   for (int64_t position = 0; position < positions; ++position) {
-    for (int64_t i = 0; i < pairs; ++i) {
+    for (int64_t i = 0; i < rope.dims / 2; ++i) {
       const double angle =
           static_cast<double>(position) * static_cast<double>(rope.inverse_frequency[i]);
-      cosine[position * pairs + i] = static_cast<float>(rope.magnitude * std::cos(angle));
-      sine[position * pairs + i] = static_cast<float>(rope.magnitude * std::sin(angle));
+      cosine->push_back(static_cast<float>(rope.magnitude * std::cos(angle)));
+      sine->push_back(static_cast<float>(rope.magnitude * std::sin(angle)));
     }
   }
 }
@@ -41,60 +32,69 @@ void FillRopeTable(const RopeSpec& rope, int64_t positions, float* cosine, float
 
 Decoder::Decoder(const ModelSpec& spec, const RankLayout& layout, const DecoderBounds& bounds,
                  const StageWeights& weights, const KvCache& kv, Stream& stream,
-                 StageCommunicator* communicator)
+                 DeviceReducer& reducer)
     : spec_(spec),
       layout_(layout),
       weights_(weights),
       kv_(kv),
       stream_(stream),
-      communicator_(communicator),
+      reducer_(reducer),
       bounds_(bounds),
       heads_local_(layout.heads.size()),
-      kv_heads_local_(layout.kv_heads.size()) {
-  const DecoderBuffers& sizes = bounds_.buffers;
-  rope_cosine_ = HostBuffer(sizes.rope);
-  rope_sine_ = HostBuffer(sizes.rope);
-  normed_ = HostBuffer(sizes.normed);
-  qkv_ = HostBuffer(sizes.qkv);
-  attended_ = HostBuffer(sizes.attended);
-  gate_up_ = HostBuffer(sizes.gate_up);
-  activated_ = HostBuffer(sizes.activated);
-  branch_ = HostBuffer(sizes.branch);
-  part_ = HostBuffer(sizes.part);
-  picked_ = HostBuffer(sizes.picked);
-  FillRopeTable(spec.rope, bounds.context_length, F32(rope_cosine_), F32(rope_sine_));
-  const int64_t local = bounds.context_length * spec.rope.dims / 2;
-  FillRopeTable(spec.local_rope, bounds.context_length, F32(rope_cosine_) + local,
-                F32(rope_sine_) + local);
+      kv_heads_local_(layout.kv_heads.size()),
+      kv_of_head_(stream, layout.kv_of_head),
+      normed_(stream, bounds.buffers.normed),
+      qkv_(stream, bounds.buffers.qkv),
+      attended_(stream, bounds.buffers.attended),
+      gate_up_(stream, bounds.buffers.gate_up),
+      activated_(stream, bounds.buffers.activated),
+      branch_(stream, bounds.buffers.branch),
+      part_(stream, bounds.buffers.part),
+      picked_rows_(stream, bounds.buffers.picked_rows),
+      picked_(stream, bounds.buffers.picked) {
+  std::vector<float> cosine, sine;
+  for (const RopeSpec* rope : {&spec.rope, &spec.local_rope}) {
+    AppendRopeTable(*rope, bounds.context_length, &cosine, &sine);
+  }
+  rope_cosine_ = DeviceVector<float>(stream, cosine);
+  rope_sine_ = DeviceVector<float>(stream, sine);
+  if (!spec.alibi_slopes.empty()) {
+    const auto first = spec.alibi_slopes.begin() + layout.heads.begin;
+    alibi_slopes_ = DeviceVector<float>(stream, std::vector<float>(first, first + heads_local_));
+  }
 }
 
 int64_t Decoder::bytes() const {
-  int64_t total = 0;
-  for (const HostBuffer* buffer : {&rope_cosine_, &rope_sine_, &normed_, &qkv_, &attended_,
-                                   &gate_up_, &activated_, &branch_, &part_, &picked_}) {
+  int64_t total =
+      rope_cosine_.bytes() + rope_sine_.bytes() + kv_of_head_.bytes() + alibi_slopes_.bytes();
+  for (const DeviceBuffer* buffer : {&normed_, &qkv_, &attended_, &gate_up_, &activated_, &branch_,
+                                     &part_, &picked_rows_, &picked_}) {
     total += buffer->size();
   }
   return total;
 }
 
-absl::Status Decoder::Reduce(float* data, int64_t rows, int64_t layer, const char* operation) {
-  if (communicator_ == nullptr) return absl::OkStatus();
-  // Also with one rank: the communicator moves the group's messages on while the step runs.
-  absl::Status status = communicator_->AllReduce(data, rows * spec_.hidden);
+Tensor Decoder::Activations(const DeviceBuffer& buffer, int64_t rows, int64_t columns) const {
+  PERGOLA_CHECK(DTypeBytes(bounds_.activation, rows * columns) <= buffer.size());
+  return Tensor(buffer.data(), bounds_.activation, {rows, columns});
+}
+
+absl::Status Decoder::Reduce(const Tensor& x, int64_t layer, const char* operation) {
+  absl::Status status = reducer_.AllReduce(x);
   if (status.ok()) return status;
   return Prefixed(
       status, ToStd(layer < 0 ? absl::StrCat("all-reduce of the ", operation)
                               : absl::StrCat("layer ", layer, ": all-reduce of the ", operation)));
 }
 
-void Decoder::Normalise(const NormWeights& norm, const float* residual, int64_t rows, float* x,
-                        float* y) {
+void Decoder::Normalise(const NormWeights& norm, const Tensor& residual, const Tensor& x,
+                        const Tensor& y) {
   const auto fill = [&](auto args) {
-    args.x = F32Tensor(x, rows, spec_.hidden);
+    args.x = x;
     args.residual = residual;
     args.weight = norm.weight.data();
     args.epsilon = spec_.norm_epsilon;
-    args.y = F32Tensor(y, rows, spec_.hidden);
+    args.y = y;
     return args;
   };
   if (spec_.norm == NormKind::kRms) return RmsNorm(stream_, fill(RmsNormArgs()));
@@ -103,77 +103,61 @@ void Decoder::Normalise(const NormWeights& norm, const float* residual, int64_t 
   LayerNorm(stream_, args);
 }
 
-// Adds `residual` (what the branch before gave, or null) to the stream and leaves in normed_ what
-// the next branch, attention or MLP, reads.
-void Decoder::BeginBranch(const NormWeights& norm, const float* residual, int64_t rows,
-                          float* hidden) {
-  Normalise(norm, residual, rows, hidden, F32(normed_));
-  if (!spec_.residual_after_norm) return;
-  stream_.Synchronize();
-  std::memcpy(hidden, F32(normed_), F32Bytes(rows * spec_.hidden));
+// Adds branch_ (what the branch before gave) to the stream if there was one, and leaves in normed_
+// what the next branch, attention or MLP, reads.
+void Decoder::BeginBranch(const NormWeights& norm, bool add_branch, int64_t rows, float* hidden) {
+  const Tensor x = F32Tensor(hidden, rows, spec_.hidden);
+  const Tensor normed = Activations(normed_, rows, spec_.hidden);
+  Normalise(norm, add_branch ? Activations(branch_, rows, spec_.hidden) : Tensor(), x, normed);
+  if (spec_.residual_after_norm) CopyRows(stream_, CopyRowsArgs{normed, nullptr, x});
 }
 
 // Sums branch_ over the stage's ranks.
 absl::Status Decoder::EndBranch(const NormWeights& norm, int64_t rows, int64_t layer,
                                 const char* operation) {
-  RETURN_IF_ERROR(Reduce(F32(branch_), rows, layer, operation));
-  if (spec_.post_norms) Normalise(norm, nullptr, rows, F32(branch_), F32(branch_));
+  const Tensor branch = Activations(branch_, rows, spec_.hidden);
+  RETURN_IF_ERROR(Reduce(branch, layer, operation));
+  if (spec_.post_norms) Normalise(norm, Tensor(), branch, branch);
   return absl::OkStatus();
 }
 
 // y = x W^T + bias. A matmul writes dense rows, so the outputs of several parts are computed aside
 // and put together.
-void Decoder::Project(const Projection& projection, const float* x, int64_t rows, float* y) {
-  const float* bias = projection.bias.empty() ? nullptr : projection.bias.data();
+void Decoder::Project(const Projection& projection, const Tensor& x, const Tensor& y) {
   const bool whole = projection.parts.size() == 1;
   int64_t first = 0;
   for (const PackedMatrix& part : projection.parts) {
-    PERGOLA_CHECK(whole || F32Bytes(rows * part.rows()) <= part_.size());
     MatmulArgs args;
-    args.x = F32Tensor(x, rows, projection.columns);
+    args.x = x;
     args.w = &part;
-    args.bias = bias == nullptr ? nullptr : bias + first;
-    args.y = F32Tensor(whole ? y : F32(part_), rows, part.rows());
+    args.bias = projection.bias.empty() ? nullptr : projection.bias.data() + first;
+    args.y = whole ? y : Activations(part_, x.dim(0), part.rows());
     Matmul(stream_, args);
-    if (!whole) {
-      stream_.Synchronize();
-      for (int64_t row = 0; row < rows; ++row) {
-        std::memcpy(y + row * projection.rows + first, F32(part_) + row * part.rows(),
-                    F32Bytes(part.rows()));
-      }
-    }
+    if (!whole) CopyColumns(stream_, CopyColumnsArgs{args.y, first, y});
     first += part.rows();
   }
 }
 
-// Adds the learned position's row where this rank holds it.
-void Decoder::EmbedPositions(const StepRows& rows, float* hidden) {
-  EmbeddingArgs args;
-  args.table = &weights_.positions;
-  args.first_row = layout_.positions.begin;
-  args.ids = Tensor(const_cast<int32_t*>(rows.positions), DType::kI32, {rows.count});
-  args.y = F32Tensor(F32(branch_), rows.count, spec_.hidden);
-  Embedding(stream_, args);
-  stream_.Synchronize();
-  for (int64_t i = 0; i < rows.count * spec_.hidden; ++i) hidden[i] += F32(branch_)[i];
-}
-
 absl::Status Decoder::Embed(const StepRows& rows, const int32_t* ids, float* hidden) {
+  const Tensor x = F32Tensor(hidden, rows.count, spec_.hidden);
   EmbeddingArgs args;
   args.table = &weights_.embedding;
   args.first_row = layout_.vocabulary.begin;
   args.ids = Tensor(const_cast<int32_t*>(ids), DType::kI32, {rows.count});
-  args.y = F32Tensor(hidden, rows.count, spec_.hidden);
+  args.scale = spec_.embedding_scale;
+  args.y = x;
   Embedding(stream_, args);
-  if (spec_.embedding_scale != 1) {
-    stream_.Synchronize();
-    for (int64_t i = 0; i < rows.count * spec_.hidden; ++i) hidden[i] *= spec_.embedding_scale;
+  if (spec_.learned_positions) {
+    // The learned position's row, where this rank holds it.
+    args.table = &weights_.positions;
+    args.first_row = layout_.positions.begin;
+    args.ids = Tensor(const_cast<int32_t*>(rows.positions), DType::kI32, {rows.count});
+    args.scale = 1;
+    args.accumulate = true;
+    Embedding(stream_, args);
   }
-  if (spec_.learned_positions) EmbedPositions(rows, hidden);
-  RETURN_IF_ERROR(Reduce(hidden, rows.count, -1, "embedding"));
-  if (spec_.embedding_norm) {
-    Normalise(weights_.embedding_norm, nullptr, rows.count, hidden, hidden);
-  }
+  RETURN_IF_ERROR(Reduce(x, -1, "embedding"));
+  if (spec_.embedding_norm) Normalise(weights_.embedding_norm, Tensor(), x, x);
   return absl::OkStatus();
 }
 
@@ -195,8 +179,8 @@ RopeTable Decoder::RopeOf(int64_t layer) const {
   RopeTable table;
   table.dims = local ? spec_.local_rope.dims : spec_.rope.dims;
   table.positions = bounds_.context_length;
-  table.cosine = F32(rope_cosine_) + offset;
-  table.sine = F32(rope_sine_) + offset;
+  table.cosine = rope_cosine_.data() + offset;
+  table.sine = rope_sine_.data() + offset;
   return table;
 }
 
@@ -206,11 +190,9 @@ void Decoder::Attend(int64_t layer, const StepRows& rows, const Tensor& qkv) {
   args.heads = heads_local_;
   args.kv_heads = kv_heads_local_;
   args.head_dim = spec_.head_dim;
-  args.kv_of_head = layout_.kv_of_head.data();
+  args.kv_of_head = kv_of_head_.data();
   args.scale = spec_.ScaleOf(layer);
-  if (!spec_.alibi_slopes.empty()) {
-    args.alibi_slopes = spec_.alibi_slopes.data() + layout_.heads.begin;
-  }
+  args.alibi_slopes = alibi_slopes_.empty() ? nullptr : alibi_slopes_.data();
   args.window = spec_.WindowOf(layer);
   args.positions = rows.positions;
   args.table_of_row = rows.table_of_row;
@@ -220,18 +202,17 @@ void Decoder::Attend(int64_t layer, const StepRows& rows, const Tensor& qkv) {
   args.kv_dtype = kv_.shape().dtype;
   args.k_cache = kv_.K(layer);
   args.v_cache = kv_.V(layer);
-  args.out = F32Tensor(F32(attended_), rows.count, heads_local_ * spec_.head_dim);
+  args.out = Activations(attended_, rows.count, heads_local_ * spec_.head_dim);
   PagedAttention(stream_, args);
 }
 
-// Adds `residual` (the layer before, or null) to the stream and leaves what attention adds in
-// branch_.
-absl::Status Decoder::Attention(int64_t layer, const StepRows& rows, const float* residual,
+// Adds what the layer before left in branch_ to the stream and leaves there what attention adds.
+absl::Status Decoder::Attention(int64_t layer, const StepRows& rows, bool add_branch,
                                 float* hidden) {
   const LayerWeights& weights = weights_.Layer(layer);
-  BeginBranch(weights.attention_norm, residual, rows.count, hidden);
-  Project(weights.qkv, F32(normed_), rows.count, F32(qkv_));
-  const Tensor qkv = F32Tensor(F32(qkv_), rows.count, weights.qkv.rows);
+  BeginBranch(weights.attention_norm, add_branch, rows.count, hidden);
+  const Tensor qkv = Activations(qkv_, rows.count, weights.qkv.rows);
+  Project(weights.qkv, Activations(normed_, rows.count, spec_.hidden), qkv);
   if (spec_.head_norms) NormaliseHeads(weights, qkv);
 
   RopeAndStoreArgs store;
@@ -249,57 +230,58 @@ absl::Status Decoder::Attention(int64_t layer, const StepRows& rows, const float
   RopeAndStore(stream_, store);
   Attend(layer, rows, qkv);
 
-  Project(weights.output, F32(attended_), rows.count, F32(branch_));
+  Project(weights.output, Activations(attended_, rows.count, heads_local_ * spec_.head_dim),
+          Activations(branch_, rows.count, spec_.hidden));
   return EndBranch(weights.attention_post_norm, rows.count, layer, "attention output");
 }
 
 // Adds what attention left in branch_ to the stream and leaves there what the MLP adds.
 absl::Status Decoder::Mlp(int64_t layer, const StepRows& rows, float* hidden) {
   const LayerWeights& weights = weights_.Layer(layer);
-  BeginBranch(weights.mlp_norm, F32(branch_), rows.count, hidden);
-  Project(weights.gate_up, F32(normed_), rows.count, F32(gate_up_));
+  BeginBranch(weights.mlp_norm, /*add_branch=*/true, rows.count, hidden);
   ActivateArgs args;
   args.activation = spec_.activation;
   args.gated = spec_.gated_mlp;
-  args.x = F32Tensor(F32(gate_up_), rows.count, weights.gate_up.rows);
-  args.y = F32Tensor(F32(activated_), rows.count, layout_.ffn.size());
+  args.x = Activations(gate_up_, rows.count, weights.gate_up.rows);
+  args.y = Activations(activated_, rows.count, layout_.ffn.size());
+  Project(weights.gate_up, Activations(normed_, rows.count, spec_.hidden), args.x);
   Activate(stream_, args);
-  Project(weights.down, F32(activated_), rows.count, F32(branch_));
+  Project(weights.down, args.y, Activations(branch_, rows.count, spec_.hidden));
   return EndBranch(weights.mlp_post_norm, rows.count, layer, "MLP output");
 }
 
 absl::Status Decoder::Forward(const StepRows& rows, const int32_t* ids, float* hidden) {
   PERGOLA_CHECK(rows.count <= bounds_.step_rows);
   if (layout_.first_stage()) RETURN_IF_ERROR(Embed(rows, ids, hidden));
-  const float* residual = nullptr;
   for (int64_t layer = layout_.layers.begin; layer < layout_.layers.end; ++layer) {
-    RETURN_IF_ERROR(Attention(layer, rows, residual, hidden));
+    RETURN_IF_ERROR(Attention(layer, rows, layer > layout_.layers.begin, hidden));
     RETURN_IF_ERROR(Mlp(layer, rows, hidden));
-    residual = F32(branch_);
   }
-  stream_.Synchronize();
   // The next layer's norm would have added this; it is in another stage, or is the final norm of
   // some rows only.
-  if (residual == nullptr) return absl::OkStatus();
-  for (int64_t i = 0; i < rows.count * spec_.hidden; ++i) hidden[i] += residual[i];
+  if (layout_.layers.size() > 0) {
+    Add(stream_, AddArgs{F32Tensor(hidden, rows.count, spec_.hidden),
+                         Activations(branch_, rows.count, spec_.hidden)});
+  }
   return absl::OkStatus();
 }
 
-void Decoder::Logits(const float* hidden, absl::Span<const int64_t> rows, float* out) {
-  const int64_t count = static_cast<int64_t>(rows.size());
+void Decoder::Logits(const float* hidden, absl::Span<const int32_t> rows, float* out) {
+  const auto count = static_cast<int64_t>(rows.size());
   PERGOLA_CHECK(layout_.last_stage() && count <= bounds_.logit_rows);
-  float* picked = F32(picked_);
-  for (int64_t i = 0; i < count; ++i) {
-    std::memcpy(picked + i * spec_.hidden, hidden + rows[i] * spec_.hidden, F32Bytes(spec_.hidden));
-  }
-  Normalise(weights_.final_norm, nullptr, count, picked, F32(normed_));
+  auto* indices = reinterpret_cast<int32_t*>(picked_rows_.data());
+  stream_.CopyToDevice(indices, rows.data(), count * static_cast<int64_t>(sizeof(int32_t)));
+  const Tensor picked = F32Tensor(reinterpret_cast<float*>(picked_.data()), count, spec_.hidden);
+  const Tensor normed = Activations(normed_, count, spec_.hidden);
+  CopyRows(stream_,
+           CopyRowsArgs{F32Tensor(hidden, bounds_.step_rows, spec_.hidden), indices, picked});
+  Normalise(weights_.final_norm, Tensor(), picked, normed);
   MatmulArgs args;
-  args.x = F32Tensor(F32(normed_), count, spec_.hidden);
+  args.x = normed;
   args.w = &weights_.lm_head();
   args.y = F32Tensor(out, count, layout_.vocabulary.size());
   Matmul(stream_, args);
   if (spec_.logit_cap > 0) SoftCap(stream_, SoftCapArgs{args.y, spec_.logit_cap});
-  stream_.Synchronize();
 }
 
 }  // namespace pergola

@@ -14,13 +14,13 @@
 #include "model/layout.h"
 #include "model/memory_plan.h"
 #include "model/model_spec.h"
-#include "worker/comm/communicator.h"
+#include "worker/comm/device_reducer.h"
 #include "worker/model/kv_cache.h"
 #include "worker/weights/stage_weights.h"
 
 namespace pergola {
 
-// Where the rows of a step stand: the same for every layer.
+// Where the rows of a step stand: the same for every layer. In device memory (see StepInputs).
 struct StepRows {
   int64_t count = 0;
   const int32_t* positions = nullptr;  // [count]
@@ -36,64 +36,71 @@ struct DecoderBounds {
   int64_t step_rows = 0;       // most rows of a step
   int64_t logit_rows = 0;      // most rows of one Logits call; 0 outside the last stage
   int64_t context_length = 0;  // positions of the rope table
-  DecoderBuffers buffers;      // planned for these bounds
+  DType activation = DType::kF32;
+  DecoderBuffers buffers;  // planned for these bounds
 };
 
 class Decoder {
  public:
-  // All references are borrowed and outlive the decoder; `communicator` may be null if
-  // tensor_parallel is 1. Allocates every buffer.
+  // All references are borrowed and outlive the decoder. Allocates every buffer.
   Decoder(const ModelSpec& spec, const RankLayout& layout, const DecoderBounds& bounds,
-          const StageWeights& weights, const KvCache& kv, Stream& stream,
-          StageCommunicator* communicator);
+          const StageWeights& weights, const KvCache& kv, Stream& stream, DeviceReducer& reducer);
 
   // What the constructor allocated.
   int64_t bytes() const;
 
-  // Runs the stage's layers on rows.count rows. `ids` [rows.count] is read in the first stage only;
-  // an id outside the vocabulary embeds as zeros. `hidden` [rows.count, hidden] f32 is the residual
-  // stream, updated in place. Errors are the communicator's, with layer and operation before them.
+  // Enqueues the stage's layers on rows.count rows; all pointers are to device memory. `ids`
+  // [rows.count] is read in the first stage only; an id outside the vocabulary embeds as zeros.
+  // `hidden` [rows.count, hidden] f32 is the residual stream, updated in place. Errors are the
+  // reducer's, with layer and operation before them.
   absl::Status Forward(const StepRows& rows, const int32_t* ids, float* hidden);
 
-  // Last stage: logits of this rank's vocabulary slice for some rows of `hidden`, as Forward left
-  // it. `out` [rows.size(), layout.vocabulary.size()] f32.
-  void Logits(const float* hidden, absl::Span<const int64_t> rows, float* out);
+  // Last stage: enqueues logits of this rank's vocabulary slice for some rows of `hidden`, as
+  // Forward left it. `rows` lies on the host and stays until the stream is synchronised. `out`
+  // [rows.size(), layout.vocabulary.size()] f32, in device memory.
+  void Logits(const float* hidden, absl::Span<const int32_t> rows, float* out);
 
  private:
   absl::Status Embed(const StepRows& rows, const int32_t* ids, float* hidden);
-  absl::Status Attention(int64_t layer, const StepRows& rows, const float* residual, float* hidden);
+  absl::Status Attention(int64_t layer, const StepRows& rows, bool add_branch, float* hidden);
   absl::Status Mlp(int64_t layer, const StepRows& rows, float* hidden);
-  void EmbedPositions(const StepRows& rows, float* hidden);
-  void BeginBranch(const NormWeights& norm, const float* residual, int64_t rows, float* hidden);
+  void BeginBranch(const NormWeights& norm, bool add_branch, int64_t rows, float* hidden);
   absl::Status EndBranch(const NormWeights& norm, int64_t rows, int64_t layer,
                          const char* operation);
-  void Normalise(const NormWeights& norm, const float* residual, int64_t rows, float* x, float* y);
+  void Normalise(const NormWeights& norm, const Tensor& residual, const Tensor& x, const Tensor& y);
   void NormaliseHeads(const LayerWeights& weights, const Tensor& qkv);
   RopeTable RopeOf(int64_t layer) const;
   void Attend(int64_t layer, const StepRows& rows, const Tensor& qkv);
-  void Project(const Projection& projection, const float* x, int64_t rows, float* y);
-  absl::Status Reduce(float* data, int64_t rows, int64_t layer, const char* operation);
+  void Project(const Projection& projection, const Tensor& x, const Tensor& y);
+  absl::Status Reduce(const Tensor& x, int64_t layer, const char* operation);
+  // [rows, columns] activations at the start of a buffer.
+  Tensor Activations(const DeviceBuffer& buffer, int64_t rows, int64_t columns) const;
 
   const ModelSpec& spec_;
   const RankLayout& layout_;
   const StageWeights& weights_;
   const KvCache& kv_;
   Stream& stream_;
-  StageCommunicator* communicator_;
+  DeviceReducer& reducer_;
   const DecoderBounds bounds_;
   const int64_t heads_local_;
   const int64_t kv_heads_local_;
 
-  // [context_length, rope.dims / 2], then [context_length, local_rope.dims / 2]
-  HostBuffer rope_cosine_, rope_sine_;
-  HostBuffer normed_;     // [step_rows, hidden]
-  HostBuffer qkv_;        // [step_rows, (heads_local + 2 * kv_heads_local) * head_dim]
-  HostBuffer attended_;   // [step_rows, heads_local * head_dim]
-  HostBuffer gate_up_;    // [step_rows, 2 * ffn_local], without gate [step_rows, ffn_local]
-  HostBuffer activated_;  // [step_rows, ffn_local]
-  HostBuffer branch_;     // [step_rows, hidden]: what attention or MLP adds to the residual stream
-  HostBuffer part_;       // [step_rows, most rows of a part], if a projection has several parts
-  HostBuffer picked_;     // [logit_rows, hidden]: rows that need logits
+  // [context_length, rope.dims / 2], then [context_length, local_rope.dims / 2]; f32
+  DeviceVector<float> rope_cosine_, rope_sine_;
+  DeviceVector<int32_t> kv_of_head_;  // [heads_local]
+  DeviceVector<float> alibi_slopes_;  // [heads_local] or empty
+  // Activations.
+  DeviceBuffer normed_;     // [step_rows, hidden]
+  DeviceBuffer qkv_;        // [step_rows, (heads_local + 2 * kv_heads_local) * head_dim]
+  DeviceBuffer attended_;   // [step_rows, heads_local * head_dim]
+  DeviceBuffer gate_up_;    // [step_rows, 2 * ffn_local], without gate [step_rows, ffn_local]
+  DeviceBuffer activated_;  // [step_rows, ffn_local]
+  DeviceBuffer branch_;     // [step_rows, hidden]: what attention or MLP adds to the stream
+  DeviceBuffer part_;       // [step_rows, most rows of a part], if a projection has several parts
+  // Rows that need logits.
+  DeviceBuffer picked_rows_;  // [logit_rows] i32
+  DeviceBuffer picked_;       // [logit_rows, hidden] f32
 };
 
 }  // namespace pergola

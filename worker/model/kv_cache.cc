@@ -8,10 +8,10 @@ int64_t KvShape::block_bytes() const {
   return DTypeBytes(dtype, kv_heads_local * block_tokens * head_dim);
 }
 
-KvCache::KvCache(const KvShape& shape, int64_t block_count) : shape_(shape) {
+KvCache::KvCache(const KvShape& shape, int64_t block_count, Stream& stream) : shape_(shape) {
   const int64_t bytes = block_count * shape.block_bytes();
   for (int64_t i = 0; i < shape.layers.size(); ++i) {
-    layers_.push_back(Layer{HostBuffer(bytes), HostBuffer(bytes)});
+    layers_.push_back(Layer{DeviceBuffer(stream, bytes), DeviceBuffer(stream, bytes)});
   }
 }
 

@@ -27,7 +27,8 @@ struct KvShape {
 
 class KvCache {
  public:
-  KvCache(const KvShape& shape, int64_t block_count);
+  // On the stream's device.
+  KvCache(const KvShape& shape, int64_t block_count, Stream& stream);
 
   const KvShape& shape() const { return shape_; }
   int64_t bytes() const;
@@ -40,7 +41,7 @@ class KvCache {
 
  private:
   struct Layer {
-    HostBuffer k, v;
+    DeviceBuffer k, v;
   };
   KvShape shape_;
   std::vector<Layer> layers_;

@@ -163,18 +163,20 @@ SlotTable::SlotTable(const SlotLimits& limits)
       history_(limits.samples ? limits.slot_count * limits.context_length : 0),
       bias_ids_(limits.samples ? limits.slot_count * int64_t{kMaxLogitBiases} : 0),
       biases_(limits.samples ? limits.slot_count * int64_t{kMaxLogitBiases} : 0),
-      suppressed_(limits.samples ? limits.slot_count * int64_t{kMaxSuppressedIds} : 0) {}
+      suppressed_(limits.samples ? limits.slot_count * int64_t{kMaxSuppressedIds} : 0) {
+  changes_.reserve(limits.slot_count);
+}
 
 int64_t SlotTable::bytes() const {
   // The plan (model/memory_plan.h) knows these sizes by number.
-  static_assert(sizeof(Slot) == kSlotStateBytes);
+  static_assert(sizeof(Slot) + sizeof(TableChange) == kSlotStateBytes);
   static_assert(2 * sizeof(int32_t) + sizeof(int64_t) == kRowStateBytes);
   return static_cast<int64_t>(
-      slots_.size() * sizeof(Slot) + tables_.size() * sizeof(int32_t) +
-      positions_.size() * sizeof(int32_t) + slot_of_row_.size() * sizeof(int64_t) +
-      table_of_row_.size() * sizeof(int32_t) + history_.size() * sizeof(int32_t) +
-      bias_ids_.size() * sizeof(int32_t) + biases_.size() * sizeof(float) +
-      suppressed_.size() * sizeof(int32_t));
+      slots_.size() * sizeof(Slot) + changes_.capacity() * sizeof(TableChange) +
+      tables_.size() * sizeof(int32_t) + positions_.size() * sizeof(int32_t) +
+      slot_of_row_.size() * sizeof(int64_t) + table_of_row_.size() * sizeof(int32_t) +
+      history_.size() * sizeof(int32_t) + bias_ids_.size() * sizeof(int32_t) +
+      biases_.size() * sizeof(float) + suppressed_.size() * sizeof(int32_t));
 }
 
 void SlotTable::LimitBlocks(int64_t block_count) {
@@ -453,6 +455,7 @@ SampleRow SlotTable::Row(int64_t slot, int64_t position) const {
 
 StepRows SlotTable::Apply(const v1::StepPlan& plan, absl::Span<const int32_t> ids) {
   for (const v1::SlotStart& start : plan.starts()) Start(start);
+  changes_.clear();
   int64_t row = 0;
   for (const v1::Entry& entry : plan.entries()) {
     Slot& slot = slots_[entry.slot()];
@@ -461,6 +464,8 @@ StepRows SlotTable::Apply(const v1::StepPlan& plan, absl::Span<const int32_t> id
       std::copy(entry.block_ids().begin(), entry.block_ids().end(),
                 table + entry.block_table_from());
       slot.table_length = entry.block_table_from() + entry.block_ids_size();
+      changes_.push_back({static_cast<int32_t>(entry.slot()),
+                          static_cast<int32_t>(entry.block_table_from()), entry.block_ids_size()});
     }
     if (limits_.samples && slot.looks_back) {
       PERGOLA_CHECK(row + EntryRows(entry) <= static_cast<int64_t>(ids.size()));

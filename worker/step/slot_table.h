@@ -9,7 +9,7 @@
 #include "absl/types/span.h"
 #include "kernels/sample.h"
 #include "pergola/v1/worker.pb.h"
-#include "worker/model/decoder.h"
+#include "worker/model/step_inputs.h"
 
 namespace pergola {
 
@@ -67,6 +67,9 @@ class SlotTable {
   // not sample. The rows returned are valid until the next call.
   StepRows Apply(const v1::StepPlan& plan, absl::Span<const int32_t> ids);
 
+  // What the last Apply changed in the block tables.
+  absl::Span<const TableChange> changes() const { return changes_; }
+
   const SlotSampling& sampling(int64_t slot) const { return slots_[slot].sampling; }
   // All that the choice of the token at `position` (at most computed(slot)) depends on, except
   // logits and mask. Points into this table: valid until the next Apply. Only where this rank
@@ -104,6 +107,7 @@ class SlotTable {
   const int64_t table_stride_;  // blocks_per_sequence()
   std::vector<Slot> slots_;
   std::vector<int32_t> tables_;        // [slot_count, table_stride_] block ids
+  std::vector<TableChange> changes_;   // at most one of each slot
   std::vector<int32_t> positions_;     // [step_tokens]
   std::vector<int64_t> slot_of_row_;   // [step_tokens]
   std::vector<int32_t> table_of_row_;  // [step_tokens]

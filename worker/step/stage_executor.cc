@@ -3,13 +3,13 @@
 #include <algorithm>
 #include <utility>
 
-#include "base/available_memory.h"
 #include "base/check.h"
 #include "base/log.h"
 #include "base/status.h"
 #include "model/memory_plan.h"
 #include "worker/model/decoder.h"
 #include "worker/model/kv_cache.h"
+#include "worker/model/step_inputs.h"
 #include "worker/step/slot_table.h"
 #include "worker/step/token_sampler.h"
 #include "worker/weights/loader.h"
@@ -46,10 +46,10 @@ absl::Status ValidateOptions(const ModelSpec& spec, const ExecutorOptions& optio
   return absl::OkStatus();
 }
 
-class CpuStageExecutor final : public StageExecutor {
+class DecoderExecutor final : public StageExecutor {
  public:
-  CpuStageExecutor(const ModelSpec& spec, const RankLayout& layout, Stream& stream,
-                   StageCommunicator* communicator)
+  DecoderExecutor(const ModelSpec& spec, const RankLayout& layout, Stream& stream,
+                  StageCommunicator* communicator)
       : spec_(spec), layout_(layout), stream_(stream), communicator_(communicator) {}
 
   // Called once, before anything else.
@@ -71,7 +71,9 @@ class CpuStageExecutor final : public StageExecutor {
   }
 
  private:
+  bool on_cpu() const { return stream_.device() == Device::kCpu; }
   absl::Status PlanMemory(const ShapeSpec& shape, const ExecutorOptions& options);
+  absl::Status Allocate();
   void FillInfo();
 
   const ModelSpec spec_;
@@ -84,20 +86,30 @@ class CpuStageExecutor final : public StageExecutor {
   SlotLimits limits_;
   SamplerShape sampler_shape_;
   ExecutorInfo info_;
+  DType activation_ = DType::kF32;
   std::unique_ptr<KvCache> kv_;
+  std::unique_ptr<DeviceReducer> reducer_;
   std::unique_ptr<Decoder> decoder_;
   std::unique_ptr<SlotTable> slots_;
+  std::unique_ptr<StepInputs> inputs_;
+  DeviceBuffer hidden_;                    // [step_tokens, hidden] f32, on a GPU
   std::unique_ptr<TokenSampler> sampler_;  // last stage only
 };
 
-absl::Status CpuStageExecutor::PlanMemory(const ShapeSpec& shape, const ExecutorOptions& options) {
+absl::Status DecoderExecutor::PlanMemory(const ShapeSpec& shape, const ExecutorOptions& options) {
   MemoryLimits limits;
   limits.slot_count = options.slot_count;
   limits.block_tokens = options.block_tokens;
   limits.step_tokens = options.step_tokens;
+  activation_ = stream_.ActivationFor(shape.MatrixFloat());
+  limits.on_gpu = !on_cpu();
+  limits.activation_dtype = activation_;
+  limits.peer_bytes = DeviceReducer::PlannedBytes(on_cpu(), layout_.tensor_parallel,
+                                                  limits.step_tokens * spec_.hidden, activation_);
   limits.kv_dtype = options.kv_dtype_set        ? options.kv_dtype
                     : shape.AllMatricesAreF32() ? DType::kF32
-                                                : DType::kF16;
+                    : on_cpu()                  ? DType::kF16
+                                                : activation_;
   ASSIGN_OR_RETURN(const std::vector<RankLayout> ranks,
                    GroupLayouts(spec_, layout_.tensor_parallel, layout_.pipeline_parallel));
   KvRequest request;
@@ -120,6 +132,7 @@ absl::Status CpuStageExecutor::PlanMemory(const ShapeSpec& shape, const Executor
                  limits.context_length, spec_.vocabulary,   layout_.last_stage()};
   bounds_.step_rows = limits.step_tokens;
   bounds_.context_length = limits.context_length;
+  bounds_.activation = activation_;
   bounds_.buffers = PlanDecoderBuffers(shape, layout_, limits);
   if (layout_.last_stage()) {
     bounds_.logit_rows = limits.logit_rows();
@@ -137,7 +150,7 @@ absl::Status CpuStageExecutor::PlanMemory(const ShapeSpec& shape, const Executor
 }
 
 // What was allocated, asked of its owners and not of the plan.
-void CpuStageExecutor::FillInfo() {
+void DecoderExecutor::FillInfo() {
   info_.block_count = limits_.block_count;
   info_.context_length = limits_.context_length;
   info_.kv_dtype = kv_shape_.dtype;
@@ -147,38 +160,59 @@ void CpuStageExecutor::FillInfo() {
   info_.allocated.block_count = limits_.block_count;
   info_.allocated.block_bytes = kv_->bytes() / limits_.block_count;
   info_.allocated.decoder_bytes = decoder_->bytes();
-  info_.allocated.table_bytes = slots_->bytes();
-  if (sampler_ != nullptr) info_.allocated.logit_bytes = sampler_->bytes();
+  const int64_t logits = sampler_ == nullptr ? 0 : sampler_->bytes();
+  if (on_cpu()) {
+    info_.allocated.table_bytes = slots_->bytes();
+    info_.allocated.logit_bytes = logits;
+    return;
+  }
+  info_.allocated.residual_bytes = hidden_.size();
+  info_.allocated.table_bytes = inputs_->bytes();
+  info_.allocated.logit_bytes = sampler_ == nullptr ? 0 : sampler_->device_bytes();
+  info_.allocated.peer_bytes = reducer_->bytes();
+  info_.allocated.host_bytes = slots_->bytes() + logits;
 }
 
-absl::Status CpuStageExecutor::Init(const Checkpoint& checkpoint, const ExecutorOptions& options,
-                                    const LoadProgress& progress) {
+absl::Status DecoderExecutor::Init(const Checkpoint& checkpoint, const ExecutorOptions& options,
+                                   const LoadProgress& progress) {
   RETURN_IF_ERROR(ValidateOptions(spec_, options));
   ASSIGN_OR_RETURN(ShapeSpec in_file, ShapeOfCheckpoint(checkpoint));
   ASSIGN_OR_RETURN(const ShapeSpec shape, WithWeightFormat(std::move(in_file), options.weights));
   // What does not fit is refused before the first weight is read.
   RETURN_IF_ERROR(PlanMemory(shape, options));
-  RETURN_IF_ERROR(CheckFits(info_.memory, AvailableMemory()));
+  RETURN_IF_ERROR(CheckFits(info_.memory, stream_.AvailableBytes()));
 
   const ByteProgress read = [&](int64_t done, int64_t total) {
     if (progress) progress("reading weights", done, total);
   };
-  ASSIGN_OR_RETURN(weights_, LoadStageWeights(checkpoint, layout_, read, options.weights));
-  kv_ = std::make_unique<KvCache>(kv_shape_, limits_.block_count);
-  decoder_ =
-      std::make_unique<Decoder>(spec_, layout_, bounds_, weights_, *kv_, stream_, communicator_);
-  slots_ = std::make_unique<SlotTable>(limits_);
-  if (layout_.last_stage()) {
-    sampler_ = std::make_unique<TokenSampler>(sampler_shape_, stream_, communicator_);
-  }
+  ASSIGN_OR_RETURN(weights_, LoadStageWeights(checkpoint, layout_, stream_, read, options.weights));
+  RETURN_IF_ERROR(Allocate());
   FillInfo();
   LOG_INFO("memory plan of rank {}: {} ({}, {} KV blocks of {} tokens)", layout_.world_rank,
            info_.memory.ToString(), info_.dtypes, limits_.block_count, limits_.block_tokens);
   return absl::OkStatus();
 }
 
-absl::Status CpuStageExecutor::Execute(const v1::StepPlan& plan, absl::Span<const int32_t> ids,
-                                       float* hidden, std::vector<v1::EntryResult>* results) {
+// Everything but the weights. An allocation that fails stays with the stream as its error.
+absl::Status DecoderExecutor::Allocate() {
+  kv_ = std::make_unique<KvCache>(kv_shape_, limits_.block_count, stream_);
+  reducer_ = std::make_unique<DeviceReducer>(stream_, communicator_,
+                                             limits_.step_tokens * spec_.hidden, activation_);
+  decoder_ = std::make_unique<Decoder>(spec_, layout_, bounds_, weights_, *kv_, stream_, *reducer_);
+  slots_ = std::make_unique<SlotTable>(limits_);
+  inputs_ = std::make_unique<StepInputs>(stream_, limits_.step_tokens, limits_.slot_count,
+                                         limits_.blocks_per_sequence());
+  if (!on_cpu()) {
+    hidden_ = DeviceBuffer(stream_, DTypeBytes(DType::kF32, limits_.step_tokens * spec_.hidden));
+  }
+  if (layout_.last_stage()) {
+    sampler_ = std::make_unique<TokenSampler>(sampler_shape_, stream_, communicator_);
+  }
+  return stream_.Synchronize();
+}
+
+absl::Status DecoderExecutor::Execute(const v1::StepPlan& plan, absl::Span<const int32_t> ids,
+                                      float* hidden, std::vector<v1::EntryResult>* results) {
   const int64_t row_count = PlanRows(plan);
   const bool needs_ids = layout_.first_stage() || layout_.last_stage();
   if (needs_ids && static_cast<int64_t>(ids.size()) != row_count) {
@@ -189,9 +223,17 @@ absl::Status CpuStageExecutor::Execute(const v1::StepPlan& plan, absl::Span<cons
     kv_->Copy(stream_, copy.from_block(), copy.to_block());
   }
   const StepRows rows = slots_->Apply(plan, ids);
-  if (rows.count > 0) RETURN_IF_ERROR(decoder_->Forward(rows, ids.data(), hidden));
+  const StepInputs::Uploaded step = inputs_->Upload(rows, ids, slots_->changes());
+  const int64_t bytes = DTypeBytes(DType::kF32, rows.count * spec_.hidden);
+  float* stream_of_rows = on_cpu() ? hidden : reinterpret_cast<float*>(hidden_.data());
+  if (rows.count > 0) {
+    if (!on_cpu() && !layout_.first_stage()) stream_.CopyToDevice(stream_of_rows, hidden, bytes);
+    RETURN_IF_ERROR(decoder_->Forward(step.rows, step.ids, stream_of_rows));
+    if (!on_cpu() && !layout_.last_stage()) stream_.CopyToHost(hidden, stream_of_rows, bytes);
+  }
+  RETURN_IF_ERROR(stream_.Synchronize());
   if (sampler_ == nullptr) return absl::OkStatus();
-  return sampler_->Sample(plan, *slots_, *decoder_, hidden, results);
+  return sampler_->Sample(plan, *slots_, *decoder_, stream_of_rows, results);
 }
 
 }  // namespace
@@ -201,7 +243,7 @@ absl::StatusOr<std::unique_ptr<StageExecutor>> StageExecutor::Load(
     Stream& stream, StageCommunicator* communicator, const LoadProgress& progress) {
   PERGOLA_CHECK(layout.tensor_parallel == 1 || communicator != nullptr);
   auto executor =
-      std::make_unique<CpuStageExecutor>(checkpoint.spec(), layout, stream, communicator);
+      std::make_unique<DecoderExecutor>(checkpoint.spec(), layout, stream, communicator);
   RETURN_IF_ERROR(executor->Init(checkpoint, options, progress));
   return std::unique_ptr<StageExecutor>(std::move(executor));
 }

@@ -35,9 +35,14 @@ TokenSampler::TokenSampler(const SamplerShape& shape, Stream& stream,
     : shape_(shape),
       widest_(shape.widest_slice()),
       stream_(stream),
+      host_(stream.host()),
       communicator_(communicator),
       logits_(shape.tensor_parallel * shape.logit_rows * widest_ *
               static_cast<int64_t>(sizeof(float))),
+      device_logits_(stream, stream.device() == Device::kCpu
+                                 ? 0
+                                 : shape.logit_rows * shape.slices[shape.tp_rank].size() *
+                                       static_cast<int64_t>(sizeof(float))),
       whole_(shape.tensor_parallel > 1
                  ? shape.own_rows() * shape.vocabulary * static_cast<int64_t>(sizeof(float))
                  : 0),
@@ -55,7 +60,7 @@ int64_t TokenSampler::bytes() const {
   static_assert(sizeof(Wanted) == kWantedRowBytes);
   static_assert(sizeof(SampleTask) == kSampleTaskBytes);
   static_assert(sizeof(Choice) + sizeof(RowLogprobs) == kSampleAnswerBytes);
-  static_assert(sizeof(Choice) + sizeof(int64_t) == kTurnRowBytes);
+  static_assert(sizeof(Choice) + sizeof(int32_t) == kTurnRowBytes);
   static_assert(sizeof(ValueAndId) == kBestBytes);
   return logits_.size() + whole_.size() + BytesOf(best_) + BytesOf(tasks_) + BytesOf(exchanged_) +
          BytesOf(logprobs_) + BytesOf(choices_) + BytesOf(rows_) + BytesOf(wanted_);
@@ -160,14 +165,29 @@ absl::Status TokenSampler::SampleTurn(const SlotTable& slots, Decoder& decoder, 
   turn_has_logprobs_ = false;
   for (int64_t i = 0; i < count; ++i) {
     const Wanted& wanted = wanted_[begin + i];
-    rows_[i] = wanted.row;
+    rows_[i] = static_cast<int32_t>(wanted.row);
     plain = plain && IsPlain(wanted, slots);
     turn_has_logprobs_ =
         turn_has_logprobs_ || wanted.target >= 0 || slots.sampling(wanted.slot).logprobs >= 0;
   }
-  decoder.Logits(hidden, absl::MakeConstSpan(rows_.data(), count), Slice(shape_.tp_rank, count));
+  RETURN_IF_ERROR(ComputeLogits(decoder, hidden, count));
   if (plain && shape_.tensor_parallel > 1 && !keep_) return ChooseGreedily(count);
   return GatherAndDraw(slots, begin, count);
+}
+
+// Leaves the logits of rows_ in this rank's slice, on the host.
+absl::Status TokenSampler::ComputeLogits(Decoder& decoder, const float* hidden, int64_t count) {
+  const absl::Span<const int32_t> rows(rows_.data(), count);
+  float* slice = Slice(shape_.tp_rank, count);
+  if (stream_.device() == Device::kCpu) {
+    decoder.Logits(hidden, rows, slice);
+  } else {
+    decoder.Logits(hidden, rows, reinterpret_cast<float*>(device_logits_.data()));
+    stream_.CopyToHost(
+        slice, device_logits_.data(),
+        count * shape_.slices[shape_.tp_rank].size() * static_cast<int64_t>(sizeof(float)));
+  }
+  return stream_.Synchronize();
 }
 
 // Every row is plain: each rank's best is enough.
@@ -177,7 +197,7 @@ absl::Status TokenSampler::ChooseGreedily(int64_t count) {
   ValueAndId* best = &best_[shape_.tp_rank * count];
   for (int64_t i = 0; i < count; ++i) {
     best[i] =
-        ArgMax(stream_, mine + i * slice.size(), slice.size(), static_cast<int32_t>(slice.begin));
+        ArgMax(host_, mine + i * slice.size(), slice.size(), static_cast<int32_t>(slice.begin));
   }
   RETURN_IF_ERROR(
       Prefixed(communicator_->AllGather(best, count * static_cast<int64_t>(sizeof(ValueAndId)),
@@ -260,13 +280,13 @@ void TokenSampler::RunOwnTasks(const SlotTable& slots, int64_t begin, int64_t co
   if (ranks > 1) {
     // Own row k is row k * ranks + the first one's number.
     const int64_t first = ((shape_.tp_rank - begin) % ranks + ranks) % ranks;
-    stream_.pool().ParallelFor(own, 1, [&](int64_t from, int64_t to) {
+    host_.pool().ParallelFor(own, 1, [&](int64_t from, int64_t to) {
       for (int64_t k = from; k < to; ++k) {
         Assemble(first + k * ranks, count, whole + k * shape_.vocabulary);
       }
     });
   }
-  SampleTasks(stream_, tasks_.data(), own, shape_.vocabulary);
+  SampleTasks(host_, tasks_.data(), own, shape_.vocabulary);
   for (int64_t k = 0; k < own; ++k) {
     const SampleTask& task = tasks_[k];
     exchanged_[shape_.tp_rank * part + k] = {task.id, task.valid ? 1 : 0};

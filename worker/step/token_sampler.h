@@ -9,8 +9,8 @@
 
 #include "absl/status/status.h"
 #include "absl/types/span.h"
+#include "kernels/cpu_stream.h"
 #include "kernels/sample.h"
-#include "kernels/stream.h"
 #include "kernels/tensor.h"
 #include "model/layout.h"
 #include "pergola/v1/worker.pb.h"
@@ -36,10 +36,12 @@ struct SamplerShape {
 class TokenSampler {
  public:
   // Allocates all buffers. `communicator` may be null if tensor_parallel is 1. All are borrowed.
+  // Tokens are chosen on the stream's host.
   TokenSampler(const SamplerShape& shape, Stream& stream, StageCommunicator* communicator);
 
-  // What the constructor allocated.
+  // What the constructor allocated: of the host, and of a GPU.
   int64_t bytes() const;
+  int64_t device_bytes() const { return device_logits_.size(); }
 
   // One EntryResult per entry of the applied plan, the same on every rank of the stage. `hidden` as
   // Forward left it.
@@ -79,6 +81,7 @@ class TokenSampler {
   // Rows [begin, begin + count) of wanted_: what became of them goes to choices_ and logprobs_.
   absl::Status SampleTurn(const SlotTable& slots, Decoder& decoder, const float* hidden,
                           int64_t begin, int64_t count);
+  absl::Status ComputeLogits(Decoder& decoder, const float* hidden, int64_t count);
   absl::Status ChooseGreedily(int64_t count);
   absl::Status GatherAndDraw(const SlotTable& slots, int64_t begin, int64_t count);
   void RunOwnTasks(const SlotTable& slots, int64_t begin, int64_t count);
@@ -100,16 +103,18 @@ class TokenSampler {
   const SamplerShape shape_;
   const int64_t widest_;
   Stream& stream_;
+  CpuStream& host_;
   StageCommunicator* communicator_;
   HostBuffer logits_;  // [tensor_parallel][count * widest slice] f32: rank r's part holds [count,
                        // slice of r]
-  HostBuffer whole_;   // [own_rows, vocabulary] f32: this rank's rows put together; TP > 1
+  DeviceBuffer device_logits_;  // [logit_rows, slice] f32 on a GPU: this rank's of a turn
+  HostBuffer whole_;            // [own_rows, vocabulary] f32: this rank's rows put together; TP > 1
   std::vector<ValueAndId> best_;       // [tensor_parallel, logit_rows]
   std::vector<SampleTask> tasks_;      // [own_rows]
   std::vector<Choice> exchanged_;      // [tensor_parallel, own_rows]
   std::vector<RowLogprobs> logprobs_;  // [tensor_parallel, own_rows]
   std::vector<Choice> choices_;        // [logit_rows]
-  std::vector<int64_t> rows_;          // [logit_rows]
+  std::vector<int32_t> rows_;          // [logit_rows]
   std::vector<Wanted> wanted_;         // at most step_tokens
   bool turn_has_logprobs_ = false;
   bool keep_ = false;

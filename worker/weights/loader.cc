@@ -141,8 +141,12 @@ std::vector<Run> RunsOf(RowOrder order, int64_t begin, int64_t count, int64_t he
 class Loader {
  public:
   Loader(const Checkpoint& checkpoint, const RankLayout& layout, std::vector<Item> items,
-         const ByteProgress& progress)
-      : checkpoint_(checkpoint), layout_(layout), items_(std::move(items)), progress_(progress) {
+         Stream& stream, const ByteProgress& progress)
+      : checkpoint_(checkpoint),
+        layout_(layout),
+        items_(std::move(items)),
+        stream_(stream),
+        progress_(progress) {
     for (const Item& item : items_) {
       bytes_total_ += item.read_bytes();
       by_role_[{item.binding->role, item.binding->layer}] = &item;
@@ -175,6 +179,7 @@ class Loader {
   const Checkpoint& checkpoint_;
   const RankLayout& layout_;
   const std::vector<Item> items_;
+  Stream& stream_;
   const ByteProgress& progress_;
   absl::flat_hash_map<std::pair<Role, int64_t>, const Item*> by_role_;
   std::vector<uint8_t> chunk_;
@@ -345,13 +350,15 @@ absl::StatusOr<NormWeights> Loader::LoadNorm(Role role, std::optional<Role> bias
   NormWeights norm;
   const Item* item = Find(role, layer);
   if (item == nullptr) return norm;
-  ASSIGN_OR_RETURN(norm.weight, LoadVector(*item));
+  ASSIGN_OR_RETURN(std::vector<float> weight, LoadVector(*item));
   if (checkpoint_.spec().norm_plus_one) {
-    for (float& value : norm.weight) value += 1;
+    for (float& value : weight) value += 1;
   }
+  norm.weight = DeviceVector<float>(stream_, weight);
   const Item* bias_item = bias.has_value() ? Find(*bias, layer) : nullptr;
   if (bias_item == nullptr) return norm;
-  ASSIGN_OR_RETURN(norm.bias, LoadVector(*bias_item));
+  ASSIGN_OR_RETURN(const std::vector<float> values, LoadVector(*bias_item));
+  norm.bias = DeviceVector<float>(stream_, values);
   return norm;
 }
 
@@ -402,16 +409,18 @@ absl::StatusOr<Projection> Loader::LoadProjection(int64_t layer, const std::vect
     projection.rows += rows;
     projection.parts.push_back(std::move(matrix));
   }
+  std::vector<float> biases;
   int64_t first_row = 0;
   for (size_t i = 0; i < bias_roles.size(); ++i) {
     const Item* bias = Find(bias_roles[i], layer);
     if (bias != nullptr) {
-      projection.bias.resize(projection.rows);
+      biases.resize(projection.rows);
       ASSIGN_OR_RETURN(const std::vector<float> values, LoadVector(*bias));
-      std::copy(values.begin(), values.end(), projection.bias.begin() + first_row);
+      std::copy(values.begin(), values.end(), biases.begin() + first_row);
     }
     first_row += items[i]->cut.rows.size();
   }
+  projection.bias = DeviceVector<float>(stream_, biases);
   return projection;
 }
 
@@ -470,10 +479,10 @@ absl::StatusOr<StageWeights> Loader::Load() {
 }  // namespace
 
 absl::StatusOr<StageWeights> LoadStageWeights(const Checkpoint& checkpoint,
-                                              const RankLayout& layout,
+                                              const RankLayout& layout, Stream& stream,
                                               const ByteProgress& progress, WeightFormat format) {
   ASSIGN_OR_RETURN(std::vector<Item> items, ItemsOf(checkpoint, layout, format));
-  return Loader(checkpoint, layout, std::move(items), progress).Load();
+  return Loader(checkpoint, layout, std::move(items), stream, progress).Load();
 }
 
 }  // namespace pergola

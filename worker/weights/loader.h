@@ -1,6 +1,7 @@
-// From a checkpoint to one rank's packed weights: reads only what the rank needs, in bounded
-// chunks (a transposed matrix whole), undoes GGUF's permuted rope rows, converts to the format
-// asked for, and refuses weights that are not finite. Not for the forward pass.
+// From a checkpoint to one rank's packed weights in the memory of its device: reads only what the
+// rank needs, in bounded chunks (a transposed matrix whole), undoes GGUF's permuted rope rows,
+// converts to the format asked for, and refuses weights that are not finite. Not for the forward
+// pass.
 #pragma once
 
 #include <cstdint>
@@ -22,7 +23,7 @@ using ByteProgress = std::function<void(int64_t done, int64_t total)>;
 // (with its value) not to be held in `format`; else what Checkpoint::Read returns. `progress` may
 // be empty.
 absl::StatusOr<StageWeights> LoadStageWeights(const Checkpoint& checkpoint,
-                                              const RankLayout& layout,
+                                              const RankLayout& layout, Stream& stream,
                                               const ByteProgress& progress,
                                               WeightFormat format = WeightFormat::kAuto);
 

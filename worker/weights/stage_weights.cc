@@ -1,22 +1,14 @@
 #include "worker/weights/stage_weights.h"
 
 namespace pergola {
-namespace {
-
-int64_t VectorBytes(const std::vector<float>& values) {
-  return static_cast<int64_t>(values.size() * sizeof(float));
-}
-
-}  // namespace
-
 int64_t Projection::bytes() const {
-  int64_t total = VectorBytes(bias);
+  int64_t total = bias.bytes();
   for (const PackedMatrix& part : parts) total += part.bytes();
   return total;
 }
 
 int64_t NormWeights::bytes() const {
-  return VectorBytes(weight) + VectorBytes(bias);
+  return weight.bytes() + bias.bytes();
 }
 
 int64_t LayerWeights::bytes() const {

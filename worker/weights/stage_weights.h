@@ -9,6 +9,7 @@
 
 #include "base/check.h"
 #include "kernels/matmul.h"
+#include "kernels/stream.h"
 #include "model/layout.h"
 
 namespace pergola {
@@ -18,16 +19,16 @@ namespace pergola {
 struct Projection {
   // Neighbours of one dtype share a matrix; a checkpoint that mixes dtypes gets several.
   std::vector<PackedMatrix> parts;
-  std::vector<float> bias;  // [rows]; empty: none, or added by another rank
-  int64_t rows = 0;         // outputs of all parts together
+  DeviceVector<float> bias;  // [rows]; empty: none, or added by another rank
+  int64_t rows = 0;          // outputs of all parts together
   int64_t columns = 0;
 
   int64_t bytes() const;
 };
 
 struct NormWeights {
-  std::vector<float> weight;  // [hidden] or [head_dim]; empty: there is no such norm
-  std::vector<float> bias;    // as long, of a LayerNorm; else empty
+  DeviceVector<float> weight;  // [hidden] or [head_dim]; empty: there is no such norm
+  DeviceVector<float> bias;    // as long, of a LayerNorm; else empty
 
   int64_t bytes() const;
 };
@@ -46,7 +47,7 @@ struct LayerWeights {
   int64_t bytes() const;
 };
 
-// All weights of a rank, resident in host memory.
+// All weights of a rank, resident in the memory of its device.
 struct StageWeights {
   Range layers;
   std::vector<LayerWeights> layer_weights;  // [layers.size()]

@@ -1,0 +1,185 @@
+// RmsNorm and LayerNorm with the residual added first, and HeadNorm. Roof: memory. A row is read
+// once from device memory (x and residual), written once (x and y); the second pass over it finds
+// it in the first-level cache. One block per row, so that a decode step of few rows spreads a row
+// over a whole multiprocessor; sums run per thread, then over the block, in a fixed order.
+#include "kernels/cuda/cuda_ops.h"
+#include "kernels/cuda/device.cuh"
+#include "kernels/cuda/types.cuh"
+
+namespace pergola {
+namespace {
+
+constexpr int kNormThreads = 256;
+constexpr int kWarpsOfHeads = 4;
+
+template <typename X, typename R, typename Y>
+struct NormJob {
+  X* x;
+  const R* residual;  // nullptr: none
+  const float* weight;
+  const float* bias;  // of a LayerNorm
+  float epsilon;
+  int columns;
+  Y* y;
+};
+
+// Adds the residual where there is one; returns this thread's part of the sum of the row's squares
+// (of its values, for a LayerNorm).
+template <bool kLayer, int kStep, typename X, typename R, typename Y>
+__device__ float UpdateAndSum(const NormJob<X, R, Y>& job, int64_t row) {
+  X* x = job.x + row * job.columns;
+  float sum = 0;
+  for (int i = threadIdx.x * kStep; i < job.columns; i += kNormThreads * kStep) {
+    float values[kStep];
+    LoadFloats(x + i, values);
+    if (job.residual != nullptr) {
+      float added[kStep];
+      LoadFloats(job.residual + row * job.columns + i, added);
+#pragma unroll
+      for (int k = 0; k < kStep; ++k) values[k] += added[k];
+      StoreFloats(values, x + i);
+    }
+#pragma unroll
+    for (int k = 0; k < kStep; ++k) sum += kLayer ? values[k] : values[k] * values[k];
+  }
+  return sum;
+}
+
+template <bool kLayer, int kStep, typename X, typename R, typename Y>
+__global__ void __launch_bounds__(kNormThreads) NormKernel(NormJob<X, R, Y> job) {
+  __shared__ float scratch[32];
+  const int64_t row = blockIdx.x;
+  const X* x = job.x + row * job.columns;
+  const float columns = static_cast<float>(job.columns);
+  float sum = BlockSum(UpdateAndSum<kLayer, kStep>(job, row), scratch);
+  float mean = 0;
+  if (kLayer) {
+    mean = sum / columns;
+    sum = 0;
+    for (int i = threadIdx.x * kStep; i < job.columns; i += kNormThreads * kStep) {
+      float values[kStep];
+      LoadFloats(x + i, values);
+#pragma unroll
+      for (int k = 0; k < kStep; ++k) sum += (values[k] - mean) * (values[k] - mean);
+    }
+    sum = BlockSum(sum, scratch);
+  }
+  const float scale = 1.0F / sqrtf(sum / columns + job.epsilon);
+  for (int i = threadIdx.x * kStep; i < job.columns; i += kNormThreads * kStep) {
+    float values[kStep], weights[kStep];
+    LoadFloats(x + i, values);
+    LoadFloats(job.weight + i, weights);
+    if (kLayer) {
+      float biases[kStep];
+      LoadFloats(job.bias + i, biases);
+#pragma unroll
+      for (int k = 0; k < kStep; ++k) {
+        values[k] = (values[k] - mean) * scale * weights[k] + biases[k];
+      }
+    } else {
+#pragma unroll
+      for (int k = 0; k < kStep; ++k) values[k] = values[k] * scale * weights[k];
+    }
+    StoreFloats(values, job.y + row * job.columns + i);
+  }
+}
+
+template <bool kLayer, typename X, typename R, typename Y, typename Args>
+void LaunchNorm(const CudaContext& context, const Args& args, const float* bias) {
+  NormJob<X, R, Y> job;
+  job.x = args.x.template as<X>();
+  job.residual = args.residual.template as<R>();
+  job.weight = args.weight;
+  job.bias = bias;
+  job.epsilon = args.epsilon;
+  job.columns = static_cast<int>(args.x.dim(1));
+  job.y = args.y.template as<Y>();
+  const auto rows = static_cast<unsigned>(args.x.dim(0));
+  const bool fours = InFours(job.x, job.columns) && InFours(job.residual, job.columns) &&
+                     InFours(job.y, job.columns) && InFours(job.weight, job.columns) &&
+                     InFours(job.bias, job.columns);
+  if (fours) {
+    Launch(NormKernel<kLayer, 4, X, R, Y>, dim3(rows), kNormThreads, 0, context, job);
+  } else {
+    Launch(NormKernel<kLayer, 1, X, R, Y>, dim3(rows), kNormThreads, 0, context, job);
+  }
+}
+
+// The stream (f32) into activations, the stream into itself (after the embedding), or activations
+// into themselves (after a branch).
+template <bool kLayer, typename Args>
+void Norm(const CudaContext& context, const Args& args, const float* bias) {
+  if (args.x.dim(0) == 0) return;
+  const DType narrow = args.x.dtype() == DType::kF32 ? args.y.dtype() : args.x.dtype();
+  if (args.residual.data() != nullptr) PERGOLA_CHECK(args.residual.dtype() == args.y.dtype());
+  WithFloatType(narrow, [&](auto type) {
+    using A = decltype(type);
+    if (args.x.dtype() == DType::kF32) {
+      LaunchNorm<kLayer, float, A, A>(context, args, bias);
+    } else {
+      PERGOLA_CHECK(args.y.dtype() == narrow);
+      LaunchNorm<kLayer, A, A, A>(context, args, bias);
+    }
+  });
+}
+
+template <typename A>
+struct HeadNormJob {
+  A* qkv;
+  const float* query_weight;
+  const float* key_weight;
+  int64_t rows;
+  int heads, kv_heads, head_dim;
+  float epsilon;
+};
+
+// One warp per head of a row.
+template <typename A>
+__global__ void __launch_bounds__(kWarpsOfHeads * 32) HeadNormKernel(HeadNormJob<A> job) {
+  const int normed = job.heads + job.kv_heads;
+  const int64_t item = blockIdx.x * int64_t{kWarpsOfHeads} + threadIdx.x / 32;
+  if (item >= job.rows * normed) return;
+  const int64_t row = item / normed;
+  const int head = static_cast<int>(item % normed);
+  const int lane = threadIdx.x % 32;
+  A* x = job.qkv + (row * (job.heads + 2 * job.kv_heads) + head) * job.head_dim;
+  const float* weight = head < job.heads ? job.query_weight : job.key_weight;
+  float sum = 0;
+  for (int i = lane; i < job.head_dim; i += 32) sum += ToFloat(x[i]) * ToFloat(x[i]);
+  sum = WarpSum(sum);
+  const float scale = 1.0F / sqrtf(sum / static_cast<float>(job.head_dim) + job.epsilon);
+  for (int i = lane; i < job.head_dim; i += 32) {
+    x[i] = FromFloat<A>(ToFloat(x[i]) * scale * weight[i]);
+  }
+}
+
+}  // namespace
+
+void RmsNormCuda(const CudaContext& context, const RmsNormArgs& args) {
+  Norm<false>(context, args, nullptr);
+}
+
+void LayerNormCuda(const CudaContext& context, const LayerNormArgs& args) {
+  Norm<true>(context, args, args.bias);
+}
+
+void HeadNormCuda(const CudaContext& context, const HeadNormArgs& args) {
+  const int64_t items = args.qkv.dim(0) * (args.heads + args.kv_heads);
+  if (items == 0) return;
+  WithFloatType(args.qkv.dtype(), [&](auto type) {
+    using A = decltype(type);
+    HeadNormJob<A> job;
+    job.qkv = args.qkv.as<A>();
+    job.query_weight = args.query_weight;
+    job.key_weight = args.key_weight;
+    job.rows = args.qkv.dim(0);
+    job.heads = static_cast<int>(args.heads);
+    job.kv_heads = static_cast<int>(args.kv_heads);
+    job.head_dim = static_cast<int>(args.head_dim);
+    job.epsilon = args.epsilon;
+    const auto blocks = static_cast<unsigned>((items + kWarpsOfHeads - 1) / kWarpsOfHeads);
+    Launch(HeadNormKernel<A>, dim3(blocks), kWarpsOfHeads * 32, 0, context, job);
+  });
+}
+
+}  // namespace pergola

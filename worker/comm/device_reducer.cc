@@ -1,0 +1,53 @@
+#include "worker/comm/device_reducer.h"
+
+#include "base/check.h"
+#include "base/status.h"
+#include "kernels/decoder_ops.h"
+
+namespace pergola {
+namespace {
+
+constexpr int64_t kF32Bytes = sizeof(float);
+
+}  // namespace
+
+int64_t DeviceReducer::PlannedBytes(bool on_cpu, int tensor_parallel, int64_t most_values,
+                                    DType activation) {
+  const bool widens = !on_cpu && tensor_parallel > 1 && activation != DType::kF32;
+  return widens ? most_values * kF32Bytes : 0;
+}
+
+DeviceReducer::DeviceReducer(Stream& stream, StageCommunicator* communicator, int64_t most_values,
+                             DType activation)
+    : stream_(stream), communicator_(communicator) {
+  const bool on_cpu = stream.device() == Device::kCpu;
+  const int ranks = communicator == nullptr ? 1 : communicator->size();
+  if (!on_cpu && ranks > 1) {
+    staged_ = DeviceBuffer(stream, most_values * kF32Bytes, Place::kPinned);
+  }
+  wide_ = DeviceBuffer(stream, PlannedBytes(on_cpu, ranks, most_values, activation));
+}
+
+absl::Status DeviceReducer::AllReduce(const Tensor& x) {
+  if (communicator_ == nullptr) return absl::OkStatus();
+  // Also with one rank: the communicator moves the group's messages on while the step runs.
+  if (stream_.device() == Device::kCpu) return communicator_->AllReduce(x.f32(), x.values());
+  if (communicator_->size() == 1) return communicator_->AllReduce(nullptr, 0);
+  const int64_t bytes = x.values() * kF32Bytes;
+  PERGOLA_CHECK(bytes <= staged_.size());
+  auto* staged = reinterpret_cast<float*>(staged_.data());
+  Tensor wide = x;
+  if (x.dtype() != DType::kF32) {
+    wide = Tensor(wide_.data(), DType::kF32, {x.dim(0), x.dim(1)});
+    CopyRows(stream_, CopyRowsArgs{x, nullptr, wide});
+  }
+  stream_.CopyToHost(staged, wide.data(), bytes);
+  RETURN_IF_ERROR(stream_.Synchronize());
+  RETURN_IF_ERROR(communicator_->AllReduce(staged, x.values()));
+  stream_.CopyToDevice(wide.data(), staged, bytes);
+  if (x.dtype() != DType::kF32) CopyRows(stream_, CopyRowsArgs{wide, nullptr, x});
+  // The staging memory is written again by the next call.
+  return stream_.Synchronize();
+}
+
+}  // namespace pergola

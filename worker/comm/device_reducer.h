@@ -1,0 +1,38 @@
+// Sums of a stage's ranks over activations in device memory. On the CPU the communicator adds them
+// where they lie; a GPU's go through host memory in f32, which adds them in rank order wherever the
+// GPUs are and needs no path between them.
+#pragma once
+
+#include <cstdint>
+
+#include "absl/status/status.h"
+#include "kernels/stream.h"
+#include "kernels/tensor.h"
+#include "worker/comm/communicator.h"
+
+namespace pergola {
+
+class DeviceReducer {
+ public:
+  // For tensors of up to `most_values`, f32 or `activation`. `communicator` may be null if the
+  // stage has one rank. Both are borrowed.
+  DeviceReducer(Stream& stream, StageCommunicator* communicator, int64_t most_values,
+                DType activation);
+
+  // What the constructor allocates of the device's memory.
+  static int64_t PlannedBytes(bool on_cpu, int tensor_parallel, int64_t most_values,
+                              DType activation);
+  int64_t bytes() const { return wide_.size(); }
+
+  // x = the sum over the stage's ranks, rounded to x's dtype; the communicator's errors and the
+  // stream's.
+  absl::Status AllReduce(const Tensor& x);
+
+ private:
+  Stream& stream_;
+  StageCommunicator* communicator_;
+  DeviceBuffer staged_;  // [most_values] f32, pinned
+  DeviceBuffer wide_;    // [most_values] f32, where activations are narrower
+};
+
+}  // namespace pergola

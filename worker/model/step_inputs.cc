@@ -1,0 +1,75 @@
+#include "worker/model/step_inputs.h"
+
+#include <algorithm>
+
+#include "base/check.h"
+#include "kernels/decoder_ops.h"
+#include "model/memory_plan.h"
+
+namespace pergola {
+namespace {
+
+constexpr int64_t kWord = sizeof(int32_t);
+// Parts has one value of eight bytes and five of four; the plan knows their sum.
+static_assert(kStepInputRowBytes == 8 + 5 * kWord);
+
+}  // namespace
+
+StepInputs::StepInputs(Stream& stream, int64_t step_rows, int64_t tables, int64_t table_stride)
+    : stream_(stream), step_rows_(step_rows), table_stride_(table_stride) {
+  if (stream.device() == Device::kCpu) return;
+  staged_ = DeviceBuffer(stream, step_rows * kStepInputRowBytes, Place::kPinned);
+  mirror_ = DeviceBuffer(stream, step_rows * kStepInputRowBytes);
+  tables_ = DeviceBuffer(stream, tables * table_stride * kWord);
+}
+
+StepInputs::Parts StepInputs::Cut(uint8_t* memory, int64_t step_rows) {
+  Parts parts;
+  parts.slot_of_row = reinterpret_cast<int64_t*>(memory);
+  auto* words = reinterpret_cast<int32_t*>(memory + step_rows * 8);
+  for (int32_t** part :
+       {&parts.ids, &parts.positions, &parts.table_of_row, &parts.changed_at, &parts.changed_to}) {
+    *part = words;
+    words += step_rows;
+  }
+  return parts;
+}
+
+StepInputs::Uploaded StepInputs::Upload(const StepRows& rows, absl::Span<const int32_t> ids,
+                                        absl::Span<const TableChange> changes) {
+  if (stream_.device() == Device::kCpu) return {rows, ids.data()};
+  PERGOLA_CHECK(rows.count <= step_rows_ && rows.table_stride == table_stride_);
+  PERGOLA_CHECK(ids.empty() || static_cast<int64_t>(ids.size()) == rows.count);
+  const Parts staged = Cut(staged_.data(), step_rows_);
+  std::copy_n(rows.slot_of_row, rows.count, staged.slot_of_row);
+  std::copy(ids.begin(), ids.end(), staged.ids);
+  std::copy_n(rows.positions, rows.count, staged.positions);
+  std::copy_n(rows.table_of_row, rows.count, staged.table_of_row);
+  int64_t single = 0;
+  for (const TableChange& change : changes) {
+    const int64_t at = change.table * table_stride_ + change.first;
+    if (change.count == 1 && single < step_rows_) {
+      staged.changed_at[single] = static_cast<int32_t>(at);
+      staged.changed_to[single++] = rows.block_tables[at];
+    } else {
+      stream_.CopyToDevice(tables_.data() + at * kWord, rows.block_tables + at,
+                           change.count * kWord);
+    }
+  }
+  stream_.CopyToDevice(mirror_.data(), staged_.data(), staged_.size());
+  const Parts mirror = Cut(mirror_.data(), step_rows_);
+  auto* tables = reinterpret_cast<int32_t*>(tables_.data());
+  if (single > 0) {
+    Scatter(stream_, ScatterArgs{mirror.changed_at, mirror.changed_to, single, tables});
+  }
+  Uploaded uploaded;
+  uploaded.rows = rows;
+  uploaded.rows.positions = mirror.positions;
+  uploaded.rows.slot_of_row = mirror.slot_of_row;
+  uploaded.rows.table_of_row = mirror.table_of_row;
+  uploaded.rows.block_tables = tables;
+  uploaded.ids = mirror.ids;
+  return uploaded;
+}
+
+}  // namespace pergola

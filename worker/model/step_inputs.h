@@ -1,0 +1,61 @@
+// What a step tells the device: where its rows stand, their ids, and how the block tables changed.
+// On the CPU the host's arrays are the device's; on a GPU they travel in one copy from pinned
+// memory, and the block tables live on the device, so that a step sends only what is new.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "absl/types/span.h"
+#include "kernels/stream.h"
+#include "worker/model/decoder.h"
+
+namespace pergola {
+
+// Entries [first, first + count) of table `table` have new block ids.
+struct TableChange {
+  int32_t table = 0;
+  int32_t first = 0;
+  int32_t count = 0;
+};
+
+class StepInputs {
+ public:
+  // For steps of up to `step_rows` rows over `tables` block tables of `table_stride` blocks.
+  StepInputs(Stream& stream, int64_t step_rows, int64_t tables, int64_t table_stride);
+
+  // What the constructor allocated of the device's memory.
+  int64_t bytes() const { return mirror_.size() + tables_.size(); }
+
+  // `rows` as the slot table gives them and the `ids` of the rows (none where they are not read),
+  // enqueued; valid on the device until the next call. The stream has been synchronised since the
+  // call before, and the host's block tables stay as they are until it is again.
+  struct Uploaded {
+    StepRows rows;
+    const int32_t* ids = nullptr;
+  };
+  Uploaded Upload(const StepRows& rows, absl::Span<const int32_t> ids,
+                  absl::Span<const TableChange> changes);
+
+ private:
+  // The parts of a step's message, each as long as a step may make it.
+  struct Parts {
+    int64_t* slot_of_row = nullptr;
+    int32_t* ids = nullptr;
+    int32_t* positions = nullptr;
+    int32_t* table_of_row = nullptr;
+    // Single new blocks: index in the tables, block id.
+    int32_t* changed_at = nullptr;
+    int32_t* changed_to = nullptr;
+  };
+  static Parts Cut(uint8_t* memory, int64_t step_rows);
+
+  Stream& stream_;
+  const int64_t step_rows_;
+  const int64_t table_stride_;
+  DeviceBuffer staged_;  // pinned
+  DeviceBuffer mirror_;  // what staged_ held at the last Upload
+  DeviceBuffer tables_;  // [tables, table_stride] i32
+};
+
+}  // namespace pergola
