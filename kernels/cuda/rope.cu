@@ -89,9 +89,8 @@ void LaunchRope(const CudaContext& context, const RopeAndStoreArgs& args) {
 void RopeAndStoreCuda(const CudaContext& context, const RopeAndStoreArgs& args) {
   if (args.qkv.dim(0) == 0) return;
   WithFloatType(args.qkv.dtype(), [&](auto activation) {
-    WithFloatType(args.kv_dtype, [&](auto kv) {
-      LaunchRope<decltype(activation), decltype(kv)>(context, args);
-    });
+    WithFloatType(args.kv_dtype,
+                  [&](auto kv) { LaunchRope<decltype(activation), decltype(kv)>(context, args); });
   });
 }
 
