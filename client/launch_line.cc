@@ -71,6 +71,8 @@ absl::StatusOr<std::vector<std::string>> GroupCommand(const GroupOptions& option
              std::to_string(options.pipeline_parallel)});
   if (options.threads > 0) Add(line, {"--threads", std::to_string(options.threads)});
   if (options.dtype != "auto") Add(line, {"--dtype", options.dtype});
+  if (options.device != "auto") Add(line, {"--device", options.device});
+  if (!options.devices.empty()) Add(line, {"--devices", options.devices});
   if (!options.trace_file.empty()) Add(line, {"--trace", options.trace_file});
   Add(line, {"--log-level", options.log_level});
   line.insert(line.end(), options.worker_arguments.begin(), options.worker_arguments.end());

@@ -32,6 +32,8 @@ struct UpOptions {
   int groups = 1;
   int threads = 0;
   std::string dtype = "auto";
+  std::string device = "auto";
+  std::string devices;
   std::string hosts;
   std::string listen = "127.0.0.1:50051";
   std::string internal_listen;
@@ -124,6 +126,8 @@ absl::StatusOr<SupervisorOptions> Plan(const UpOptions& options, const Context& 
   group.pipeline_parallel = options.pp;
   group.threads = options.threads;
   group.dtype = options.dtype;
+  group.device = options.device;
+  group.devices = options.devices;
   ASSIGN_OR_RETURN(group.hosts, ParseHosts(options.hosts));
   const Host* remote = FirstRemote(group.hosts, context.host_name);
   group.root = context.root;
@@ -237,6 +241,11 @@ void AddLayoutFlags(CLI::App& command, UpOptions& options) {
                   "hold weight matrices as f32, bf16, f16, int8 or int4, converted at load; auto: "
                   "as the checkpoint has them (docs/quantization.md)")
       ->capture_default_str();
+  command.add_option("--device", options.device, "auto (a GPU if there is one), cpu or cuda")
+      ->check(CLI::IsMember({"auto", "cpu", "cuda"}))
+      ->capture_default_str();
+  command.add_option("--devices", options.devices,
+                     "GPUs of a node for its ranks in turn, as 0,1,2,3 (default: all)");
   command.add_option(
       "--hosts", options.hosts,
       "NAME:SLOTS,... machines, dealt evenly to the groups; --pp must be a multiple of "

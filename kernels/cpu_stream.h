@@ -47,6 +47,7 @@ class CpuStream final : public Stream {
   CpuStream& host() override { return *this; }
   uint8_t* Allocate(int64_t bytes, Place place) override;
   void Free(uint8_t* memory, Place place) override;
+  int64_t TotalBytes() const override { return 0; }
   int64_t AvailableBytes() const override;
   void CopyToDevice(void* to, const void* from, int64_t bytes) override;
   void CopyToHost(void* to, const void* from, int64_t bytes) override;

@@ -54,7 +54,8 @@ class Stream {
   // Memory, zeroed. On a GPU that has no more, nullptr: Synchronize then tells.
   virtual uint8_t* Allocate(int64_t bytes, Place place) = 0;
   virtual void Free(uint8_t* memory, Place place) = 0;
-  // Bytes of the device that Allocate can still give; 0: unknown.
+  // Bytes of the device, and those of them that Allocate can still give; 0: unknown.
+  virtual int64_t TotalBytes() const = 0;
   virtual int64_t AvailableBytes() const = 0;
   // Enqueue a copy; the host's bytes are read or written at some time before Synchronize returns.
   virtual void CopyToDevice(void* to, const void* from, int64_t bytes) = 0;

@@ -6,8 +6,8 @@
 
 namespace pergola {
 
-std::string RankNumerics(const std::string& dtypes, const std::string& cpu_target) {
-  return absl::StrCat(dtypes, " on ", cpu_target);
+std::string RankNumerics(const std::string& dtypes, const std::string& device) {
+  return absl::StrCat(dtypes, " on ", device);
 }
 
 std::string NumericsId(const std::string& fingerprint, int tensor_parallel,
@@ -32,7 +32,7 @@ absl::StatusOr<v1::Hello> MakeHello(const WorkerOptions& options, const HelloFac
   hello.set_text_hash(facts.text->hash);
   hello.set_numerics_id(
       NumericsId(facts.fingerprint, options.tensor_parallel, stages, facts.rank_numerics));
-  hello.set_bitwise(true);
+  hello.set_bitwise(facts.bitwise);
   v1::Layout* layout = hello.mutable_layout();
   layout->set_tensor_parallel(options.tensor_parallel);
   layout->set_pipeline_parallel(options.pipeline_parallel);

@@ -17,7 +17,7 @@
 namespace pergola {
 
 // One rank's part of the numerics id: what it loaded and how it computes.
-std::string RankNumerics(const std::string& dtypes, const std::string& cpu_target);
+std::string RankNumerics(const std::string& dtypes, const std::string& device);
 
 // What must be equal for equal bits (DESIGN I4): fingerprint, layout, every rank's numerics, and
 // the numerics version.
@@ -33,6 +33,7 @@ struct HelloFacts {
   std::vector<RankPlace> places;           // by rank
   ExecutorInfo info;                       // of rank 0
   int64_t block_count = 0;                 // the minimum over the ranks
+  bool bitwise = true;                     // the CPU's promise (DESIGN I4)
 };
 
 absl::StatusOr<v1::Hello> MakeHello(const WorkerOptions& options, const HelloFacts& facts);

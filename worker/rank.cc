@@ -12,6 +12,7 @@
 #include "base/limits.h"
 #include "base/log.h"
 #include "base/status.h"
+#include "kernels/cuda/cuda_stream.h"
 #include "kernels/sample.h"
 #include "model/byte_source.h"
 #include "worker/hello.h"
@@ -156,17 +157,41 @@ absl::Status Rank::Load() {
     const ModelSpec& spec = checkpoint_->spec();
     options.workspace_bytes = threads_ * SampleWorkspaceBytes(spec.vocabulary, spec.context_length);
   }
-  stream_ = options_.cpu_target_set ? CpuStream::Create(options, options_.cpu_target)
-                                    : CpuStream::Create(options);
+  host_ = options_.cpu_target_set ? CpuStream::Create(options, options_.cpu_target)
+                                  : CpuStream::Create(options);
+  RETURN_IF_ERROR(OpenGpu());
   LOG_INFO("rank {} of {}: stage {}, layers {} to {}, heads {} to {}, {} threads, {}",
            group_->rank(), group_->size(), layout_.stage, layout_.layers.begin,
            layout_.layers.end - 1, layout_.heads.begin, layout_.heads.end - 1, threads_,
-           stream_->name());
+           stream().name());
   const LoadProgress progress = [this](const std::string& phase, int64_t done, int64_t total) {
     if (coordinator_ != nullptr) coordinator_->ReportProgress(phase, done, total);
   };
-  ASSIGN_OR_RETURN(executor_, StageExecutor::Load(*checkpoint_, layout_, options_.executor,
-                                                  *stream_, communicator_.get(), progress));
+  ExecutorOptions executor = options_.executor;
+  executor.gpu_ranks = gpu_ranks_;
+  ASSIGN_OR_RETURN(executor_, StageExecutor::Load(*checkpoint_, layout_, executor,
+                                                  stream(), communicator_.get(), progress));
+  return absl::OkStatus();
+}
+
+// Leaves gpu_ null where the rank computes on the CPU.
+absl::Status Rank::OpenGpu() {
+  const int count = options_.device == DeviceChoice::kCpu ? 0 : CudaDeviceCount();
+  if (options_.device == DeviceChoice::kCpu) return absl::OkStatus();
+  if (options_.device == DeviceChoice::kAuto && options_.devices.empty() && count == 0) {
+    return absl::OkStatus();
+  }
+  std::vector<int> devices = options_.devices;
+  // With none OpenCudaStream says why.
+  for (int i = 0; options_.devices.empty() && i < std::max(count, 1); ++i) devices.push_back(i);
+  const int sharers = (group_->ranks_on_node() + static_cast<int>(devices.size()) - 1) /
+                      static_cast<int>(devices.size());
+  gpu_ranks_ = sharers;
+  if (sharers > 1 && group_->rank_on_node() == 0) {
+    LOG_WARN("{} ranks share {} GPUs of this node", group_->ranks_on_node(), devices.size());
+  }
+  const int device = devices[group_->rank_on_node() % devices.size()];
+  ASSIGN_OR_RETURN(gpu_, OpenCudaStream(device, *host_));
   return absl::OkStatus();
 }
 
@@ -178,7 +203,7 @@ absl::Status Rank::Attach() {
       absl::StrCat(fingerprint, " as ", WeightFormatName(options_.executor.weights));
   ASSIGN_OR_RETURN(const std::vector<std::string> prints, group_->GatherTexts(print));
   ASSIGN_OR_RETURN(const std::vector<std::string> numerics,
-                   group_->GatherTexts(RankNumerics(executor_->info().dtypes, stream_->name())));
+                   group_->GatherTexts(RankNumerics(executor_->info().dtypes, stream().name())));
   for (int rank = 0; rank < group_->size(); ++rank) {
     if (prints[rank] == print) continue;
     return absl::FailedPreconditionError(
@@ -196,6 +221,7 @@ absl::Status Rank::Attach() {
   facts.places = group_->places();
   facts.info = executor_->info();
   facts.block_count = blocks;
+  facts.bitwise = gpu_ == nullptr;
   ASSIGN_OR_RETURN(v1::Hello hello, MakeHello(options_, facts));
   LOG_INFO("group {} is loaded: {} blocks of {} positions, numerics {}", options_.group, blocks,
            options_.executor.block_tokens, hello.numerics_id());

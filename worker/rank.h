@@ -43,6 +43,8 @@ class Rank {
   absl::Status OpenShared();
   // From here on the first rank with an error ends the job by itself.
   absl::Status Load();
+  absl::Status OpenGpu();
+  Stream& stream() { return gpu_ != nullptr ? *gpu_ : *host_; }
   absl::Status Attach();
   absl::Status Step();
 
@@ -70,7 +72,9 @@ class Rank {
   bool oversubscribed_ = false;
   std::unique_ptr<MpiTransport> transport_;
   std::unique_ptr<ShmCommunicator> communicator_;
-  std::unique_ptr<Stream> stream_;
+  std::unique_ptr<CpuStream> host_;
+  std::unique_ptr<Stream> gpu_;  // null: the rank computes on the CPU
+  int gpu_ranks_ = 1;            // ranks that share its GPU
   std::unique_ptr<Trace> trace_;
   std::unique_ptr<StageExecutor> executor_;
   std::unique_ptr<StepLoop> loop_;

@@ -1,9 +1,12 @@
 #include "worker/worker_options.h"
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <fstream>
 
 #include "absl/strings/ascii.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_split.h"
 #include "base/cli/number_option.h"
 #include "base/status.h"
 
@@ -11,6 +14,7 @@ namespace pergola {
 namespace {
 
 constexpr int kMaxThreads = 1024;
+constexpr int kMaxDevices = 64;  // of a node
 constexpr int64_t kMaxMilliseconds = 30LL * 24 * 3600 * 1000;
 constexpr size_t kMaxGroupCharacters = 64;  // worker.proto
 
@@ -37,6 +41,34 @@ absl::StatusOr<DType> ParseKvDType(const std::string& name) {
       absl::StrCat("--kv-dtype is '", name, "'; it must be f32, bf16 or f16"));
 }
 
+absl::StatusOr<DeviceChoice> ParseDevice(const std::string& name) {
+  if (name == "auto") return DeviceChoice::kAuto;
+  if (name == "cpu") return DeviceChoice::kCpu;
+  if (name == "cuda") return DeviceChoice::kCuda;
+  return absl::InvalidArgumentError(
+      absl::StrCat("--device is '", name, "'; it must be auto, cpu or cuda"));
+}
+
+// "0,1,2,3": each number once.
+absl::StatusOr<std::vector<int>> ParseDevices(const std::string& list) {
+  std::vector<int> devices;
+  if (list.empty()) return devices;
+  for (const absl::string_view part : absl::StrSplit(list, ',')) {
+    int index = -1;
+    if (!absl::SimpleAtoi(part, &index) || index < 0 || index >= kMaxDevices) {
+      return absl::InvalidArgumentError(absl::StrCat("--devices is '", list, "': '", part,
+                                                     "' is not a number from 0 to ",
+                                                     kMaxDevices - 1));
+    }
+    if (std::find(devices.begin(), devices.end(), index) != devices.end()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("--devices is '", list, "': ", index, " stands there twice"));
+    }
+    devices.push_back(index);
+  }
+  return devices;
+}
+
 absl::Status CheckOptions(const WorkerOptions& options) {
   if (options.group.empty() || options.group.size() > kMaxGroupCharacters) {
     return absl::InvalidArgumentError(absl::StrCat("--group has ", options.group.size(),
@@ -60,7 +92,7 @@ absl::Status CheckOptions(const WorkerOptions& options) {
 
 absl::StatusOr<WorkerOptions> ParseWorkerOptions(int argc, const char* const* argv) {
   WorkerOptions options;
-  std::string cpu_target, kv_dtype, dtype = "auto";
+  std::string cpu_target, kv_dtype, dtype = "auto", device = "auto", devices;
   int64_t kv_mib = 0;
   CLI::App app("pergola-worker: one rank of a group; started by mpirun, one process per rank");
   app.add_option("--model", options.model, "model directory or .gguf file")->required();
@@ -83,6 +115,11 @@ absl::StatusOr<WorkerOptions> ParseWorkerOptions(int argc, const char* const* ar
   app.add_option("--kv-dtype", kv_dtype, "f32, bf16 or f16");
   AddNumber(app, "--context-length", &options.executor.context_length, {0, int64_t{1} << 31},
             "tokens; 0: the model's, or what the KV holds");
+  app.add_option("--device", device, "auto (a GPU if there is one), cpu or cuda");
+  app.add_option("--devices", devices,
+                 "GPUs of a node for its ranks in turn, as 0,1,2,3; unset: all");
+  AddNumber(app, "--gpu-memory-fraction", &options.executor.gpu_memory_fraction, {0, 1, true},
+            "of a GPU's memory that its ranks take; the KV gets what weights and buffers leave");
   app.add_option("--cpu-target", cpu_target, "instruction set; unset: the best of this machine");
   app.add_option("--trace", options.trace, "write a Chrome trace to FILE.rankN");
   AddNumber(app, "--orphan-timeout-ms", &options.orphan_timeout_ms, {0, kMaxMilliseconds},
@@ -101,6 +138,11 @@ absl::StatusOr<WorkerOptions> ParseWorkerOptions(int argc, const char* const* ar
   if (!cpu_target.empty()) {
     ASSIGN_OR_RETURN(options.cpu_target, ParseTarget(cpu_target));
     options.cpu_target_set = true;
+  }
+  ASSIGN_OR_RETURN(options.device, ParseDevice(device));
+  ASSIGN_OR_RETURN(options.devices, ParseDevices(devices));
+  if (!options.devices.empty() && options.device == DeviceChoice::kCpu) {
+    return absl::InvalidArgumentError("--devices is set beside --device cpu, which uses none");
   }
   ASSIGN_OR_RETURN(options.executor.weights, ParseWeightFormat(dtype));
   if (!kv_dtype.empty()) {

@@ -3,12 +3,16 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "kernels/cpu_stream.h"
 #include "worker/step/stage_executor.h"
 
 namespace pergola {
+
+// Where a rank computes: on a GPU if the program and the machine have one, or as told.
+enum class DeviceChoice : uint8_t { kAuto, kCpu, kCuda };
 
 struct WorkerOptions {
   std::string model;
@@ -19,6 +23,9 @@ struct WorkerOptions {
   int threads = 0;  // 0: cores / ranks on the node
   std::string group = "group0";
   ExecutorOptions executor;
+  DeviceChoice device = DeviceChoice::kAuto;
+  // CUDA devices of a node, dealt to its ranks in turn; empty: all it has.
+  std::vector<int> devices;
   bool cpu_target_set = false;
   CpuTarget cpu_target = CpuTarget::kReference;
   std::string trace;  // path prefix; empty: none

@@ -66,13 +66,15 @@ TEST(LaunchLineTest, ThreadsTraceAndFurtherArgumentsReachTheWorker) {
   GroupOptions options = OneMachine();
   options.threads = 3;
   options.dtype = "int8";
+  options.device = "cuda";
+  options.devices = "2,3";
   options.trace_file = "/traces/worker.json";
   options.worker_arguments = {"--block-tokens", "64"};
   const auto command = *GroupCommand(options);
   const auto worker = std::find(command.begin(), command.end(), "pergola-worker");
   const std::vector<std::string> tail(worker, command.end());
   EXPECT_THAT(tail, Contains("--threads"));
-  EXPECT_THAT(ShellLine(tail), HasSubstr(" --dtype int8 "));
+  EXPECT_THAT(ShellLine(tail), HasSubstr(" --dtype int8 --device cuda --devices 2,3 "));
   EXPECT_THAT(tail, Contains("/traces/worker.json"));
   EXPECT_EQ(tail.back(), "64");
 }

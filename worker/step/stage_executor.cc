@@ -73,6 +73,8 @@ class DecoderExecutor final : public StageExecutor {
  private:
   bool on_cpu() const { return stream_.device() == Device::kCpu; }
   absl::Status PlanMemory(const ShapeSpec& shape, const ExecutorOptions& options);
+  absl::StatusOr<int64_t> BlocksOfGpu(const ShapeSpec& shape, const std::vector<RankLayout>& ranks,
+                                      MemoryLimits limits, const ExecutorOptions& options) const;
   absl::Status Allocate();
   void FillInfo();
 
@@ -95,6 +97,29 @@ class DecoderExecutor final : public StageExecutor {
   DeviceBuffer hidden_;                    // [step_tokens, hidden] f32, on a GPU
   std::unique_ptr<TokenSampler> sampler_;  // last stage only
 };
+
+// As many KV blocks as the fraction of the GPU's memory holds beside the rest of the largest rank,
+// at most what all slots can use: the same number on every rank of like GPUs.
+absl::StatusOr<int64_t> DecoderExecutor::BlocksOfGpu(const ShapeSpec& shape,
+                                                     const std::vector<RankLayout>& ranks,
+                                                     MemoryLimits limits,
+                                                     const ExecutorOptions& options) const {
+  limits.context_length =
+      options.context_length > 0 ? options.context_length : spec_.context_length;
+  limits.block_count = 0;
+  std::vector<MemoryPlan> plans;
+  for (const RankLayout& rank : ranks) plans.push_back(PlanRank(shape, rank, limits));
+  const auto budget = static_cast<int64_t>(static_cast<double>(stream_.TotalBytes()) *
+                                           options.gpu_memory_fraction / options.gpu_ranks);
+  const int64_t most = limits.slot_count * limits.BlocksOf(limits.context_length);
+  const int64_t blocks = std::min(most, LargestBlockCount(plans, budget));
+  if (blocks > 0) return blocks;
+  return absl::ResourceExhaustedError(absl::StrCat(
+      "a rank needs ", plans[layout_.world_rank].ToString(), " beside the KV cache, and ", budget,
+      " bytes are its part of the GPU's ", stream_.TotalBytes(), " (--gpu-memory-fraction ",
+      options.gpu_memory_fraction, ", ", options.gpu_ranks,
+      " ranks on it); use more GPUs, a larger fraction or a smaller dtype"));
+}
 
 absl::Status DecoderExecutor::PlanMemory(const ShapeSpec& shape, const ExecutorOptions& options) {
   MemoryLimits limits;
@@ -120,6 +145,9 @@ absl::Status DecoderExecutor::PlanMemory(const ShapeSpec& shape, const ExecutorO
   request.context_length = options.context_length;
   request.kv_bytes = options.kv_bytes;
   request.block_count = options.block_count;
+  if (!on_cpu() && request.kv_bytes == 0 && request.block_count == 0) {
+    ASSIGN_OR_RETURN(request.block_count, BlocksOfGpu(shape, ranks, limits, options));
+  }
   ASSIGN_OR_RETURN(const KvPlan kv, PlanKv(request));
   if (!kv.shortened.empty() && layout_.world_rank == 0) LOG_WARN("{}", kv.shortened);
   limits.block_count = kv.block_count;

@@ -34,6 +34,10 @@ struct ExecutorOptions {
   bool kv_dtype_set = false;
   WeightFormat weights = WeightFormat::kAuto;
   int64_t block_count = 0;  // exact number instead of kv_bytes (tests); 0: from kv_bytes
+  // Of a GPU's memory, for its ranks together. With kv_bytes 0 the KV gets all that the rest leaves
+  // of it, at most what all slots can use.
+  float gpu_memory_fraction = 0.9F;
+  int gpu_ranks = 1;  // that share the GPU
 };
 
 // Which weight type and KV type a rank ended up with: part of the numerics id.
