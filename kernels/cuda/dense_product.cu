@@ -1,0 +1,182 @@
+// DenseProduct by cuBLASLt (NVIDIA, "cuBLAS library user guide", cublasLtMatmul). The library reads
+// matrices by columns: y row-major [rows, outputs] is its D [outputs, rows] with leading dimension
+// y_stride, w is its A [columns, outputs], transposed, x its B [columns, rows]. So the bias, one
+// value per row of D, fits its epilogue. A plan (the heuristic's first choice) is kept per shape,
+// strides and alignment of the pointers; of a transformer these are few.
+//
+// Roof: the tensor cores' rate (f32: the vector units'), or the bytes of x, w and y, whichever is
+// later; both are the library's to reach.
+#include <cublasLt.h>
+
+#include <algorithm>
+#include <array>
+#include <map>
+#include <string>
+
+#include "base/check.h"
+#include "base/status.h"
+#include "kernels/cuda/dense_product.h"
+
+namespace pergola {
+namespace {
+
+void CheckLibrary(cublasStatus_t status, const char* what) {
+  PERGOLA_CHECK_MSG(status == CUBLAS_STATUS_SUCCESS,
+                    std::string(what) + ": " + cublasLtGetStatusString(status));
+}
+
+cudaDataType_t TypeOf(DType dtype) {
+  switch (dtype) {
+    case DType::kBF16:
+      return CUDA_R_16BF;
+    case DType::kF16:
+      return CUDA_R_16F;
+    default:
+      PERGOLA_CHECK(dtype == DType::kF32);
+      return CUDA_R_32F;
+  }
+}
+
+// The largest power of two up to 256 that divides the address.
+uint32_t AlignmentOf(const void* pointer) {
+  const auto address = reinterpret_cast<uintptr_t>(pointer) | 256;
+  return static_cast<uint32_t>(address & -address);
+}
+
+// Everything a plan depends on.
+using Key = std::array<int64_t, 14>;
+Key KeyOf(const DenseProductArgs& args, int64_t workspace_bytes) {
+  return {static_cast<int64_t>(args.dtype),
+          static_cast<int64_t>(args.y_dtype),
+          args.rows,
+          args.columns,
+          args.outputs,
+          args.x_stride,
+          args.w_stride,
+          args.y_stride,
+          args.bias != nullptr ? 1 : 0,
+          AlignmentOf(args.x),
+          AlignmentOf(args.w),
+          AlignmentOf(args.y),
+          args.accumulate ? 1 : 0,
+          workspace_bytes};
+}
+
+// One shape's descriptors and algorithm.
+class Plan {
+ public:
+  Plan(cublasLtHandle_t handle, const DenseProductArgs& args, int64_t workspace_bytes) {
+    CheckLibrary(cublasLtMatmulDescCreate(&operation_, CUBLAS_COMPUTE_32F, CUDA_R_32F),
+                 "cublasLtMatmulDescCreate");
+    Set(CUBLASLT_MATMUL_DESC_TRANSA, static_cast<int32_t>(CUBLAS_OP_T));
+    Set(CUBLASLT_MATMUL_DESC_TRANSB, static_cast<int32_t>(CUBLAS_OP_N));
+    if (args.bias != nullptr) {
+      Set(CUBLASLT_MATMUL_DESC_EPILOGUE, static_cast<uint32_t>(CUBLASLT_EPILOGUE_BIAS));
+      Set(CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, static_cast<int32_t>(TypeOf(args.y_dtype)));
+      Set(CUBLASLT_MATMUL_DESC_BIAS_POINTER, args.bias);
+    }
+    const cudaDataType_t type = TypeOf(args.dtype);
+    Layout(&w_, type, args.columns, args.outputs, args.w_stride);
+    Layout(&x_, type, args.columns, args.rows, args.x_stride);
+    Layout(&y_, TypeOf(args.y_dtype), args.outputs, args.rows, args.y_stride);
+    Choose(handle, args, workspace_bytes);
+  }
+  ~Plan() {
+    cublasLtMatrixLayoutDestroy(y_);
+    cublasLtMatrixLayoutDestroy(x_);
+    cublasLtMatrixLayoutDestroy(w_);
+    cublasLtMatmulDescDestroy(operation_);
+  }
+  Plan(const Plan&) = delete;
+  Plan& operator=(const Plan&) = delete;
+
+  void Run(cublasLtHandle_t handle, const CudaContext& context, const DenseProductArgs& args) {
+    if (args.bias != nullptr) Set(CUBLASLT_MATMUL_DESC_BIAS_POINTER, args.bias);
+    const float alpha = 1, beta = args.accumulate ? 1 : 0;
+    CheckLibrary(cublasLtMatmul(handle, operation_, &alpha, args.w, w_, args.x, x_, &beta, args.y,
+                                y_, args.y, y_, &algorithm_, context.workspace,
+                                static_cast<size_t>(context.workspace_bytes), context.stream),
+                 "cublasLtMatmul");
+  }
+
+ private:
+  template <typename T>
+  void Set(cublasLtMatmulDescAttributes_t attribute, T value) {
+    CheckLibrary(cublasLtMatmulDescSetAttribute(operation_, attribute, &value, sizeof(value)),
+                 "cublasLtMatmulDescSetAttribute");
+  }
+
+  static void Layout(cublasLtMatrixLayout_t* layout, cudaDataType_t type, int64_t rows,
+                     int64_t columns, int64_t stride) {
+    CheckLibrary(cublasLtMatrixLayoutCreate(layout, type, static_cast<uint64_t>(rows),
+                                            static_cast<uint64_t>(columns), stride),
+                 "cublasLtMatrixLayoutCreate");
+  }
+
+  void Choose(cublasLtHandle_t handle, const DenseProductArgs& args, int64_t workspace_bytes) {
+    cublasLtMatmulPreference_t preference;
+    CheckLibrary(cublasLtMatmulPreferenceCreate(&preference), "cublasLtMatmulPreferenceCreate");
+    const auto set = [&](cublasLtMatmulPreferenceAttributes_t attribute, auto value) {
+      CheckLibrary(
+          cublasLtMatmulPreferenceSetAttribute(preference, attribute, &value, sizeof(value)),
+          "cublasLtMatmulPreferenceSetAttribute");
+    };
+    set(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, static_cast<uint64_t>(workspace_bytes));
+    set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, AlignmentOf(args.w));
+    set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, AlignmentOf(args.x));
+    set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, AlignmentOf(args.y));
+    set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, AlignmentOf(args.y));
+    cublasLtMatmulHeuristicResult_t result = {};
+    int found = 0;
+    CheckLibrary(cublasLtMatmulAlgoGetHeuristic(handle, operation_, w_, x_, y_, y_, preference, 1,
+                                                &result, &found),
+                 "cublasLtMatmulAlgoGetHeuristic");
+    PERGOLA_CHECK_MSG(found == 1, "cuBLASLt has no algorithm for " + std::to_string(args.rows) +
+                                      " x " + std::to_string(args.columns) + " by " +
+                                      std::to_string(args.outputs));
+    algorithm_ = result.algo;
+    cublasLtMatmulPreferenceDestroy(preference);
+  }
+
+  cublasLtMatmulDesc_t operation_ = nullptr;
+  cublasLtMatrixLayout_t w_ = nullptr, x_ = nullptr, y_ = nullptr;
+  cublasLtMatmulAlgo_t algorithm_ = {};
+};
+
+class CublasProduct : public DenseProduct {
+ public:
+  explicit CublasProduct(cublasLtHandle_t handle) : handle_(handle) {}
+  ~CublasProduct() override {
+    plans_.clear();
+    cublasLtDestroy(handle_);
+  }
+  CublasProduct(const CublasProduct&) = delete;
+  CublasProduct& operator=(const CublasProduct&) = delete;
+
+  void Multiply(const CudaContext& context, const DenseProductArgs& args) override {
+    if (args.rows == 0 || args.outputs == 0) return;
+    CudaContext limited = context;
+    limited.workspace_bytes = std::min(context.workspace_bytes, kDenseWorkspaceBytes);
+    std::unique_ptr<Plan>& plan = plans_[KeyOf(args, limited.workspace_bytes)];
+    if (plan == nullptr) plan = std::make_unique<Plan>(handle_, args, limited.workspace_bytes);
+    plan->Run(handle_, limited, args);
+  }
+
+ private:
+  cublasLtHandle_t handle_;
+  std::map<Key, std::unique_ptr<Plan>> plans_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<DenseProduct>> DenseProduct::Create() {
+  cublasLtHandle_t handle = nullptr;
+  const cublasStatus_t status = cublasLtCreate(&handle);
+  if (status != CUBLAS_STATUS_SUCCESS) {
+    return absl::UnavailableError(
+        ToAbsl(std::string("cublasLtCreate: ") + cublasLtGetStatusString(status)));
+  }
+  return std::make_unique<CublasProduct>(handle);
+}
+
+}  // namespace pergola

@@ -1,0 +1,43 @@
+// Large dense products by cuBLASLt: y[r, o] = sum over k of x[r, k] w[o, k] (+ bias[o]) (+ y[r,
+// o]), f32 accumulation, f32 operands without tf32. The one seam to that library; the emulator has
+// a plain implementation behind the same header.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+#include "absl/status/statusor.h"
+#include "kernels/cuda/context.h"
+#include "model/dtype.h"
+
+namespace pergola {
+
+struct DenseProductArgs {
+  DType dtype = DType::kF32;    // of x and w: f32, bf16, f16
+  DType y_dtype = DType::kF32;  // `dtype` or f32
+  int64_t rows = 0, columns = 0, outputs = 0;
+  // Row-major, strides in values.
+  const void* x = nullptr;
+  int64_t x_stride = 0;
+  const void* w = nullptr;
+  int64_t w_stride = 0;
+  void* y = nullptr;
+  int64_t y_stride = 0;
+  const void* bias = nullptr;  // [outputs] in y_dtype, 16-byte aligned, or nullptr
+  bool accumulate = false;
+};
+
+// Holds the library's handle and one plan per shape. Made once per rank before serving; Multiply
+// may allocate a little host memory for a shape's first plan, never device memory. One thread.
+class DenseProduct {
+ public:
+  static absl::StatusOr<std::unique_ptr<DenseProduct>> Create();
+  virtual ~DenseProduct() = default;
+  // Takes the first kDenseWorkspaceBytes of `workspace`, or what there is of them.
+  virtual void Multiply(const CudaContext& context, const DenseProductArgs& args) = 0;
+};
+
+// As cuBLAS's documentation recommends for Hopper.
+inline constexpr int64_t kDenseWorkspaceBytes = int64_t{32} << 20;
+
+}  // namespace pergola

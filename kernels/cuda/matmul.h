@@ -1,0 +1,56 @@
+// y = x W^T + bias on a GPU: the contract of kernels/matmul.h for activations of 16 or 32 bits and
+// weights in kernels/cuda/matrix_layout.h's layout.
+//
+//   y[r, o] = bias[o] + sum over k of x[r, k] * w[o, k]
+//
+// Which way is taken depends on shapes and dtypes alone, and each way adds in a fixed order: the
+// same call gives the same bits. Unlike on the CPU a row's bits may change with the number of rows.
+//
+// Error against the reference (double accumulation over the same values), before y is rounded to
+// its dtype: at most (K + 8) 2^-23 sum |x w| where |w| is |s q| + |m| for formats with a minimum;
+// the tensor cores' sums truncate, hence 2^-23. Where weights are decoded to 16 bits (many rows of
+// x, or dense weights of another dtype than x's) each is rounded once more: + u_A sum |x w|, u_A =
+// 2^-8 (bf16), 2^-11 (f16). A bias beside a y of 16 bits may be rounded to that dtype.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/cuda/context.h"
+#include "kernels/cuda/matrix_layout.h"
+#include "kernels/tensor.h"
+
+namespace pergola {
+
+// What an int8 matrix multiplies.
+enum class CudaInt8Product {
+  kActivations,  // x as it is: W8A16
+  kTokens,       // x in int8 but for its outliers: kernels/int8.h, W8A8. x's outliers are exact.
+};
+
+struct CudaMatmulArgs {
+  Tensor x;  // [rows, w.columns] f32, bf16 or f16, dense
+  CudaMatrix w;
+  const float* bias = nullptr;  // [w.rows] f32 or nullptr
+  bool accumulate = false;      // y += ...
+  Tensor y;                     // [rows, w.rows], x's dtype or f32; may not alias x
+  int64_t y_stride = 0;         // values from row to row of y, at least w.rows; 0: w.rows
+  CudaInt8Product int8_product = CudaInt8Product::kActivations;
+};
+void MatmulCuda(const CudaContext& context, const CudaMatmulArgs& args);
+
+// Workspace with which MatmulCuda does its best for `rows` of x in `activations`; it needs as much
+// for products of dense weights by many rows and for W8A8, else it makes do with less.
+int64_t MatmulCudaWorkspaceBytes(const CudaMatrix& w, DType activations, int64_t rows,
+                                 CudaInt8Product int8_product);
+
+// y[r] = row ids[r] - first_row of the table if it lies in [0, table.rows), else zeros
+// (EmbeddingArgs of kernels/decoder_ops.h).
+struct CudaEmbeddingArgs {
+  CudaMatrix table;  // [rows_local, hidden]
+  int64_t first_row = 0;
+  Tensor ids;  // [rows] i32
+  Tensor y;    // [rows, hidden] f32
+};
+void EmbeddingCuda(const CudaContext& context, const CudaEmbeddingArgs& args);
+
+}  // namespace pergola
