@@ -288,14 +288,23 @@ __device__ void AddParts(const AttentionParams& p, const DecodeParams& d, const 
   __syncthreads();
   const float* sums = d.sums + slot * p.largest_head_group * kDim;
   const int64_t row = static_cast<int64_t>(part.row) * p.heads + part.first_head;
-  for (int i = static_cast<int>(threadIdx.x); i < part.heads * kDim; i += kThreads) {
+  // Four values at a time and eight parts under way: this runs when all other blocks are done.
+  for (int i = static_cast<int>(threadIdx.x) * 4; i < part.heads * kDim; i += kThreads * 4) {
     const float* factor = factors + i / kDim * part.parts;
-    float sum = 0.0F;
+    float4 sum = make_float4(0.0F, 0.0F, 0.0F, 0.0F);
 #pragma unroll 8
     for (int s = 0; s < part.parts; ++s) {
-      sum += factor[s] * sums[static_cast<int64_t>(s) * p.largest_head_group * kDim + i];
+      const auto* from = sums + static_cast<int64_t>(s) * p.largest_head_group * kDim + i;
+      const float4 values = *reinterpret_cast<const float4*>(from);
+      sum.x += factor[s] * values.x;
+      sum.y += factor[s] * values.y;
+      sum.z += factor[s] * values.z;
+      sum.w += factor[s] * values.w;
     }
-    StoreAs(p.activation, p.out, row * kDim + i, sum);
+    StoreAs(p.activation, p.out, row * kDim + i, sum.x);
+    StoreAs(p.activation, p.out, row * kDim + i + 1, sum.y);
+    StoreAs(p.activation, p.out, row * kDim + i + 2, sum.z);
+    StoreAs(p.activation, p.out, row * kDim + i + 3, sum.w);
   }
 }
 

@@ -79,7 +79,8 @@ TEST(AttentionWorkTest, LongHeadGroupsAreCutEvenly) {
 TEST(AttentionWorkTest, FewRowsAreSplitToFillTheDevice) {
   // 8 KV heads of one row on 132 multiprocessors with two places each: 29 parts fill 88 %.
   EXPECT_EQ(DecodeParts(132, 8, 1000), 29);
-  EXPECT_EQ(DecodeParts(132, 1, 100000), kMaxDecodeParts);
+  EXPECT_EQ(DecodeParts(132, 1, 100000), 109);  // 85 % of the most
+  EXPECT_EQ(DecodeParts(1, 1, 100000), 2);
   EXPECT_EQ(DecodeParts(132, 8, 10), 5);  // two tiles each
   EXPECT_EQ(DecodeParts(132, 8, 1), 1);
   EXPECT_EQ(DecodeParts(132, 264, 1000), 1);

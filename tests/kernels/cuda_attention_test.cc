@@ -423,10 +423,12 @@ TEST_P(CudaAttentionTest, AgreesOnTuringsSharedMemory) {
   }
 }
 
-constexpr Types kTypes[] = {{DType::kF32, DType::kF32},  {DType::kF32, DType::kF16},
-                            {DType::kF16, DType::kF16},  {DType::kBF16, DType::kBF16},
-                            {DType::kBF16, DType::kF16}, {DType::kF16, DType::kBF16},
-                            {DType::kF32, DType::kBF16}};
+constexpr Types kTypes[] = {{DType::kF32, DType::kF32},
+                            {DType::kF32, DType::kF16},
+                            {DType::kF16, DType::kF16},
+                            {DType::kBF16, DType::kBF16},
+                            {DType::kF16, DType::kBF16}};
+
 std::string NameOfTypes(const testing::TestParamInfo<Types>& info) {
   return std::string(DTypeName(info.param.activation)) + "_over_" +
          std::string(DTypeName(info.param.kv));
