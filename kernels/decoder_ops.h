@@ -9,6 +9,7 @@
 
 #include <cstdint>
 
+#include "kernels/attention_work.h"
 #include "kernels/matmul.h"
 #include "kernels/stream.h"
 #include "kernels/tensor.h"
@@ -121,6 +122,7 @@ struct AttentionArgs {
   const void* k_cache = nullptr;
   const void* v_cache = nullptr;
   Tensor out;  // [rows, heads * head_dim] activations; may not alias qkv
+  AttentionWork work;  // read by the GPU only
 };
 void PagedAttention(Stream& stream, const AttentionArgs& args);
 void PagedAttentionRef(const AttentionArgs& args);

@@ -76,6 +76,9 @@ __device__ uint4 LoadOnce16(const void* global);
 // c + the dot product of 4 int8 pairs.
 __device__ int DotInt8(int a, int b, int c);
 
+// 2^x, relative error 2^-22; results below 2^-126 are zero.
+__device__ float FastExp2(float x);
+
 // T is float, __half or __nv_bfloat16; FromFloat rounds to nearest even.
 template <typename T>
 __device__ float ToFloat(T value);
@@ -295,6 +298,12 @@ __device__ inline uint4 LoadOnce16(const void* global) {
                : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
                : "l"(__cvta_generic_to_global(global)));
   return v;
+}
+
+__device__ inline float FastExp2(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;\n" : "=f"(y) : "f"(x));
+  return y;
 }
 
 __device__ inline int DotInt8(int a, int b, int c) {

@@ -82,6 +82,11 @@ inline uint4 LoadOnce16(const void* global) {
   return v;
 }
 
+inline float FastExp2(float x) {
+  const float y = std::exp2(x);
+  return y < 0x1p-126F ? 0.0F : y;
+}
+
 inline int DotInt8(int a, int b, int c) {
   return __dp4a(a, b, c);
 }

@@ -1,0 +1,24 @@
+// PagedAttention (contract in kernels/decoder_ops.h) on a CUDA device. Rows come by the lists of
+// args.work (kernels/attention_work.h); other rows of `out` stay as they are. qkv and out have one
+// type: f32, bf16 or f16. All pointers of the arguments are to device memory.
+//
+// Error against PagedAttentionRef on the same rounded inputs: see
+// tests/kernels/cuda_attention_test. In the fast kernels a key or value that is NaN or infinite may
+// reach earlier rows of the same sequence in the same prefill tile; it never reaches another
+// sequence.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/cuda/context.h"
+#include "kernels/decoder_ops.h"
+
+namespace pergola {
+
+void PagedAttentionCuda(const CudaContext& context, const AttentionArgs& args);
+
+// Bytes of context.workspace that any call with these shapes takes.
+int64_t PagedAttentionWorkspaceBytes(int multiprocessors, int64_t largest_head_group,
+                                     int64_t head_dim);
+
+}  // namespace pergola

@@ -1,0 +1,294 @@
+// Attention of prompts: FlashAttention-2 (Dao, arXiv:2307.08691, algorithm 1) over the paged cache.
+//
+// A block has 128 queries (64 of heads of 256): the rows of one tile of a sequence times the heads
+// of one head group, row by row, so that heads that read one KV head share its keys and the block
+// spans few positions. Each of its four warps has 32 of them (16 of heads of 256) with sums and
+// scores in registers, and takes every key tile of 64 through shared memory: with 32 queries per
+// warp the tensor cores, not shared memory, are the limit (an operand read serves two products).
+// Keys and values are gathered through the block table, the values of a tile while its scores are
+// computed, the keys of the next while its values are added. Tiles that no query of a warp sees
+// (later than it, or before its window) are skipped; only tiles at an edge are masked.
+//
+// Roof: tensor core arithmetic, 4 * head_dim operations per visible (query, key). K and V come from
+// L2: a block reads 4 * head_dim bytes per key for 128 queries, 128 operations per byte.
+#include "kernels/cuda/attention_launch.cuh"
+#include "kernels/cuda/attention_softmax.cuh"
+
+namespace pergola {
+namespace {
+
+constexpr int kWarps = 4;
+constexpr int kThreads = kWarps * kWarpThreads;
+
+template <int kDim, int kRowTiles>
+struct PrefillShape {
+  static constexpr int kWarpQueries = 16 * kRowTiles;
+  static constexpr int kQueries = kWarps * kWarpQueries;
+  static constexpr int kRow = TileLayout<kDim>::kRow;
+  static constexpr int64_t kSharedBytes = int64_t{2} * (kQueries + 2 * kKeyTile) * kRow;
+};
+
+// What the block computes.
+struct QueryBlock {
+  int first_row = 0;
+  int first_head = 0, heads = 0;  // of the group
+  int first_query = 0;            // query q of the block is row first_row + (first_query + q) /
+                                  // heads, head first_head + (first_query + q) % heads
+  int count = 0;
+};
+
+// The block's part of the work, the last tiles first (they see most keys); count <= 0: nothing.
+template <int kQueries>
+__device__ QueryBlock FindQueries(const AttentionParams& p, const int32_t* tiles, int tile_count,
+                                  int chunks) {
+  const int group = static_cast<int>(blockIdx.x) % p.head_group_count;
+  const int unit = static_cast<int>(blockIdx.x) / p.head_group_count;
+  const int tile = tile_count - 1 - unit / chunks;
+  QueryBlock block;
+  block.first_row = tiles[2 * tile];
+  block.first_head = p.head_groups[2 * group];
+  block.heads = p.head_groups[2 * group + 1];
+  block.first_query = unit % chunks * kQueries;
+  const int left = tiles[2 * tile + 1] * block.heads - block.first_query;
+  block.count = block.first_row < 0 ? 0 : left < kQueries ? left : kQueries;
+  return block;
+}
+
+// Starts the copy of the block's queries, zeros for those it lacks.
+template <typename T, int kDim, int kQueries>
+__device__ void CopyQueries(const AttentionParams& p, const QueryBlock& block, T* shared) {
+  using Layout = TileLayout<kDim>;
+  const auto* qkv = static_cast<const T*>(p.qkv);
+  const int64_t row_values = static_cast<int64_t>(p.heads + 2 * p.kv_heads) * kDim;
+  for (int i = static_cast<int>(threadIdx.x); i < kQueries * Layout::kChunks; i += kThreads) {
+    const int q = i / Layout::kChunks, chunk = i % Layout::kChunks;
+    const bool valid = q < block.count;
+    const int query = valid ? block.first_query + q : 0;
+    const int64_t row = block.first_row + query / block.heads;
+    const int64_t head = block.first_head + query % block.heads;
+    CopyAsync16(shared + Layout::Offset(q, chunk), qkv + row * row_values + head * kDim + chunk * 8,
+                valid);
+  }
+}
+
+// scores = scores * factor + slope * (key - position), for ALiBi. `position` and `slope` are those
+// of the warp's queries, `key` is the tile's first.
+template <int kRowTiles>
+__device__ inline void AddSlopes(float (&scores)[kRowTiles][kKeyTile / 8][4], const int* position,
+                                 const float* slope, int key, float factor, int lane) {
+#pragma unroll
+  for (int m = 0; m < kRowTiles; ++m) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const int row = m * 16 + i / 2 * 8 + lane / 4;
+      const float slope_here = slope[row];
+      const int distance = key + lane % 4 * 2 + i % 2 - position[row];
+#pragma unroll
+      for (int n = 0; n < kKeyTile / 8; ++n) {
+        scores[m][n][i] =
+            scores[m][n][i] * factor + slope_here * static_cast<float>(distance + n * 8);
+      }
+    }
+  }
+}
+
+// Minus infinity for the keys that a query does not see.
+template <int kRowTiles>
+__device__ inline void Mask(float (&scores)[kRowTiles][kKeyTile / 8][4], const int* position,
+                            int window, int key, int lane) {
+#pragma unroll
+  for (int m = 0; m < kRowTiles; ++m) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      // Keys back from the query: seen are 0 .. window - 1, as unsigned also those after it fail.
+      const int back = position[m * 16 + i / 2 * 8 + lane / 4] - key - lane % 4 * 2 - i % 2;
+#pragma unroll
+      for (int n = 0; n < kKeyTile / 8; ++n) {
+        if (static_cast<uint32_t>(back - n * 8) >= static_cast<uint32_t>(window)) {
+          scores[m][n][i] = -INFINITY;
+        }
+      }
+    }
+  }
+}
+
+// Divides by the totals and writes the warp's queries, through its rows of shared memory so that
+// whole chunks go out.
+template <typename T, int kDim, int kRowTiles>
+__device__ void WriteOut(const AttentionParams& p, const QueryBlock& block, int warp_query,
+                         const Accumulator<kDim, kRowTiles>& acc, T* queries, int lane) {
+  using Layout = TileLayout<kDim>;
+  __syncwarp();
+#pragma unroll
+  for (int m = 0; m < kRowTiles; ++m) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const float inverse = 1.0F / QuadSum(acc.total[m][half]);
+#pragma unroll
+      for (int n = 0; n < kDim / 8; ++n) {
+        const uint32_t pair =
+            PackPair<T>(acc.sum[m][n][2 * half] * inverse, acc.sum[m][n][2 * half + 1] * inverse);
+        memcpy(queries + Layout::Offset(m * 16 + half * 8 + lane / 4, n) + lane % 4 * 2, &pair,
+               sizeof(pair));
+      }
+    }
+  }
+  __syncwarp();
+  auto* out = static_cast<T*>(p.out);
+  for (int i = lane; i < 16 * kRowTiles * Layout::kChunks; i += kWarpThreads) {
+    const int q = i / Layout::kChunks, chunk = i % Layout::kChunks;
+    if (warp_query + q >= block.count) break;
+    const int query = block.first_query + warp_query + q;
+    const int64_t row = block.first_row + query / block.heads;
+    const int64_t head = block.first_head + query % block.heads;
+    *reinterpret_cast<uint4*>(out + (row * p.heads + head) * kDim + chunk * 8) =
+        *reinterpret_cast<const uint4*>(queries + Layout::Offset(q, chunk));
+  }
+}
+
+template <typename T, int kDim, int kRowTiles>
+__global__ void __launch_bounds__(kThreads)
+    PrefillKernel(AttentionParams p, const int32_t* tiles, int tile_count, int chunks) {
+  using Shape = PrefillShape<kDim, kRowTiles>;
+  __shared__ int64_t offsets[2][kParts];
+  __shared__ int position[Shape::kQueries];
+  __shared__ float slope[Shape::kQueries];
+  T* queries = DynamicShared<T>();
+  T* keys = queries + Shape::kQueries * Shape::kRow;
+  T* values = keys + kKeyTile * Shape::kRow;
+  const int thread = static_cast<int>(threadIdx.x);
+  const int lane = thread % kWarpThreads;
+  const int warp_query = thread / kWarpThreads * Shape::kWarpQueries;
+
+  const int row_lane = RowLane<kDim>(0, lane);
+  const int query_lane = RowLane<kDim>(warp_query, lane);
+  const int key_lane = KeyLane<kDim>(0, lane);
+
+  const QueryBlock block = FindQueries<Shape::kQueries>(p, tiles, tile_count, chunks);
+  if (block.count <= 0) return;
+  const int kv_head = p.kv_of_head[block.first_head];
+  const int32_t* table = TableOfRow(p, block.first_row);
+  const int row_position = p.positions[block.first_row];
+  const int end =
+      row_position + (block.first_query + block.count - 1) / block.heads + 1;  // of the keys
+  const int first = FirstKey(p, row_position + block.first_query / block.heads);
+  const int first_tile = first / kKeyTile;
+  int tile = (end - 1) / kKeyTile;
+
+  CopyQueries<T, kDim, Shape::kQueries>(p, block, queries);
+  for (int q = thread; q < Shape::kQueries; q += kThreads) {
+    const int query = block.first_query + (q < block.count ? q : block.count - 1);
+    position[q] = row_position + query / block.heads;
+    slope[q] = p.alibi_slopes == nullptr
+                   ? 0.0F
+                   : p.alibi_slopes[block.first_head + query % block.heads] * kLog2E;
+  }
+  if (thread < kParts) {
+    offsets[tile % 2][thread] = PartOffset(p, table, kv_head, tile * kParts + thread, first, end);
+  }
+  __syncthreads();
+  const auto* k_cache = static_cast<const T*>(p.k_cache);
+  const auto* v_cache = static_cast<const T*>(p.v_cache);
+  CopyTile<T, kDim, kThreads>(keys, k_cache, offsets[tile % 2], first - tile * kKeyTile,
+                              end - tile * kKeyTile);
+  CopyAsyncCommit();
+
+  Accumulator<kDim, kRowTiles> acc;
+  Clear(&acc);
+  // The keys that some query of this warp sees; none if it has no query.
+  const int warp_first = position[warp_query];
+  const int warp_last = position[warp_query + Shape::kWarpQueries - 1];
+  const int warp_begin = FirstKey(p, warp_first);
+  const int warp_end = warp_query < block.count ? warp_last + 1 : 0;
+  for (; tile >= first_tile; --tile) {
+    const int key = tile * kKeyTile;
+    const bool seen = key < warp_end && key + kKeyTile > warp_begin;
+    CopyAsyncWait<0>();
+    __syncthreads();  // this tile's keys are there, and nobody reads the values of the last
+    CopyTile<T, kDim, kThreads>(values, v_cache, offsets[tile % 2], first - key, end - key);
+    CopyAsyncCommit();
+    int64_t next_offset = 0;
+    if (thread < kParts && tile > first_tile) {
+      next_offset = PartOffset(p, table, kv_head, (tile - 1) * kParts + thread, first, end);
+    }
+    uint32_t weights[kRowTiles][kKeyTile / 16][4];
+    if (seen) {
+      float scores[kRowTiles][kKeyTile / 8][4];
+      float factor = p.scale * kLog2E;
+      Clear(scores);
+      AddProducts<T, kDim>(queries, query_lane, keys, key_lane, scores);
+      if (p.alibi_slopes != nullptr) {
+        AddSlopes<kRowTiles>(scores, position + warp_query, slope + warp_query, key, factor, lane);
+        factor = 1.0F;
+      }
+      if (key + kKeyTile - 1 > warp_first || warp_last - key >= p.window) {
+        Mask<kRowTiles>(scores, position + warp_query, p.window, key, lane);
+      }
+      Softmax(factor, scores, &acc);
+      PackWeights<T>(scores, weights);
+    }
+    if (thread < kParts) offsets[(tile + 1) % 2][thread] = next_offset;
+    CopyAsyncWait<0>();
+    __syncthreads();  // this tile's values are there, and nobody reads its keys
+    if (tile > first_tile) {
+      CopyTile<T, kDim, kThreads>(keys, k_cache, offsets[(tile + 1) % 2], first - key + kKeyTile,
+                                  end - key + kKeyTile);
+    }
+    CopyAsyncCommit();
+    if (seen) AddValues<T>(weights, values, row_lane, &acc);
+  }
+  if (warp_query < block.count) {
+    WriteOut<T, kDim, kRowTiles>(p, block, warp_query, acc, queries + warp_query * Shape::kRow,
+                                 lane);
+  }
+}
+
+template <typename T, int kDim, int kRowTiles>
+bool LaunchPrefill(const CudaContext& context, const AttentionParams& p,
+                   const AttentionWork& work) {
+  using Shape = PrefillShape<kDim, kRowTiles>;
+  // Beside it there are the positions and slopes.
+  if (Shape::kSharedBytes + 2048 > SharedLimit(context.compute_capability)) return false;
+  const int64_t chunks =
+      (kAttentionTileRows * p.largest_head_group + Shape::kQueries - 1) / Shape::kQueries;
+  const int64_t blocks = work.prefill_tile_count * chunks * p.head_group_count;
+  PERGOLA_CHECK(blocks <= INT32_MAX);
+  Launch(PrefillKernel<T, kDim, kRowTiles>, dim3(static_cast<unsigned>(blocks)), kThreads,
+         Shape::kSharedBytes, context, p, work.prefill_tiles,
+         static_cast<int>(work.prefill_tile_count), static_cast<int>(chunks));
+  return true;
+}
+
+template <typename T>
+bool LaunchForDim(const CudaContext& context, const AttentionParams& p, const AttentionWork& work) {
+  switch (p.head_dim) {
+    case 64:
+      return LaunchPrefill<T, 64, 2>(context, p, work);
+    case 80:
+      return LaunchPrefill<T, 80, 2>(context, p, work);
+    case 96:
+      return LaunchPrefill<T, 96, 2>(context, p, work);
+    case 128:
+      // Turing's 64 KiB hold half as many queries.
+      return LaunchPrefill<T, 128, 2>(context, p, work) ||
+             LaunchPrefill<T, 128, 1>(context, p, work);
+    case 256:
+      return LaunchPrefill<T, 256, 1>(context, p, work);
+    default:
+      return false;
+  }
+}
+
+}  // namespace
+
+bool TryPrefill(const CudaContext& context, const AttentionParams& p, DType kv_dtype,
+                const AttentionWork& work) {
+  if (p.activation != kv_dtype) return false;
+  if (kv_dtype == DType::kF16) return LaunchForDim<__half>(context, p, work);
+  if (kv_dtype == DType::kBF16 && context.compute_capability >= 80) {
+    return LaunchForDim<__nv_bfloat16>(context, p, work);
+  }
+  return false;
+}
+
+}  // namespace pergola
