@@ -48,6 +48,8 @@ class CpuStream final : public Stream {
   uint8_t* Allocate(int64_t bytes, Place place) override;
   void Free(uint8_t* memory, Place place) override;
   int64_t TotalBytes() const override { return 0; }
+  int64_t WorkspaceBytes(const WorkspaceShape& /*shape*/) const override { return 0; }
+  void Reserve(int64_t /*bytes*/) override {}
   int64_t AvailableBytes() const override;
   void CopyToDevice(void* to, const void* from, int64_t bytes) override;
   void CopyToHost(void* to, const void* from, int64_t bytes) override;

@@ -41,6 +41,11 @@ class PackedMatrix {
   // (below BlockValues) says how many values of the first block lie before the cut; a row then
   // holds the blocks that cover lead + columns values.
   static PackedMatrix Allocate(DType dtype, int64_t rows, int64_t columns, int lead = 0);
+  // The same for ops on `stream`: a GPU wants the rows one after the other
+  // (kernels/cuda/matrix_layout.h). They are packed on the host; Upload brings them to the device.
+  static PackedMatrix Allocate(Stream& stream, DType dtype, int64_t rows, int64_t columns, int lead);
+  // Once all rows are packed. Nothing to do on the CPU.
+  void Upload(Stream& stream);
   // Packs `row_count` source rows (as in the file: dense values, or whole blocks that cover lead +
   // columns, or of int8 the f32 scale and then the values) as output rows first_row.. of this
   // matrix. Rows may come in any order, each once.
@@ -50,21 +55,27 @@ class PackedMatrix {
   int64_t rows() const { return rows_; }
   int64_t columns() const { return columns_; }
   int lead() const { return lead_; }
-  int64_t bytes() const { return buffer_.size(); }
-  const uint8_t* data() const { return buffer_.data(); }
+  int64_t bytes() const { return panels_ ? buffer_.size() : device_.size(); }
+  // On the device that Allocate named.
+  const uint8_t* data() const { return panels_ ? buffer_.data() : device_.data(); }
   // Bytes Allocate would take: for the memory plan.
   static int64_t PackedBytes(DType dtype, int64_t rows, int64_t columns, int lead = 0);
-  // Decodes one row to f32 [columns]: embedding lookup of a tied table, and tests.
+  // Of a CPU's matrix: decodes one row to f32 [columns]: embedding lookup of a tied table, and
+  // tests.
   void UnpackRow(int64_t row, float* out) const;
   // One row of an int8 matrix: returns its scale, writes its values to [columns].
   float Int8Row(int64_t row, int8_t* out) const;
 
  private:
+  PackedMatrix(DType dtype, int64_t rows, int64_t columns, int lead, bool panels);
+
   DType dtype_ = DType::kF32;
   int64_t rows_ = 0;
   int64_t columns_ = 0;
   int lead_ = 0;
-  HostBuffer buffer_;
+  bool panels_ = true;   // the CPU's layout
+  HostBuffer buffer_;    // the CPU's matrix, or what a GPU is given
+  DeviceBuffer device_;  // a GPU's matrix
 };
 
 struct MatmulArgs {

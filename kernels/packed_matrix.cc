@@ -5,6 +5,7 @@
 #include "base/check.h"
 #include "kernels/int8.h"
 #include "kernels/matmul.h"
+#include "kernels/cuda/matrix_layout.h"
 #include "kernels/packed_layout.h"
 
 namespace pergola {
@@ -91,23 +92,41 @@ int64_t PackedMatrix::PackedBytes(DType dtype, int64_t rows, int64_t columns, in
   return PackedMatrixBytes(dtype, rows, columns, lead);
 }
 
-PackedMatrix PackedMatrix::Allocate(DType dtype, int64_t rows, int64_t columns, int lead) {
+PackedMatrix::PackedMatrix(DType dtype, int64_t rows, int64_t columns, int lead, bool panels)
+    : dtype_(dtype), rows_(rows), columns_(columns), lead_(lead), panels_(panels) {
   PERGOLA_CHECK(dtype != DType::kI32);
   PERGOLA_CHECK(rows >= 0 && columns >= 0);
   PERGOLA_CHECK(lead >= 0 && lead < BlockValues(dtype));
   PERGOLA_CHECK(dtype != DType::kInt8 || columns <= kMostInt8Columns);
-  PackedMatrix matrix;
-  matrix.dtype_ = dtype;
-  matrix.rows_ = rows;
-  matrix.columns_ = columns;
-  matrix.lead_ = lead;
-  matrix.buffer_ = HostBuffer(PackedBytes(dtype, rows, columns, lead));
-  return matrix;
+  buffer_ = HostBuffer(panels ? PackedBytes(dtype, rows, columns, lead)
+                              : CudaMatrixBytes(dtype, rows, columns, lead));
+}
+
+PackedMatrix PackedMatrix::Allocate(DType dtype, int64_t rows, int64_t columns, int lead) {
+  return PackedMatrix(dtype, rows, columns, lead, /*panels=*/true);
+}
+
+PackedMatrix PackedMatrix::Allocate(Stream& stream, DType dtype, int64_t rows, int64_t columns,
+                                    int lead) {
+  return PackedMatrix(dtype, rows, columns, lead, stream.device() == Device::kCpu);
+}
+
+void PackedMatrix::Upload(Stream& stream) {
+  if (panels_) return;
+  device_ = DeviceBuffer(stream, buffer_.size());
+  stream.CopyToDevice(device_.data(), buffer_.data(), buffer_.size());
+  // An error stays with the stream.
+  static_cast<void>(stream.Synchronize());
+  buffer_ = HostBuffer();
 }
 
 void PackedMatrix::PackRows(int64_t first_row, int64_t row_count, const void* source,
                             int64_t source_row_bytes) {
   PERGOLA_CHECK(first_row >= 0 && row_count >= 0 && first_row + row_count <= rows_);
+  if (!panels_) {
+    const CudaMatrix matrix{dtype_, rows_, columns_, lead_, nullptr};
+    return PackCudaRows(matrix, first_row, row_count, source, source_row_bytes, buffer_.data());
+  }
   const auto* rows = static_cast<const uint8_t*>(source);
   if (dtype_ == DType::kInt8) {
     for (int64_t i = 0; i < row_count; ++i) {
@@ -148,7 +167,7 @@ void PackedMatrix::PackRows(int64_t first_row, int64_t row_count, const void* so
 }
 
 void PackedMatrix::UnpackRow(int64_t row, float* out) const {
-  PERGOLA_CHECK(row >= 0 && row < rows_);
+  PERGOLA_CHECK(panels_ && row >= 0 && row < rows_);
   const int64_t lane = row % kPanelColumns;
   const uint8_t* panel = buffer_.data() + row / kPanelColumns * PanelBytes(dtype_, columns_, lead_);
   if (const int64_t block = BlockValues(dtype_); block > 1) {
@@ -179,7 +198,7 @@ void PackedMatrix::UnpackRow(int64_t row, float* out) const {
 }
 
 float PackedMatrix::Int8Row(int64_t row, int8_t* out) const {
-  PERGOLA_CHECK(dtype_ == DType::kInt8 && row >= 0 && row < rows_);
+  PERGOLA_CHECK(panels_ && dtype_ == DType::kInt8 && row >= 0 && row < rows_);
   const int64_t lane = row % kPanelColumns;
   const uint8_t* panel = buffer_.data() + row / kPanelColumns * PanelBytes(dtype_, columns_, lead_);
   for (int64_t k = 0; k < columns_; ++k) {

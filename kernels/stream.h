@@ -35,6 +35,19 @@ enum class Device : uint8_t { kCpu, kCuda };
 // Of the device, or of the host where the device copies from and to it without a detour.
 enum class Place : uint8_t { kDevice, kPinned };
 
+// What a decoder asks of its device's scratch memory: every shape that its ops will have.
+struct WorkspaceShape {
+  struct Matrix {
+    DType dtype = DType::kF32;
+    int64_t rows = 0, columns = 0;
+    int lead = 0;
+  };
+  std::vector<Matrix> matrices;
+  DType activation = DType::kF32;
+  int64_t step_rows = 0;
+  int64_t heads = 0, head_dim = 0;
+};
+
 // One per rank; used from the rank's main thread only. Outlives every DeviceBuffer made with it.
 class Stream {
  public:
@@ -57,6 +70,10 @@ class Stream {
   // Bytes of the device, and those of them that Allocate can still give; 0: unknown.
   virtual int64_t TotalBytes() const = 0;
   virtual int64_t AvailableBytes() const = 0;
+  // Scratch that ops of these shapes need on the device, and its allocation, before the first op:
+  // a GPU's; the CPU's threads have their own.
+  virtual int64_t WorkspaceBytes(const WorkspaceShape& shape) const = 0;
+  virtual void Reserve(int64_t bytes) = 0;
   // Enqueue a copy; the host's bytes are read or written at some time before Synchronize returns.
   virtual void CopyToDevice(void* to, const void* from, int64_t bytes) = 0;
   virtual void CopyToHost(void* to, const void* from, int64_t bytes) = 0;

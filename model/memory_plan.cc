@@ -59,6 +59,11 @@ DecoderBuffers PlanDecoderBuffers(const ShapeSpec& shape, const RankLayout& layo
   buffers.branch = bytes(rows * spec.hidden);
   buffers.part = bytes(rows * WidestPart(HeldBy(shape, layout)));
   buffers.heads = words(spec.alibi_slopes.empty() ? heads : 2 * heads);
+  if (limits.on_gpu) {
+    // There are at most as many groups as heads.
+    buffers.head_groups = words(2 * heads);
+    buffers.parts_done = words(rows * heads);
+  }
   if (layout.last_stage()) {
     buffers.picked = words(limits.logit_rows() * spec.hidden);
     buffers.picked_rows = words(limits.logit_rows());
@@ -138,7 +143,8 @@ MemoryPlan PlanRank(const ShapeSpec& shape, const RankLayout& layout, const Memo
   plan.block_count = limits.block_count;
   // The step loop pads a message's rows to whole shares of the stage's ranks.
   const int64_t residual = limits.step_tokens * shape.spec.hidden + layout.tensor_parallel;
-  plan.decoder_bytes = PlanDecoderBuffers(shape, layout, limits).total();
+  plan.decoder_bytes =
+      PlanDecoderBuffers(shape, layout, limits).total() + limits.op_workspace_bytes;
   plan.residual_bytes = DTypeBytes(DType::kF32, residual);
   plan.table_bytes = PlanTableBytes(layout, limits);
   plan.logit_bytes = PlanLogitBytes(shape, layout, limits);

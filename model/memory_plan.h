@@ -25,7 +25,7 @@ inline constexpr int64_t kSlotStateBytes = 124;
 // What a step's row has in the slot table: its position, its place in the KV and its table.
 inline constexpr int64_t kRowStateBytes = 16;
 // What a step sends a GPU about each of its rows.
-inline constexpr int64_t kStepInputRowBytes = 28;
+inline constexpr int64_t kStepInputRowBytes = 40;
 // What the token sampler keeps: of each row of a step; of each row whose logits are held, and again
 // for each rank of the stage; of each row that falls to the rank itself; of each row's answer.
 inline constexpr int64_t kWantedRowBytes = 48;
@@ -46,7 +46,8 @@ struct MemoryLimits {
   // On a GPU the block tables and slot state stay with the host, and so do the gathered logits; the
   // device has copies of what it reads.
   bool on_gpu = false;
-  int64_t peer_bytes = 0;  // what the device and its communicator keep
+  int64_t op_workspace_bytes = 0;  // scratch of a GPU's ops
+  int64_t peer_bytes = 0;          // what the device and its communicator keep
 
   // Rows whose logits are held at once: one per slot, and for few slots enough that a prompt's
   // logits (tests, scoring) do not go one by one.
@@ -61,11 +62,13 @@ struct DecoderBuffers {
   int64_t normed = 0, qkv = 0, attended = 0, gate_up = 0, activated = 0, branch = 0;
   int64_t part = 0;   // outputs of a projection that mixes dtypes
   int64_t heads = 0;  // kv_of_head and slopes
+  // Of a GPU: which heads read one KV head together, and per row how many of its parts are done.
+  int64_t head_groups = 0, parts_done = 0;
   // Rows that need logits, and which they are; last stage only.
   int64_t picked = 0, picked_rows = 0;
   int64_t total() const {
     return 2 * rope + normed + qkv + attended + gate_up + activated + branch + part + heads +
-           picked + picked_rows;
+           head_groups + parts_done + picked + picked_rows;
   }
 };
 DecoderBuffers PlanDecoderBuffers(const ShapeSpec& shape, const RankLayout& layout,

@@ -43,6 +43,8 @@ Decoder::Decoder(const ModelSpec& spec, const RankLayout& layout, const DecoderB
       heads_local_(layout.heads.size()),
       kv_heads_local_(layout.kv_heads.size()),
       kv_of_head_(stream, layout.kv_of_head),
+      head_groups_(stream, bounds.buffers.head_groups),
+      parts_done_(stream, bounds.buffers.parts_done),
       normed_(stream, bounds.buffers.normed),
       qkv_(stream, bounds.buffers.qkv),
       attended_(stream, bounds.buffers.attended),
@@ -58,16 +60,28 @@ Decoder::Decoder(const ModelSpec& spec, const RankLayout& layout, const DecoderB
   }
   rope_cosine_ = DeviceVector<float>(stream, cosine);
   rope_sine_ = DeviceVector<float>(stream, sine);
+  PlanHeads();
   if (!spec.alibi_slopes.empty()) {
     const auto first = spec.alibi_slopes.begin() + layout.heads.begin;
     alibi_slopes_ = DeviceVector<float>(stream, std::vector<float>(first, first + heads_local_));
   }
 }
 
+void Decoder::PlanHeads() {
+  if (head_groups_.size() == 0) return;
+  const std::vector<int32_t> groups = PlanHeadGroups(layout_.kv_of_head.data(), heads_local_);
+  head_group_count_ = static_cast<int64_t>(groups.size()) / 2;
+  largest_head_group_ = LargestHeadGroup(groups);
+  stream_.CopyToDevice(head_groups_.data(), groups.data(),
+                       static_cast<int64_t>(groups.size() * sizeof(int32_t)));
+  // An error stays with the stream.
+  static_cast<void>(stream_.Synchronize());
+}
+
 int64_t Decoder::bytes() const {
   int64_t total =
       rope_cosine_.bytes() + rope_sine_.bytes() + kv_of_head_.bytes() + alibi_slopes_.bytes();
-  for (const DeviceBuffer* buffer : {&normed_, &qkv_, &attended_, &gate_up_, &activated_, &branch_,
+  for (const DeviceBuffer* buffer : {&head_groups_, &parts_done_, &normed_, &qkv_, &attended_, &gate_up_, &activated_, &branch_,
                                      &part_, &picked_rows_, &picked_}) {
     total += buffer->size();
   }
@@ -202,6 +216,11 @@ void Decoder::Attend(int64_t layer, const StepRows& rows, const Tensor& qkv) {
   args.kv_dtype = kv_.shape().dtype;
   args.k_cache = kv_.K(layer);
   args.v_cache = kv_.V(layer);
+  args.work = rows.attention;
+  args.work.head_groups = reinterpret_cast<const int32_t*>(head_groups_.data());
+  args.work.head_group_count = head_group_count_;
+  args.work.largest_head_group = largest_head_group_;
+  args.work.decode_done = reinterpret_cast<int32_t*>(parts_done_.data());
   args.out = Activations(attended_, rows.count, heads_local_ * spec_.head_dim);
   PagedAttention(stream_, args);
 }

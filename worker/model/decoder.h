@@ -29,6 +29,7 @@ struct StepRows {
   const int32_t* table_of_row = nullptr;  // [count]
   const int32_t* block_tables = nullptr;  // [tables, table_stride]
   int64_t table_stride = 0;
+  AttentionWork attention;  // its lists of rows; a GPU's
 };
 
 // How large the decoder's buffers are.
@@ -61,6 +62,7 @@ class Decoder {
   void Logits(const float* hidden, absl::Span<const int32_t> rows, float* out);
 
  private:
+  void PlanHeads();
   absl::Status Embed(const StepRows& rows, const int32_t* ids, float* hidden);
   absl::Status Attention(int64_t layer, const StepRows& rows, bool add_branch, float* hidden);
   absl::Status Mlp(int64_t layer, const StepRows& rows, float* hidden);
@@ -90,6 +92,10 @@ class Decoder {
   DeviceVector<float> rope_cosine_, rope_sine_;
   DeviceVector<int32_t> kv_of_head_;  // [heads_local]
   DeviceVector<float> alibi_slopes_;  // [heads_local] or empty
+  // A GPU's, see AttentionWork.
+  DeviceBuffer head_groups_;
+  int64_t head_group_count_ = 0, largest_head_group_ = 0;
+  DeviceBuffer parts_done_;
   // Activations.
   DeviceBuffer normed_;     // [step_rows, hidden]
   DeviceBuffer qkv_;        // [step_rows, (heads_local + 2 * kv_heads_local) * head_dim]

@@ -10,8 +10,8 @@ namespace pergola {
 namespace {
 
 constexpr int64_t kWord = sizeof(int32_t);
-// Parts has one value of eight bytes and five of four; the plan knows their sum.
-static_assert(kStepInputRowBytes == 8 + 5 * kWord);
+// Parts has one value of eight bytes and eight of four; the plan knows their sum.
+static_assert(kStepInputRowBytes == 8 + 8 * kWord);
 
 }  // namespace
 
@@ -19,6 +19,8 @@ StepInputs::StepInputs(Stream& stream, int64_t step_rows, int64_t tables, int64_
     : stream_(stream), step_rows_(step_rows), table_stride_(table_stride) {
   if (stream.device() == Device::kCpu) return;
   staged_ = DeviceBuffer(stream, step_rows * kStepInputRowBytes, Place::kPinned);
+  attention_.decode_rows.reserve(step_rows);
+  attention_.prefill_tiles.reserve(2 * step_rows);
   mirror_ = DeviceBuffer(stream, step_rows * kStepInputRowBytes);
   tables_ = DeviceBuffer(stream, tables * table_stride * kWord);
 }
@@ -28,7 +30,8 @@ StepInputs::Parts StepInputs::Cut(uint8_t* memory, int64_t step_rows) {
   parts.slot_of_row = reinterpret_cast<int64_t*>(memory);
   auto* words = reinterpret_cast<int32_t*>(memory + step_rows * 8);
   for (int32_t** part :
-       {&parts.ids, &parts.positions, &parts.table_of_row, &parts.changed_at, &parts.changed_to}) {
+       {&parts.ids, &parts.positions, &parts.table_of_row, &parts.changed_at, &parts.changed_to,
+        &parts.decode_rows, &parts.prefill_tiles}) {
     *part = words;
     words += step_rows;
   }
@@ -56,6 +59,10 @@ StepInputs::Uploaded StepInputs::Upload(const StepRows& rows, absl::Span<const i
                            change.count * kWord);
     }
   }
+  PlanAttention(rows.positions, rows.table_of_row, rows.count, &attention_);
+  std::copy(attention_.decode_rows.begin(), attention_.decode_rows.end(), staged.decode_rows);
+  std::copy(attention_.prefill_tiles.begin(), attention_.prefill_tiles.end(),
+            staged.prefill_tiles);
   stream_.CopyToDevice(mirror_.data(), staged_.data(), staged_.size());
   const Parts mirror = Cut(mirror_.data(), step_rows_);
   auto* tables = reinterpret_cast<int32_t*>(tables_.data());
@@ -68,6 +75,12 @@ StepInputs::Uploaded StepInputs::Upload(const StepRows& rows, absl::Span<const i
   uploaded.rows.slot_of_row = mirror.slot_of_row;
   uploaded.rows.table_of_row = mirror.table_of_row;
   uploaded.rows.block_tables = tables;
+  AttentionWork& work = uploaded.rows.attention;
+  work.prefill_tiles = mirror.prefill_tiles;
+  work.prefill_tile_count = static_cast<int64_t>(attention_.prefill_tiles.size()) / 2;
+  work.decode_rows = mirror.decode_rows;
+  work.decode_row_count = static_cast<int64_t>(attention_.decode_rows.size());
+  work.longest_context = attention_.longest_context;
   uploaded.ids = mirror.ids;
   return uploaded;
 }

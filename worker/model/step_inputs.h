@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "absl/types/span.h"
+#include "kernels/attention_work.h"
 #include "kernels/stream.h"
 #include "worker/model/decoder.h"
 
@@ -47,12 +48,15 @@ class StepInputs {
     // Single new blocks: index in the tables, block id.
     int32_t* changed_at = nullptr;
     int32_t* changed_to = nullptr;
+    int32_t* decode_rows = nullptr;
+    int32_t* prefill_tiles = nullptr;  // two of each tile
   };
   static Parts Cut(uint8_t* memory, int64_t step_rows);
 
   Stream& stream_;
   const int64_t step_rows_;
   const int64_t table_stride_;
+  AttentionPlan attention_;
   DeviceBuffer staged_;  // pinned
   DeviceBuffer mirror_;  // what staged_ held at the last Upload
   DeviceBuffer tables_;  // [tables, table_stride] i32

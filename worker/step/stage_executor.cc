@@ -73,6 +73,7 @@ class DecoderExecutor final : public StageExecutor {
  private:
   bool on_cpu() const { return stream_.device() == Device::kCpu; }
   absl::Status PlanMemory(const ShapeSpec& shape, const ExecutorOptions& options);
+  WorkspaceShape WorkspaceOf(const ShapeSpec& shape, const ExecutorOptions& options) const;
   absl::StatusOr<int64_t> BlocksOfGpu(const ShapeSpec& shape, const std::vector<RankLayout>& ranks,
                                       MemoryLimits limits, const ExecutorOptions& options) const;
   absl::Status Allocate();
@@ -89,6 +90,7 @@ class DecoderExecutor final : public StageExecutor {
   SamplerShape sampler_shape_;
   ExecutorInfo info_;
   DType activation_ = DType::kF32;
+  int64_t workspace_bytes_ = 0;
   std::unique_ptr<KvCache> kv_;
   std::unique_ptr<DeviceReducer> reducer_;
   std::unique_ptr<Decoder> decoder_;
@@ -97,6 +99,20 @@ class DecoderExecutor final : public StageExecutor {
   DeviceBuffer hidden_;                    // [step_tokens, hidden] f32, on a GPU
   std::unique_ptr<TokenSampler> sampler_;  // last stage only
 };
+
+// Every shape that the decoder's ops will have.
+WorkspaceShape DecoderExecutor::WorkspaceOf(const ShapeSpec& shape,
+                                            const ExecutorOptions& options) const {
+  WorkspaceShape ops;
+  for (const HeldMatrix& matrix : HeldBy(shape, layout_).matrices) {
+    ops.matrices.push_back({matrix.dtype, matrix.rows, matrix.columns, matrix.lead});
+  }
+  ops.activation = activation_;
+  ops.step_rows = options.step_tokens;
+  ops.heads = layout_.heads.size();
+  ops.head_dim = spec_.head_dim;
+  return ops;
+}
 
 // As many KV blocks as the fraction of the GPU's memory holds beside the rest of the largest rank,
 // at most what all slots can use: the same number on every rank of like GPUs.
@@ -131,6 +147,7 @@ absl::Status DecoderExecutor::PlanMemory(const ShapeSpec& shape, const ExecutorO
   limits.activation_dtype = activation_;
   limits.peer_bytes = DeviceReducer::PlannedBytes(on_cpu(), layout_.tensor_parallel,
                                                   limits.step_tokens * spec_.hidden, activation_);
+  limits.op_workspace_bytes = workspace_bytes_ = stream_.WorkspaceBytes(WorkspaceOf(shape, options));
   limits.kv_dtype = options.kv_dtype_set        ? options.kv_dtype
                     : shape.AllMatricesAreF32() ? DType::kF32
                     : on_cpu()                  ? DType::kF16
@@ -187,7 +204,7 @@ void DecoderExecutor::FillInfo() {
   info_.allocated.weight_bytes[0] = weights_.bytes();
   info_.allocated.block_count = limits_.block_count;
   info_.allocated.block_bytes = kv_->bytes() / limits_.block_count;
-  info_.allocated.decoder_bytes = decoder_->bytes();
+  info_.allocated.decoder_bytes = decoder_->bytes() + workspace_bytes_;
   const int64_t logits = sampler_ == nullptr ? 0 : sampler_->bytes();
   if (on_cpu()) {
     info_.allocated.table_bytes = slots_->bytes();
@@ -223,6 +240,7 @@ absl::Status DecoderExecutor::Init(const Checkpoint& checkpoint, const ExecutorO
 
 // Everything but the weights. An allocation that fails stays with the stream as its error.
 absl::Status DecoderExecutor::Allocate() {
+  stream_.Reserve(workspace_bytes_);
   kv_ = std::make_unique<KvCache>(kv_shape_, limits_.block_count, stream_);
   reducer_ = std::make_unique<DeviceReducer>(stream_, communicator_,
                                              limits_.step_tokens * spec_.hidden, activation_);

@@ -378,9 +378,10 @@ absl::Status Loader::LoadLayerNorms(int64_t layer, LayerWeights* weights) {
 
 absl::StatusOr<PackedMatrix> Loader::LoadMatrix(Role role) {
   ASSIGN_OR_RETURN(const Item* item, Need(role, -1));
-  PackedMatrix matrix = PackedMatrix::Allocate(item->held, item->cut.rows.size(),
+  PackedMatrix matrix = PackedMatrix::Allocate(stream_, item->held, item->cut.rows.size(),
                                                item->cut.columns.size(), item->lead());
   RETURN_IF_ERROR(Pack(*item, &matrix, 0));
+  matrix.Upload(stream_);
   return matrix;
 }
 
@@ -399,13 +400,14 @@ absl::StatusOr<Projection> Loader::LoadProjection(int64_t layer, const std::vect
     for (; end < items.size() && items[end]->held == items[begin]->held; ++end) {
       rows += items[end]->cut.rows.size();
     }
-    PackedMatrix matrix =
-        PackedMatrix::Allocate(items[begin]->held, rows, projection.columns, items[begin]->lead());
+    PackedMatrix matrix = PackedMatrix::Allocate(stream_, items[begin]->held, rows,
+                                                 projection.columns, items[begin]->lead());
     int64_t first_row = 0;
     for (; begin < end; ++begin) {
       RETURN_IF_ERROR(Pack(*items[begin], &matrix, first_row));
       first_row += items[begin]->cut.rows.size();
     }
+    matrix.Upload(stream_);
     projection.rows += rows;
     projection.parts.push_back(std::move(matrix));
   }
