@@ -31,6 +31,15 @@ __device__ __forceinline__ void Store4(const DecodeParams& params, int64_t row, 
   const DecodeRowsArgs& args = params.args;
   const int64_t column = k - args.w.lead;
   const int64_t index = row * args.y_stride + column;
+  if (args.accumulate) {
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      if (column + j >= 0 && column + j < args.w.columns) {
+        static_cast<float*>(args.y)[index + j] += values[j];
+      }
+    }
+    return;
+  }
   if (params.vectors) {
     if (column < 0 || column >= args.w.columns) return;
     if (args.y_dtype == DType::kF32) {
@@ -63,7 +72,7 @@ __global__ void __launch_bounds__(kThreads) DecodeRowsKernel(DecodeParams params
   const int64_t source =
       args.ids != nullptr ? args.ids[row] - args.first_row : args.first_row + row;
   const bool here = source >= 0 && source < args.w.rows;
-  typename F::Raw raw;
+  typename F::Raw raw = {};
   float scale = 1;
   if (here) {
     F::Load(raw, args.w.data + source * params.shape.stride, params.shape, unit, t);
@@ -78,6 +87,8 @@ __global__ void __launch_bounds__(kThreads) DecodeRowsKernel(DecodeParams params
 #pragma unroll
         for (int j = 0; j < 8; ++j) w[j] *= scale;
       }
+#pragma unroll
+      for (int j = 0; j < 8; ++j) w[j] *= args.scale;
     }
     Store4(params, row, unit * F::kUnit + F::First(p, t), w);
     Store4(params, row, unit * F::kUnit + F::Second(p, t), w + 4);
@@ -144,6 +155,7 @@ void DecodeRowsOfBlocks(const CudaContext& context, const DecodeParams& params) 
 void DecodeRowsCuda(const CudaContext& context, const DecodeRowsArgs& args) {
   PERGOLA_CHECK(args.y_dtype == DType::kF32 || args.y_dtype == DType::kBF16 ||
                 args.y_dtype == DType::kF16);
+  PERGOLA_CHECK(!args.accumulate || args.y_dtype == DType::kF32);
   if (args.rows == 0 || args.w.columns == 0) return;
   DecodeParams params;
   params.args = args;
@@ -182,6 +194,8 @@ void EmbeddingCuda(const CudaContext& context, const CudaEmbeddingArgs& args) {
   decode.y = args.y.data();
   decode.y_dtype = DType::kF32;
   decode.y_stride = args.table.columns;
+  decode.scale = args.scale;
+  decode.accumulate = args.accumulate;
   DecodeRowsCuda(context, decode);
 }
 

@@ -43,13 +43,14 @@ void MatmulCuda(const CudaContext& context, const CudaMatmulArgs& args);
 int64_t MatmulCudaWorkspaceBytes(const CudaMatrix& w, DType activations, int64_t rows,
                                  CudaInt8Product int8_product);
 
-// y[r] = row ids[r] - first_row of the table if it lies in [0, table.rows), else zeros
-// (EmbeddingArgs of kernels/decoder_ops.h).
+// EmbeddingArgs of kernels/decoder_ops.h, of a table on the device.
 struct CudaEmbeddingArgs {
   CudaMatrix table;  // [rows_local, hidden]
   int64_t first_row = 0;
   Tensor ids;  // [rows] i32
-  Tensor y;    // [rows, hidden] f32
+  float scale = 1;
+  bool accumulate = false;
+  Tensor y;  // [rows, hidden] f32
 };
 void EmbeddingCuda(const CudaContext& context, const CudaEmbeddingArgs& args);
 

@@ -63,7 +63,7 @@ void MatmulTokensCuda(const CudaContext& context, const CudaMatmulArgs& args);  
 int64_t MatmulTokensWorkspaceBytes(int64_t columns, int64_t rows);
 
 // Rows of `w` to `y` [rows, w.columns] of f32, bf16 or f16: first_row.., or of `ids` those less
-// first_row, zeros where the matrix has none.
+// first_row, zeros where the matrix has none; times `scale`, and added to y (f32) if so asked.
 struct DecodeRowsArgs {
   CudaMatrix w;
   int64_t first_row = 0;
@@ -72,6 +72,8 @@ struct DecodeRowsArgs {
   void* y = nullptr;
   DType y_dtype = DType::kF32;
   int64_t y_stride = 0;
+  float scale = 1;
+  bool accumulate = false;
 };
 void DecodeRowsCuda(const CudaContext& context, const DecodeRowsArgs& args);
 

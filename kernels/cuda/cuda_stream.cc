@@ -1,0 +1,242 @@
+#include "kernels/cuda/cuda_stream.h"
+
+#include <cuda_runtime.h>
+
+#include <algorithm>
+#include <string>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/check.h"
+#include "base/status.h"
+#include "kernels/cuda/attention.h"
+#include "kernels/cuda/context.h"
+#include "kernels/cuda/cuda_ops.h"
+#include "kernels/cuda/dense_product.h"
+#include "kernels/cuda/matmul.h"
+#include "kernels/decoder_ops.h"
+
+namespace pergola {
+namespace {
+
+// Turing: the oldest that CUDA 13 compiles for.
+constexpr int kOldestCapability = 75;
+constexpr int kFirstWithBf16 = 80;
+
+// Up to as many rows a product is bound by its weights' bytes, and int8 weights multiply the
+// activations as they are; beyond, by arithmetic, and the tensor cores' int8 counts.
+constexpr int64_t kMostStreamedRows = 32;
+
+CudaInt8Product Int8ProductFor(int64_t rows) {
+  return rows <= kMostStreamedRows ? CudaInt8Product::kActivations : CudaInt8Product::kTokens;
+}
+
+CudaMatrix MatrixOf(const PackedMatrix& matrix) {
+  return {matrix.dtype(), matrix.rows(), matrix.columns(), matrix.lead(), matrix.data()};
+}
+
+class CudaStream final : public Stream {
+ public:
+  CudaStream(int device, CpuStream& host) : device_(device), host_(host) {}
+  ~CudaStream() override;
+
+  // Called once, before anything else.
+  absl::Status Open();
+
+  Device device() const override { return Device::kCuda; }
+  std::string name() const override {
+    return absl::StrCat("cuda sm_", context_.compute_capability);
+  }
+  DType ActivationFor(DType weights) const override {
+    const bool has = weights != DType::kBF16 || context_.compute_capability >= kFirstWithBf16;
+    return has ? weights : DType::kF16;
+  }
+  CpuStream& host() override { return host_; }
+
+  int64_t TotalBytes() const override { return total_bytes_; }
+  int64_t WorkspaceBytes(const WorkspaceShape& shape) const override;
+  void Reserve(int64_t bytes) override;
+  uint8_t* Allocate(int64_t bytes, Place place) override;
+  void Free(uint8_t* memory, Place place) override;
+  int64_t AvailableBytes() const override;
+  void CopyToDevice(void* to, const void* from, int64_t bytes) override;
+  void CopyToHost(void* to, const void* from, int64_t bytes) override;
+  absl::Status Synchronize() override;
+
+  void Run(const EmbeddingArgs& args) override;
+  void Run(const RmsNormArgs& args) override { Enqueue(RmsNormCuda, args); }
+  void Run(const LayerNormArgs& args) override { Enqueue(LayerNormCuda, args); }
+  void Run(const HeadNormArgs& args) override { Enqueue(HeadNormCuda, args); }
+  void Run(const RopeAndStoreArgs& args) override { Enqueue(RopeAndStoreCuda, args); }
+  void Run(const AttentionArgs& args) override { Enqueue(PagedAttentionCuda, args); }
+  void Run(const ActivateArgs& args) override { Enqueue(ActivateCuda, args); }
+  void Run(const SoftCapArgs& args) override { Enqueue(SoftCapCuda, args); }
+  void Run(const AddArgs& args) override { Enqueue(AddCuda, args); }
+  void Run(const CopyRowsArgs& args) override { Enqueue(CopyRowsCuda, args); }
+  void Run(const CopyColumnsArgs& args) override { Enqueue(CopyColumnsCuda, args); }
+  void Run(const ScatterArgs& args) override { Enqueue(ScatterCuda, args); }
+  void Run(const CopyBlockArgs& args) override { Enqueue(CopyBlockCuda, args); }
+  void Run(const MatmulArgs& args) override;
+
+ private:
+  template <typename Args>
+  void Enqueue(void (*op)(const CudaContext&, const Args&), const Args& args) {
+    if (status_.ok()) op(context_, args);
+  }
+  // Remembers the first error.
+  void Check(cudaError_t error, const char* what);
+
+  const int device_;
+  CpuStream& host_;
+  CudaContext context_ = {};
+  int64_t total_bytes_ = 0;
+  std::unique_ptr<DenseProduct> dense_;
+  absl::Status status_;
+};
+
+CudaStream::~CudaStream() {
+  // Nothing can be done about errors here; the memory goes with the process at the latest.
+  if (context_.workspace != nullptr) static_cast<void>(cudaFree(context_.workspace));
+  if (context_.stream != nullptr) static_cast<void>(cudaStreamDestroy(context_.stream));
+}
+
+void CudaStream::Check(cudaError_t error, const char* what) {
+  if (error == cudaSuccess || !status_.ok()) return;
+  const std::string text =
+      absl::StrCat("CUDA device ", device_, ": ", what, ": ", cudaGetErrorString(error), " (",
+                   cudaGetErrorName(error), ")");
+  status_ = error == cudaErrorMemoryAllocation ? absl::ResourceExhaustedError(text)
+                                               : absl::InternalError(text);
+}
+
+absl::Status CudaStream::Open() {
+  int count = 0;
+  const cudaError_t counted = cudaGetDeviceCount(&count);
+  if (counted != cudaSuccess || count == 0) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "this machine has no CUDA device: ",
+        counted == cudaSuccess ? "the driver lists none" : cudaGetErrorString(counted)));
+  }
+  if (device_ < 0 || device_ >= count) {
+    return absl::InvalidArgumentError(absl::StrCat("CUDA device ", device_, " is not one of the ",
+                                                   count, " of this machine, 0 to ", count - 1));
+  }
+  Check(cudaSetDevice(device_), "selecting it");
+  cudaDeviceProp properties = {};
+  Check(cudaGetDeviceProperties(&properties, device_), "reading its properties");
+  RETURN_IF_ERROR(status_);
+  context_.compute_capability = properties.major * 10 + properties.minor;
+  context_.multiprocessors = properties.multiProcessorCount;
+  if (context_.compute_capability < kOldestCapability) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "CUDA device ", device_, " (", properties.name, ") has compute capability ",
+        properties.major, ".", properties.minor, "; the oldest that is supported is 7.5 (Turing)"));
+  }
+  total_bytes_ = static_cast<int64_t>(properties.totalGlobalMem);
+  ASSIGN_OR_RETURN(dense_, DenseProduct::Create());
+  context_.dense = dense_.get();
+  Check(cudaStreamCreateWithFlags(&context_.stream, cudaStreamNonBlocking), "making a stream");
+  return status_;
+}
+
+int64_t CudaStream::WorkspaceBytes(const WorkspaceShape& shape) const {
+  const int64_t group = std::min(shape.heads, kAttentionGroupHeads);
+  int64_t bytes =
+      PagedAttentionWorkspaceBytes(context_.multiprocessors, group, shape.head_dim);
+  for (const WorkspaceShape::Matrix& matrix : shape.matrices) {
+    const CudaMatrix weights{matrix.dtype, matrix.rows, matrix.columns, matrix.lead, nullptr};
+    for (const int64_t rows : {std::min(shape.step_rows, kMostStreamedRows), shape.step_rows}) {
+      bytes = std::max(bytes, MatmulCudaWorkspaceBytes(weights, shape.activation, rows,
+                                                       Int8ProductFor(rows)));
+    }
+  }
+  return bytes;
+}
+
+void CudaStream::Reserve(int64_t bytes) {
+  PERGOLA_CHECK(context_.workspace == nullptr);
+  context_.workspace = Allocate(bytes, Place::kDevice);
+  context_.workspace_bytes = bytes;
+}
+
+void CudaStream::Run(const EmbeddingArgs& args) {
+  CudaEmbeddingArgs cuda;
+  cuda.table = MatrixOf(*args.table);
+  cuda.first_row = args.first_row;
+  cuda.ids = args.ids;
+  cuda.scale = args.scale;
+  cuda.accumulate = args.accumulate;
+  cuda.y = args.y;
+  Enqueue(EmbeddingCuda, cuda);
+}
+
+void CudaStream::Run(const MatmulArgs& args) {
+  CudaMatmulArgs cuda;
+  cuda.x = args.x;
+  cuda.w = MatrixOf(*args.w);
+  cuda.bias = args.bias;
+  cuda.accumulate = args.accumulate;
+  cuda.y = args.y;
+  cuda.int8_product = Int8ProductFor(args.x.dim(0));
+  Enqueue(MatmulCuda, cuda);
+}
+
+uint8_t* CudaStream::Allocate(int64_t bytes, Place place) {
+  if (bytes == 0 || !status_.ok()) return nullptr;
+  void* memory = nullptr;
+  const auto size = static_cast<size_t>(bytes);
+  if (place == Place::kPinned) {
+    const std::string what = absl::StrCat("allocating ", bytes, " bytes of pinned memory");
+    Check(cudaMallocHost(&memory, size), what.c_str());
+    if (status_.ok()) std::fill_n(static_cast<uint8_t*>(memory), bytes, 0);
+  } else {
+    const std::string what = absl::StrCat("allocating ", bytes, " bytes");
+    Check(cudaMalloc(&memory, size), what.c_str());
+    if (status_.ok()) Check(cudaMemsetAsync(memory, 0, size, context_.stream), "clearing memory");
+  }
+  return static_cast<uint8_t*>(memory);
+}
+
+void CudaStream::Free(uint8_t* memory, Place place) {
+  Check(place == Place::kPinned ? cudaFreeHost(memory) : cudaFree(memory), "freeing memory");
+}
+
+int64_t CudaStream::AvailableBytes() const {
+  size_t available = 0, total = 0;
+  if (cudaMemGetInfo(&available, &total) != cudaSuccess) return 0;
+  return static_cast<int64_t>(available);
+}
+
+void CudaStream::CopyToDevice(void* to, const void* from, int64_t bytes) {
+  if (bytes == 0 || !status_.ok()) return;
+  Check(cudaMemcpyAsync(to, from, static_cast<size_t>(bytes), cudaMemcpyHostToDevice,
+                        context_.stream),
+        "copying to it");
+}
+
+void CudaStream::CopyToHost(void* to, const void* from, int64_t bytes) {
+  if (bytes == 0 || !status_.ok()) return;
+  Check(cudaMemcpyAsync(to, from, static_cast<size_t>(bytes), cudaMemcpyDeviceToHost,
+                        context_.stream),
+        "copying from it");
+}
+
+absl::Status CudaStream::Synchronize() {
+  if (status_.ok()) Check(cudaStreamSynchronize(context_.stream), "waiting for it");
+  return status_;
+}
+
+}  // namespace
+
+int CudaDeviceCount() {
+  int count = 0;
+  return cudaGetDeviceCount(&count) == cudaSuccess ? count : 0;
+}
+
+absl::StatusOr<std::unique_ptr<Stream>> OpenCudaStream(int index, CpuStream& host) {
+  auto stream = std::make_unique<CudaStream>(index, host);
+  RETURN_IF_ERROR(stream->Open());
+  return std::unique_ptr<Stream>(std::move(stream));
+}
+
+}  // namespace pergola
