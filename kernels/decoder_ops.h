@@ -121,7 +121,7 @@ struct AttentionArgs {
   DType kv_dtype = DType::kF32;
   const void* k_cache = nullptr;
   const void* v_cache = nullptr;
-  Tensor out;  // [rows, heads * head_dim] activations; may not alias qkv
+  Tensor out;          // [rows, heads * head_dim] activations; may not alias qkv
   AttentionWork work;  // read by the GPU only
 };
 void PagedAttention(Stream& stream, const AttentionArgs& args);

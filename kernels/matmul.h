@@ -43,7 +43,8 @@ class PackedMatrix {
   static PackedMatrix Allocate(DType dtype, int64_t rows, int64_t columns, int lead = 0);
   // The same for ops on `stream`: a GPU wants the rows one after the other
   // (kernels/cuda/matrix_layout.h). They are packed on the host; Upload brings them to the device.
-  static PackedMatrix Allocate(Stream& stream, DType dtype, int64_t rows, int64_t columns, int lead);
+  static PackedMatrix Allocate(Stream& stream, DType dtype, int64_t rows, int64_t columns,
+                               int lead);
   // Once all rows are packed. Nothing to do on the CPU.
   void Upload(Stream& stream);
   // Packs `row_count` source rows (as in the file: dense values, or whole blocks that cover lead +

@@ -3,9 +3,9 @@
 #include <vector>
 
 #include "base/check.h"
+#include "kernels/cuda/matrix_layout.h"
 #include "kernels/int8.h"
 #include "kernels/matmul.h"
-#include "kernels/cuda/matrix_layout.h"
 #include "kernels/packed_layout.h"
 
 namespace pergola {

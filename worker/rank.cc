@@ -169,8 +169,8 @@ absl::Status Rank::Load() {
   };
   ExecutorOptions executor = options_.executor;
   executor.gpu_ranks = gpu_ranks_;
-  ASSIGN_OR_RETURN(executor_, StageExecutor::Load(*checkpoint_, layout_, executor,
-                                                  stream(), communicator_.get(), progress));
+  ASSIGN_OR_RETURN(executor_, StageExecutor::Load(*checkpoint_, layout_, executor, stream(),
+                                                  communicator_.get(), progress));
   return absl::OkStatus();
 }
 

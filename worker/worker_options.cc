@@ -33,12 +33,12 @@ absl::StatusOr<CpuTarget> ParseTarget(const std::string& name) {
       absl::StrCat("--cpu-target is '", name, "'; it must be one of ", known));
 }
 
-absl::StatusOr<DType> ParseKvDType(const std::string& name) {
+absl::StatusOr<DType> ParseFloat(const char* flag, const std::string& name) {
   for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF16}) {
     if (name == DTypeName(dtype)) return dtype;
   }
   return absl::InvalidArgumentError(
-      absl::StrCat("--kv-dtype is '", name, "'; it must be f32, bf16 or f16"));
+      absl::StrCat(flag, " is '", name, "'; it must be f32, bf16 or f16"));
 }
 
 absl::StatusOr<DeviceChoice> ParseDevice(const std::string& name) {
@@ -56,9 +56,8 @@ absl::StatusOr<std::vector<int>> ParseDevices(const std::string& list) {
   for (const absl::string_view part : absl::StrSplit(list, ',')) {
     int index = -1;
     if (!absl::SimpleAtoi(part, &index) || index < 0 || index >= kMaxDevices) {
-      return absl::InvalidArgumentError(absl::StrCat("--devices is '", list, "': '", part,
-                                                     "' is not a number from 0 to ",
-                                                     kMaxDevices - 1));
+      return absl::InvalidArgumentError(absl::StrCat(
+          "--devices is '", list, "': '", part, "' is not a number from 0 to ", kMaxDevices - 1));
     }
     if (std::find(devices.begin(), devices.end(), index) != devices.end()) {
       return absl::InvalidArgumentError(
@@ -92,7 +91,7 @@ absl::Status CheckOptions(const WorkerOptions& options) {
 
 absl::StatusOr<WorkerOptions> ParseWorkerOptions(int argc, const char* const* argv) {
   WorkerOptions options;
-  std::string cpu_target, kv_dtype, dtype = "auto", device = "auto", devices;
+  std::string activation_dtype, cpu_target, kv_dtype, dtype = "auto", device = "auto", devices;
   int64_t kv_mib = 0;
   CLI::App app("pergola-worker: one rank of a group; started by mpirun, one process per rank");
   app.add_option("--model", options.model, "model directory or .gguf file")->required();
@@ -113,6 +112,8 @@ absl::StatusOr<WorkerOptions> ParseWorkerOptions(int argc, const char* const* ar
             "KV memory per rank; 0: what all slots use, at most 1024");
   app.add_option("--dtype", dtype, "of the weight matrices: auto, f32, bf16, f16, int8 or int4");
   app.add_option("--kv-dtype", kv_dtype, "f32, bf16 or f16");
+  app.add_option("--activation-dtype", activation_dtype,
+                 "f32, bf16 or f16; unset: f32 on the CPU, on a GPU what suits the weights");
   AddNumber(app, "--context-length", &options.executor.context_length, {0, int64_t{1} << 31},
             "tokens; 0: the model's, or what the KV holds");
   app.add_option("--device", device, "auto (a GPU if there is one), cpu or cuda");
@@ -146,8 +147,13 @@ absl::StatusOr<WorkerOptions> ParseWorkerOptions(int argc, const char* const* ar
   }
   ASSIGN_OR_RETURN(options.executor.weights, ParseWeightFormat(dtype));
   if (!kv_dtype.empty()) {
-    ASSIGN_OR_RETURN(options.executor.kv_dtype, ParseKvDType(kv_dtype));
+    ASSIGN_OR_RETURN(options.executor.kv_dtype, ParseFloat("--kv-dtype", kv_dtype));
     options.executor.kv_dtype_set = true;
+  }
+  if (!activation_dtype.empty()) {
+    ASSIGN_OR_RETURN(options.executor.activation_dtype,
+                     ParseFloat("--activation-dtype", activation_dtype));
+    options.executor.activation_dtype_set = true;
   }
   RETURN_IF_ERROR(CheckOptions(options));
   return options;

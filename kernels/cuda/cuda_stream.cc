@@ -141,13 +141,12 @@ absl::Status CudaStream::Open() {
 
 int64_t CudaStream::WorkspaceBytes(const WorkspaceShape& shape) const {
   const int64_t group = std::min(shape.heads, kAttentionGroupHeads);
-  int64_t bytes =
-      PagedAttentionWorkspaceBytes(context_.multiprocessors, group, shape.head_dim);
+  int64_t bytes = PagedAttentionWorkspaceBytes(context_.multiprocessors, group, shape.head_dim);
   for (const WorkspaceShape::Matrix& matrix : shape.matrices) {
     const CudaMatrix weights{matrix.dtype, matrix.rows, matrix.columns, matrix.lead, nullptr};
     for (const int64_t rows : {std::min(shape.step_rows, kMostStreamedRows), shape.step_rows}) {
-      bytes = std::max(bytes, MatmulCudaWorkspaceBytes(weights, shape.activation, rows,
-                                                       Int8ProductFor(rows)));
+      bytes = std::max(
+          bytes, MatmulCudaWorkspaceBytes(weights, shape.activation, rows, Int8ProductFor(rows)));
     }
   }
   return bytes;

@@ -25,6 +25,7 @@ ExecutorOptions Options() {
   options.context_length = 128;
   options.kv_dtype = DType::kF32;
   options.kv_dtype_set = true;
+  options.activation_dtype_set = true;  // f32, also on a GPU
   options.block_count = kBlocks;
   return options;
 }
@@ -48,14 +49,21 @@ v1::StepPlan PromptPlan(const std::vector<int32_t>& prompt, bool all_logits) {
   return plan;
 }
 
-using Case = std::tuple<std::string, int, int>;
+using Case = std::tuple<std::string, int, int, Device>;
 
-class LayoutGoldenTest : public testing::TestWithParam<Case> {};
+class LayoutGoldenTest : public testing::TestWithParam<Case> {
+ protected:
+  void SetUp() override {
+    if (std::get<3>(GetParam()) == Device::kCuda && CudaDeviceCount() == 0) {
+      GTEST_SKIP() << "there is no CUDA device";
+    }
+  }
+};
 
 TEST_P(LayoutGoldenTest, LogitsLieWithinTheJudgesBound) {
-  const auto& [name, tp, pp] = GetParam();
+  const auto& [name, tp, pp, device] = GetParam();
   const Golden golden = LoadGolden(name);
-  ThreadGroup group(golden.checkpoint, tp, pp, Options());
+  ThreadGroup group(golden.checkpoint, tp, pp, Options(), device);
   const int64_t vocabulary = group.spec().vocabulary;
   group.Submit(PromptPlan(golden.prompt, true));
   ASSERT_EQ(group.Wait().entries_size(), 1);
@@ -98,9 +106,9 @@ std::vector<int32_t> Greedy(ThreadGroup* group, const std::vector<int32_t>& prom
 }
 
 TEST_P(LayoutGoldenTest, GreedyTokensAreTheJudgesWithRunAhead) {
-  const auto& [name, tp, pp] = GetParam();
+  const auto& [name, tp, pp, device] = GetParam();
   const Golden golden = LoadGolden(name);
-  ThreadGroup group(golden.checkpoint, tp, pp, Options());
+  ThreadGroup group(golden.checkpoint, tp, pp, Options(), device);
   EXPECT_EQ(Greedy(&group, golden.prompt, golden.greedy.size(), pp), golden.greedy);
 }
 
@@ -119,21 +127,42 @@ TEST(Gemma270MLayoutTest, GreedyTokensOfTwoRanksAreTheJudges) {
 
 std::string CaseName(const testing::TestParamInfo<Case>& test) {
   return TestName(std::get<0>(test.param)) + "_tp" + std::to_string(std::get<1>(test.param)) +
-         "_pp" + std::to_string(std::get<2>(test.param));
+         "_pp" + std::to_string(std::get<2>(test.param)) +
+         (std::get<3>(test.param) == Device::kCuda ? "_cuda" : "");
 }
 
 INSTANTIATE_TEST_SUITE_P(Llama, LayoutGoldenTest,
                          testing::Combine(testing::ValuesIn(GoldenNames()),
-                                          testing::Values(1, 2, 3), testing::Values(1, 2, 3)),
+                                          testing::Values(1, 2, 3), testing::Values(1, 2, 3),
+                                          testing::Values(Device::kCpu)),
                          CaseName);
 INSTANTIATE_TEST_SUITE_P(Families, LayoutGoldenTest,
                          testing::Combine(testing::ValuesIn(FamilyGoldenNames()),
-                                          testing::Values(1, 2, 3), testing::Values(1, 2)),
+                                          testing::Values(1, 2, 3), testing::Values(1, 2),
+                                          testing::Values(Device::kCpu)),
                          CaseName);
 
 INSTANTIATE_TEST_SUITE_P(Gguf, LayoutGoldenTest,
                          testing::Combine(testing::ValuesIn(GgufGoldenNames()),
-                                          testing::Values(1, 2, 3), testing::Values(1, 2)),
+                                          testing::Values(1, 2, 3), testing::Values(1, 2),
+                                          testing::Values(Device::kCpu)),
+                         CaseName);
+
+// On a GPU or its emulator, activations in f32.
+constexpr auto kGpu = Device::kCuda;
+INSTANTIATE_TEST_SUITE_P(CudaLlama, LayoutGoldenTest,
+                         testing::Combine(testing::ValuesIn(GoldenNames()), testing::Values(1, 2),
+                                          testing::Values(1, 2), testing::Values(kGpu)),
+                         CaseName);
+INSTANTIATE_TEST_SUITE_P(CudaFamilies, LayoutGoldenTest,
+                         testing::Combine(testing::ValuesIn(FamilyGoldenNames()),
+                                          testing::Values(1, 2), testing::Values(1, 2),
+                                          testing::Values(kGpu)),
+                         CaseName);
+INSTANTIATE_TEST_SUITE_P(CudaGguf, LayoutGoldenTest,
+                         testing::Combine(testing::ValuesIn(GgufGoldenNames()),
+                                          testing::Values(1, 2), testing::Values(1),
+                                          testing::Values(kGpu)),
                          CaseName);
 
 }  // namespace

@@ -12,6 +12,7 @@
 
 #include "base/mutex.h"
 #include "gtest/gtest.h"
+#include "kernels/cuda/cuda_stream.h"
 #include "kernels/sample.h"
 #include "model/checkpoint.h"
 #include "tests/worker/thread_ranks.h"
@@ -22,7 +23,9 @@ namespace pergola {
 
 class ThreadGroup {
  public:
-  ThreadGroup(const std::string& path, int tp, int pp, const ExecutorOptions& options) : tp_(tp) {
+  ThreadGroup(const std::string& path, int tp, int pp, const ExecutorOptions& options,
+              Device device = Device::kCpu)
+      : tp_(tp), device_(device) {
     auto checkpoint = Checkpoint::Open(path);
     EXPECT_TRUE(checkpoint.ok()) << checkpoint.status();
     checkpoint_ = std::move(checkpoint).value();
@@ -100,7 +103,8 @@ class ThreadGroup {
   };
 
   struct Rank {
-    std::unique_ptr<Stream> stream;
+    std::unique_ptr<CpuStream> host;
+    std::unique_ptr<Stream> gpu;
     std::unique_ptr<Transport> transport;
     std::unique_ptr<StageExecutor> executor;
     std::unique_ptr<StepLoop> loop;
@@ -115,10 +119,16 @@ class ThreadGroup {
     Rank rank;
     StreamOptions stream;
     stream.workspace_bytes = SampleWorkspaceBytes(spec().vocabulary, spec().context_length);
-    rank.stream = CpuStream::Create(stream);
+    rank.host = CpuStream::Create(stream);
+    if (device_ == Device::kCuda) {
+      auto gpu = OpenCudaStream(0, *rank.host);
+      EXPECT_TRUE(gpu.ok()) << gpu.status();
+      rank.gpu = std::move(gpu).value();
+    }
+    Stream& where = rank.gpu != nullptr ? *rank.gpu : *rank.host;
     rank.transport =
         std::make_unique<ThreadTransport>(mailboxes, world_rank, &stage.board(layout->tp_rank));
-    auto executor = StageExecutor::Load(*checkpoint_, *layout, options, *rank.stream,
+    auto executor = StageExecutor::Load(*checkpoint_, *layout, options, where,
                                         &stage.at(layout->tp_rank), nullptr);
     EXPECT_TRUE(executor.ok()) << executor.status();
     rank.executor = std::move(executor).value();
@@ -140,6 +150,7 @@ class ThreadGroup {
   }
 
   const int tp_;
+  const Device device_;
   std::unique_ptr<Checkpoint> checkpoint_;
   Plans plans_;
   Results results_;

@@ -81,8 +81,9 @@ void Decoder::PlanHeads() {
 int64_t Decoder::bytes() const {
   int64_t total =
       rope_cosine_.bytes() + rope_sine_.bytes() + kv_of_head_.bytes() + alibi_slopes_.bytes();
-  for (const DeviceBuffer* buffer : {&head_groups_, &parts_done_, &normed_, &qkv_, &attended_, &gate_up_, &activated_, &branch_,
-                                     &part_, &picked_rows_, &picked_}) {
+  for (const DeviceBuffer* buffer :
+       {&head_groups_, &parts_done_, &normed_, &qkv_, &attended_, &gate_up_, &activated_, &branch_,
+        &part_, &picked_rows_, &picked_}) {
     total += buffer->size();
   }
   return total;

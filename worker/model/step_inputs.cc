@@ -29,9 +29,8 @@ StepInputs::Parts StepInputs::Cut(uint8_t* memory, int64_t step_rows) {
   Parts parts;
   parts.slot_of_row = reinterpret_cast<int64_t*>(memory);
   auto* words = reinterpret_cast<int32_t*>(memory + step_rows * 8);
-  for (int32_t** part :
-       {&parts.ids, &parts.positions, &parts.table_of_row, &parts.changed_at, &parts.changed_to,
-        &parts.decode_rows, &parts.prefill_tiles}) {
+  for (int32_t** part : {&parts.ids, &parts.positions, &parts.table_of_row, &parts.changed_at,
+                         &parts.changed_to, &parts.decode_rows, &parts.prefill_tiles}) {
     *part = words;
     words += step_rows;
   }
@@ -61,8 +60,7 @@ StepInputs::Uploaded StepInputs::Upload(const StepRows& rows, absl::Span<const i
   }
   PlanAttention(rows.positions, rows.table_of_row, rows.count, &attention_);
   std::copy(attention_.decode_rows.begin(), attention_.decode_rows.end(), staged.decode_rows);
-  std::copy(attention_.prefill_tiles.begin(), attention_.prefill_tiles.end(),
-            staged.prefill_tiles);
+  std::copy(attention_.prefill_tiles.begin(), attention_.prefill_tiles.end(), staged.prefill_tiles);
   stream_.CopyToDevice(mirror_.data(), staged_.data(), staged_.size());
   const Parts mirror = Cut(mirror_.data(), step_rows_);
   auto* tables = reinterpret_cast<int32_t*>(tables_.data());

@@ -142,12 +142,19 @@ absl::Status DecoderExecutor::PlanMemory(const ShapeSpec& shape, const ExecutorO
   limits.slot_count = options.slot_count;
   limits.block_tokens = options.block_tokens;
   limits.step_tokens = options.step_tokens;
-  activation_ = stream_.ActivationFor(shape.MatrixFloat());
+  activation_ = stream_.ActivationFor(options.activation_dtype_set ? options.activation_dtype
+                                                                   : shape.MatrixFloat());
+  if (options.activation_dtype_set && activation_ != options.activation_dtype) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--activation-dtype is ", ToAbsl(DTypeName(options.activation_dtype)), "; ",
+                     stream_.name(), " computes in ", ToAbsl(DTypeName(activation_))));
+  }
   limits.on_gpu = !on_cpu();
   limits.activation_dtype = activation_;
   limits.peer_bytes = DeviceReducer::PlannedBytes(on_cpu(), layout_.tensor_parallel,
                                                   limits.step_tokens * spec_.hidden, activation_);
-  limits.op_workspace_bytes = workspace_bytes_ = stream_.WorkspaceBytes(WorkspaceOf(shape, options));
+  limits.op_workspace_bytes = workspace_bytes_ =
+      stream_.WorkspaceBytes(WorkspaceOf(shape, options));
   limits.kv_dtype = options.kv_dtype_set        ? options.kv_dtype
                     : shape.AllMatricesAreF32() ? DType::kF32
                     : on_cpu()                  ? DType::kF16

@@ -33,6 +33,9 @@ struct ExecutorOptions {
   DType kv_dtype = DType::kF32;
   bool kv_dtype_set = false;
   WeightFormat weights = WeightFormat::kAuto;
+  // Ignored unless activation_dtype_set; default: what suits the weights on the device.
+  DType activation_dtype = DType::kF32;
+  bool activation_dtype_set = false;
   int64_t block_count = 0;  // exact number instead of kv_bytes (tests); 0: from kv_bytes
   // Of a GPU's memory, for its ranks together. With kv_bytes 0 the KV gets all that the rest leaves
   // of it, at most what all slots can use.
