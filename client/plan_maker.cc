@@ -61,6 +61,7 @@ absl::StatusOr<MemoryLimits> LimitsOf(const ShapeSpec& shape, const PlanOptions&
   if (limits.slot_count == 0) limits.slot_count = options.gpu.empty() ? kCpuSlots : kGpuSlots;
   limits.block_tokens = options.block_tokens;
   limits.step_tokens = options.step_tokens;
+  limits.on_gpu = !options.gpu.empty();
   const bool f32 = shape.AllMatricesAreF32();
   limits.kv_dtype = f32 ? DType::kF32 : DType::kF16;
   if (!options.kv_dtype.empty()) {

@@ -49,7 +49,7 @@ class CpuStream final : public Stream {
   void Free(uint8_t* memory, Place place) override;
   int64_t TotalBytes() const override { return 0; }
   int64_t WorkspaceBytes(const WorkspaceShape& /*shape*/) const override { return 0; }
-  void Reserve(int64_t /*bytes*/) override {}
+  void UseWorkspace(uint8_t* /*memory*/, int64_t /*bytes*/) override {}
   int64_t AvailableBytes() const override;
   void CopyToDevice(void* to, const void* from, int64_t bytes) override;
   void CopyToHost(void* to, const void* from, int64_t bytes) override;

@@ -70,10 +70,10 @@ class Stream {
   // Bytes of the device, and those of them that Allocate can still give; 0: unknown.
   virtual int64_t TotalBytes() const = 0;
   virtual int64_t AvailableBytes() const = 0;
-  // Scratch that ops of these shapes need on the device, and its allocation, before the first op:
-  // a GPU's; the CPU's threads have their own.
+  // Scratch that ops of these shapes need on a GPU, and what they are to use from now on (device
+  // memory, borrowed). The CPU's threads have their own.
   virtual int64_t WorkspaceBytes(const WorkspaceShape& shape) const = 0;
-  virtual void Reserve(int64_t bytes) = 0;
+  virtual void UseWorkspace(uint8_t* memory, int64_t bytes) = 0;
   // Enqueue a copy; the host's bytes are read or written at some time before Synchronize returns.
   virtual void CopyToDevice(void* to, const void* from, int64_t bytes) = 0;
   virtual void CopyToHost(void* to, const void* from, int64_t bytes) = 0;

@@ -137,7 +137,7 @@ MemoryPlan PlanRank(const ShapeSpec& shape, const RankLayout& layout, const Memo
     plan.weight_bytes[kind] = held.vector_bytes[kind];
   }
   for (const HeldMatrix& matrix : held.matrices) {
-    plan.weight_bytes[static_cast<int>(matrix.kind)] += matrix.bytes();
+    plan.weight_bytes[static_cast<int>(matrix.kind)] += matrix.bytes(limits.on_gpu);
   }
   plan.block_bytes = KvBlockBytes(shape.spec, layout, limits.block_tokens, limits.kv_dtype);
   plan.block_count = limits.block_count;

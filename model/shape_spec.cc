@@ -7,6 +7,7 @@
 #include "base/check.h"
 #include "base/status.h"
 #include "model/cut.h"
+#include "model/cuda_packed_size.h"
 #include "model/packed_size.h"
 
 namespace pergola {
@@ -258,8 +259,9 @@ absl::StatusOr<ShapeSpec> WithWeightFormat(ShapeSpec shape, WeightFormat format)
   return shape;
 }
 
-int64_t HeldMatrix::bytes() const {
-  return PackedMatrixBytes(dtype, rows, columns, lead);
+int64_t HeldMatrix::bytes(bool on_gpu) const {
+  return on_gpu ? CudaMatrixBytes(dtype, rows, columns, lead)
+                : PackedMatrixBytes(dtype, rows, columns, lead);
 }
 
 HeldWeights HeldBy(const ShapeSpec& shape, const RankLayout& layout) {

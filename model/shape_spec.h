@@ -79,7 +79,7 @@ struct HeldMatrix {
   int64_t columns = 0;
   int lead = 0;  // values of the first block that lie before the cut
 
-  int64_t bytes() const;
+  int64_t bytes(bool on_gpu) const;
 };
 
 struct HeldWeights {

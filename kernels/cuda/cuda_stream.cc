@@ -55,7 +55,10 @@ class CudaStream final : public Stream {
 
   int64_t TotalBytes() const override { return total_bytes_; }
   int64_t WorkspaceBytes(const WorkspaceShape& shape) const override;
-  void Reserve(int64_t bytes) override;
+  void UseWorkspace(uint8_t* memory, int64_t bytes) override {
+    context_.workspace = memory;
+    context_.workspace_bytes = bytes;
+  }
   uint8_t* Allocate(int64_t bytes, Place place) override;
   void Free(uint8_t* memory, Place place) override;
   int64_t AvailableBytes() const override;
@@ -96,7 +99,6 @@ class CudaStream final : public Stream {
 
 CudaStream::~CudaStream() {
   // Nothing can be done about errors here; the memory goes with the process at the latest.
-  if (context_.workspace != nullptr) static_cast<void>(cudaFree(context_.workspace));
   if (context_.stream != nullptr) static_cast<void>(cudaStreamDestroy(context_.stream));
 }
 
@@ -150,12 +152,6 @@ int64_t CudaStream::WorkspaceBytes(const WorkspaceShape& shape) const {
     }
   }
   return bytes;
-}
-
-void CudaStream::Reserve(int64_t bytes) {
-  PERGOLA_CHECK(context_.workspace == nullptr);
-  context_.workspace = Allocate(bytes, Place::kDevice);
-  context_.workspace_bytes = bytes;
 }
 
 void CudaStream::Run(const EmbeddingArgs& args) {

@@ -12,6 +12,7 @@
 #include "base/mutex.h"
 #include "gtest/gtest.h"
 #include "kernels/cpu_stream.h"
+#include "kernels/cuda/cuda_stream.h"
 #include "worker/step/stage_executor.h"
 
 namespace pergola {
@@ -90,7 +91,7 @@ inline bool SameBits(const std::vector<float>& a, const std::vector<float>& b) {
 class ExecutorGroup {
  public:
   ExecutorGroup(const Checkpoint& checkpoint, int tp, int pp, const ExecutorOptions& options,
-                int threads = 1)
+                int threads = 1, Device device = Device::kCpu)
       : hidden_(checkpoint.spec().hidden), tp_(tp), pp_(pp) {
     for (int stage = 0; stage < pp; ++stage) {
       auto meeting = std::make_shared<Meeting>();
@@ -99,11 +100,17 @@ class ExecutorGroup {
         StreamOptions stream;
         stream.threads = threads;
         stream.workspace_bytes = 8 << 20;
-        rank.stream = CpuStream::Create(stream);
+        rank.host = CpuStream::Create(stream);
+        if (device == Device::kCuda) {
+          auto gpu = OpenCudaStream(0, *rank.host);
+          EXPECT_TRUE(gpu.ok()) << gpu.status();
+          rank.gpu = std::move(gpu).value();
+        }
+        Stream& where = rank.gpu != nullptr ? *rank.gpu : *rank.host;
         rank.communicator = std::make_unique<PlainCommunicator>(meeting, tp_rank, tp);
         const auto layout = MakeLayout(checkpoint.spec(), tp, pp, stage * tp + tp_rank);
         EXPECT_TRUE(layout.ok()) << layout.status();
-        auto executor = StageExecutor::Load(checkpoint, *layout, options, *rank.stream,
+        auto executor = StageExecutor::Load(checkpoint, *layout, options, where,
                                             rank.communicator.get(), nullptr);
         EXPECT_TRUE(executor.ok()) << executor.status();
         rank.executor = std::move(executor).value();
@@ -157,7 +164,8 @@ class ExecutorGroup {
 
  private:
   struct Rank {
-    std::unique_ptr<Stream> stream;
+    std::unique_ptr<CpuStream> host;
+    std::unique_ptr<Stream> gpu;
     std::unique_ptr<StageCommunicator> communicator;
     std::unique_ptr<StageExecutor> executor;
   };

@@ -3,6 +3,7 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "kernels/cuda/cuda_stream.h"
 #include "tests/worker/executor_fixture.h"
 #include "tests/worker/golden.h"
 
@@ -87,6 +88,75 @@ TEST(PlannedMemoryTest, KvIsF32OnlyWithF32Weights) {
   EXPECT_EQ(kv("mha", WeightFormat::kInt4), "f32+q4_1 weights, f16 kv");
   EXPECT_EQ(kv("mha", WeightFormat::kBF16), "bf16 weights, f16 kv");
   EXPECT_EQ(kv("gguf_q8_0", WeightFormat::kF32), "f32 weights, f32 kv");
+}
+
+// On a GPU: what the device gave, by its own account, is what the plan says.
+class GpuMemoryTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    if (CudaDeviceCount() == 0) GTEST_SKIP() << "there is no CUDA device";
+    auto stream = OpenCudaStream(0, *host_);
+    ASSERT_TRUE(stream.ok()) << stream.status();
+    stream_ = std::move(stream).value();
+  }
+  void ExpectPlannedIsTaken(const Checkpoint& checkpoint, const ExecutorOptions& options) {
+    const int64_t before = stream_->AvailableBytes();
+    auto loaded = StageExecutor::Load(checkpoint, *MakeLayout(checkpoint.spec(), 1, 1, 0), options,
+                                      *stream_, nullptr, nullptr);
+    ASSERT_TRUE(loaded.ok()) << loaded.status();
+    const ExecutorInfo& info = (*loaded)->info();
+    // Each allocation may be rounded up: to a byte by the emulator, to more by a GPU.
+    const int64_t taken = before - stream_->AvailableBytes();
+    EXPECT_GE(taken, info.memory.total());
+    EXPECT_LE(taken, info.memory.total() + 500 * Grain());
+    EXPECT_EQ(info.allocated.total(), info.memory.total());
+  }
+
+  int64_t Grain() {
+    const int64_t before = stream_->AvailableBytes();
+    const DeviceBuffer byte(*stream_, 1);
+    return before - stream_->AvailableBytes();
+  }
+
+  const std::unique_ptr<CpuStream> host_ = CpuStream::Create({});
+  std::unique_ptr<Stream> stream_;
+};
+
+TEST_F(GpuMemoryTest, PlannedIsTakenInEveryWeightFormat) {
+  for (const char* name : {"gqa_tied", "gguf_q4_0", "gpt2", "bloom", "gpt_bigcode_mqa"}) {
+    const auto checkpoint = Checkpoint::Open(LoadGolden(name).checkpoint);
+    ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
+    for (const WeightFormat format : kWeightFormats) {
+      SCOPED_TRACE(testing::Message() << name << " in " << WeightFormatName(format));
+      ExecutorOptions options = TinyOptions();
+      options.weights = format;
+      ExpectPlannedIsTaken(**checkpoint, options);
+    }
+  }
+}
+
+TEST_F(GpuMemoryTest, TheKvGetsWhatTheFractionLeavesAtMostWhatSlotsUse) {
+  const MemoryCheckpoint checkpoint(TinySpec(), {});
+  ExecutorOptions options = TinyOptions();
+  const auto layout = *MakeLayout(checkpoint.spec(), 1, 1, 0);
+  const auto load = [&] {
+    return StageExecutor::Load(checkpoint, layout, options, *stream_, nullptr, nullptr);
+  };
+  const auto all = load();
+  ASSERT_TRUE(all.ok()) << all.status();
+  const ExecutorInfo info = (*all)->info();
+  const int64_t per_sequence = (checkpoint.spec().context_length + 15) / 16;
+  EXPECT_EQ(info.block_count, options.slot_count * per_sequence);
+  // Half of that KV beside the rest.
+  const int64_t budget = info.memory.fixed() + info.memory.kv_bytes() / 2;
+  options.gpu_memory_fraction =
+      static_cast<float>(static_cast<double>(budget) / static_cast<double>(stream_->TotalBytes()));
+  const auto half = load();
+  ASSERT_TRUE(half.ok()) << half.status();
+  EXPECT_LE((*half)->info().memory.total(), budget + info.memory.kv_bytes() / 50);
+  EXPECT_NEAR((*half)->info().block_count, info.block_count / 2, info.block_count / 50 + 1);
+  options.gpu_memory_fraction = 1e-6F;
+  EXPECT_THAT(std::string(load().status().message()), HasSubstr("--gpu-memory-fraction 1e-06"));
 }
 
 // TinySpec has nine heads over three KV heads: two of three ranks of TP 4 share one.

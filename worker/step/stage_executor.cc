@@ -90,7 +90,8 @@ class DecoderExecutor final : public StageExecutor {
   SamplerShape sampler_shape_;
   ExecutorInfo info_;
   DType activation_ = DType::kF32;
-  int64_t workspace_bytes_ = 0;
+  int64_t workspace_bytes_ = 0;  // as planned
+  DeviceBuffer workspace_;       // of a GPU's ops
   std::unique_ptr<KvCache> kv_;
   std::unique_ptr<DeviceReducer> reducer_;
   std::unique_ptr<Decoder> decoder_;
@@ -211,7 +212,7 @@ void DecoderExecutor::FillInfo() {
   info_.allocated.weight_bytes[0] = weights_.bytes();
   info_.allocated.block_count = limits_.block_count;
   info_.allocated.block_bytes = kv_->bytes() / limits_.block_count;
-  info_.allocated.decoder_bytes = decoder_->bytes() + workspace_bytes_;
+  info_.allocated.decoder_bytes = decoder_->bytes() + workspace_.size();
   const int64_t logits = sampler_ == nullptr ? 0 : sampler_->bytes();
   if (on_cpu()) {
     info_.allocated.table_bytes = slots_->bytes();
@@ -247,7 +248,8 @@ absl::Status DecoderExecutor::Init(const Checkpoint& checkpoint, const ExecutorO
 
 // Everything but the weights. An allocation that fails stays with the stream as its error.
 absl::Status DecoderExecutor::Allocate() {
-  stream_.Reserve(workspace_bytes_);
+  workspace_ = DeviceBuffer(stream_, workspace_bytes_);
+  stream_.UseWorkspace(workspace_.data(), workspace_.size());
   kv_ = std::make_unique<KvCache>(kv_shape_, limits_.block_count, stream_);
   reducer_ = std::make_unique<DeviceReducer>(stream_, communicator_,
                                              limits_.step_tokens * spec_.hidden, activation_);
