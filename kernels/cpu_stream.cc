@@ -71,6 +71,18 @@ void CpuStream::CopyToHost(void* to, const void* from, int64_t bytes) {
   std::memcpy(to, from, static_cast<size_t>(bytes));
 }
 
+void CpuStream::BeginRecording() {
+  PERGOLA_CHECK_MSG(false, "the CPU records nothing");
+}
+
+std::unique_ptr<Recording> CpuStream::EndRecording() {
+  PERGOLA_CHECK_MSG(false, "the CPU records nothing");
+}
+
+void CpuStream::Replay(const Recording& /*recording*/) {
+  PERGOLA_CHECK_MSG(false, "the CPU records nothing");
+}
+
 void CpuStream::Run(const EmbeddingArgs& args) {
   const int64_t hidden = args.table->columns();
   const int32_t* ids = args.ids.i32();

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
@@ -34,6 +35,12 @@ enum class Device : uint8_t { kCpu, kCuda };
 
 // Of the device, or of the host where the device copies from and to it without a detour.
 enum class Place : uint8_t { kDevice, kPinned };
+
+// Ops that a stream has recorded instead of running them.
+class Recording {
+ public:
+  virtual ~Recording() = default;
+};
 
 // What a decoder asks of its device's scratch memory: every shape that its ops will have.
 struct WorkspaceShape {
@@ -80,6 +87,14 @@ class Stream {
   // Returns when all ops enqueued so far are done. An error of the device stays: it is returned
   // from then on, and ops enqueued after it do nothing. Always OK on the CPU.
   virtual absl::Status Synchronize() = 0;
+
+  // Whether the stream can record. From BeginRecording on, ops are kept instead of run; nothing may
+  // be synchronised, allocated or copied from the host until EndRecording, which gives nullptr if
+  // that failed: Synchronize then tells. Replay enqueues what was recorded, with the same pointers.
+  virtual bool records() const = 0;
+  virtual void BeginRecording() = 0;
+  virtual std::unique_ptr<Recording> EndRecording() = 0;
+  virtual void Replay(const Recording& recording) = 0;
 
   // The ops; called by the functions that check their contracts.
   virtual void Run(const EmbeddingArgs& args) = 0;

@@ -35,6 +35,18 @@ CudaMatrix MatrixOf(const PackedMatrix& matrix) {
   return {matrix.dtype(), matrix.rows(), matrix.columns(), matrix.lead(), matrix.data()};
 }
 
+class CudaRecording final : public Recording {
+ public:
+  explicit CudaRecording(cudaGraphExec_t graph) : graph_(graph) {}
+  CudaRecording(const CudaRecording&) = delete;
+  CudaRecording& operator=(const CudaRecording&) = delete;
+  ~CudaRecording() override { static_cast<void>(cudaGraphExecDestroy(graph_)); }
+  cudaGraphExec_t graph() const { return graph_; }
+
+ private:
+  const cudaGraphExec_t graph_;
+};
+
 class CudaStream final : public Stream {
  public:
   CudaStream(int device, CpuStream& host) : device_(device), host_(host) {}
@@ -65,6 +77,10 @@ class CudaStream final : public Stream {
   void CopyToDevice(void* to, const void* from, int64_t bytes) override;
   void CopyToHost(void* to, const void* from, int64_t bytes) override;
   absl::Status Synchronize() override;
+  bool records() const override { return true; }
+  void BeginRecording() override;
+  std::unique_ptr<Recording> EndRecording() override;
+  void Replay(const Recording& recording) override;
 
   void Run(const EmbeddingArgs& args) override;
   void Run(const RmsNormArgs& args) override { Enqueue(RmsNormCuda, args); }
@@ -219,6 +235,29 @@ void CudaStream::CopyToHost(void* to, const void* from, int64_t bytes) {
 absl::Status CudaStream::Synchronize() {
   if (status_.ok()) Check(cudaStreamSynchronize(context_.stream), "waiting for it");
   return status_;
+}
+
+void CudaStream::BeginRecording() {
+  if (!status_.ok()) return;
+  Check(cudaStreamBeginCapture(context_.stream, cudaStreamCaptureModeThreadLocal),
+        "beginning to record a step");
+}
+
+std::unique_ptr<Recording> CudaStream::EndRecording() {
+  if (!status_.ok()) return nullptr;
+  cudaGraph_t graph = nullptr;
+  Check(cudaStreamEndCapture(context_.stream, &graph), "recording a step");
+  cudaGraphExec_t ready = nullptr;
+  if (status_.ok()) Check(cudaGraphInstantiate(&ready, graph, 0), "preparing a recorded step");
+  if (graph != nullptr) Check(cudaGraphDestroy(graph), "recording a step");
+  if (ready == nullptr) return nullptr;
+  return std::make_unique<CudaRecording>(ready);
+}
+
+void CudaStream::Replay(const Recording& recording) {
+  if (!status_.ok()) return;
+  Check(cudaGraphLaunch(static_cast<const CudaRecording&>(recording).graph(), context_.stream),
+        "replaying a step");
 }
 
 }  // namespace

@@ -42,7 +42,7 @@ class PlainCommunicator : public StageCommunicator {
       for (int64_t i = 0; i < count; ++i) sum[i] = r == 0 ? part[i] : sum[i] + part[i];
     }
     Wait();
-    std::memcpy(data, sum.data(), count * sizeof(float));
+    std::copy(sum.begin(), sum.end(), data);
     return absl::OkStatus();
   }
   absl::Status AllGather(const void* in, int64_t bytes, void* out) override {

@@ -5,6 +5,7 @@
 #include "base/check.h"
 #include "kernels/decoder_ops.h"
 #include "model/memory_plan.h"
+#include "worker/model/step_graphs.h"
 
 namespace pergola {
 namespace {
@@ -15,8 +16,12 @@ static_assert(kStepInputRowBytes == 8 + 8 * kWord);
 
 }  // namespace
 
-StepInputs::StepInputs(Stream& stream, int64_t step_rows, int64_t tables, int64_t table_stride)
-    : stream_(stream), step_rows_(step_rows), table_stride_(table_stride) {
+StepInputs::StepInputs(Stream& stream, int64_t step_rows, int64_t tables, int64_t table_stride,
+                       int64_t context_length)
+    : stream_(stream),
+      step_rows_(step_rows),
+      table_stride_(table_stride),
+      context_length_(context_length) {
   if (stream.device() == Device::kCpu) return;
   staged_ = DeviceBuffer(stream, step_rows * kStepInputRowBytes, Place::kPinned);
   attention_.decode_rows.reserve(step_rows);
@@ -37,9 +42,17 @@ StepInputs::Parts StepInputs::Cut(uint8_t* memory, int64_t step_rows) {
   return parts;
 }
 
+void StepInputs::Pad(const Parts& parts, int64_t count, int64_t padded) {
+  std::fill(parts.slot_of_row + count, parts.slot_of_row + padded, 0);
+  std::fill(parts.table_of_row + count, parts.table_of_row + padded, 0);
+  for (int32_t* part : {parts.ids, parts.positions, parts.decode_rows}) {
+    std::fill(part + count, part + padded, -1);
+  }
+}
+
 StepInputs::Uploaded StepInputs::Upload(const StepRows& rows, absl::Span<const int32_t> ids,
                                         absl::Span<const TableChange> changes) {
-  if (stream_.device() == Device::kCpu) return {rows, ids.data()};
+  if (stream_.device() == Device::kCpu) return {rows, ids.data(), false};
   PERGOLA_CHECK(rows.count <= step_rows_ && rows.table_stride == table_stride_);
   PERGOLA_CHECK(ids.empty() || static_cast<int64_t>(ids.size()) == rows.count);
   const Parts staged = Cut(staged_.data(), step_rows_);
@@ -61,6 +74,11 @@ StepInputs::Uploaded StepInputs::Upload(const StepRows& rows, absl::Span<const i
   PlanAttention(rows.positions, rows.table_of_row, rows.count, &attention_);
   std::copy(attention_.decode_rows.begin(), attention_.decode_rows.end(), staged.decode_rows);
   std::copy(attention_.prefill_tiles.begin(), attention_.prefill_tiles.end(), staged.prefill_tiles);
+  const bool decodes =
+      rows.count > 0 && static_cast<int64_t>(attention_.decode_rows.size()) == rows.count;
+  const bool pads = context_length_ > 0 && decodes;
+  const int64_t padded = pads ? StepGraphs::PaddedRows(rows.count, step_rows_) : rows.count;
+  if (pads) Pad(staged, rows.count, padded);
   stream_.CopyToDevice(mirror_.data(), staged_.data(), staged_.size());
   const Parts mirror = Cut(mirror_.data(), step_rows_);
   auto* tables = reinterpret_cast<int32_t*>(tables_.data());
@@ -68,7 +86,9 @@ StepInputs::Uploaded StepInputs::Upload(const StepRows& rows, absl::Span<const i
     Scatter(stream_, ScatterArgs{mirror.changed_at, mirror.changed_to, single, tables});
   }
   Uploaded uploaded;
+  uploaded.padded = pads;
   uploaded.rows = rows;
+  uploaded.rows.count = padded;
   uploaded.rows.positions = mirror.positions;
   uploaded.rows.slot_of_row = mirror.slot_of_row;
   uploaded.rows.table_of_row = mirror.table_of_row;
@@ -77,8 +97,10 @@ StepInputs::Uploaded StepInputs::Upload(const StepRows& rows, absl::Span<const i
   work.prefill_tiles = mirror.prefill_tiles;
   work.prefill_tile_count = static_cast<int64_t>(attention_.prefill_tiles.size()) / 2;
   work.decode_rows = mirror.decode_rows;
-  work.decode_row_count = static_cast<int64_t>(attention_.decode_rows.size());
-  work.longest_context = attention_.longest_context;
+  work.decode_row_count = pads ? padded : static_cast<int64_t>(attention_.decode_rows.size());
+  work.longest_context =
+      pads ? StepGraphs::PaddedContext(attention_.longest_context, context_length_)
+           : attention_.longest_context;
   uploaded.ids = mirror.ids;
   return uploaded;
 }

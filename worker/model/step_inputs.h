@@ -23,7 +23,9 @@ struct TableChange {
 class StepInputs {
  public:
   // For steps of up to `step_rows` rows over `tables` block tables of `table_stride` blocks.
-  StepInputs(Stream& stream, int64_t step_rows, int64_t tables, int64_t table_stride);
+  // `context_length` > 0: steps that only decode are padded to the shapes of StepGraphs.
+  StepInputs(Stream& stream, int64_t step_rows, int64_t tables, int64_t table_stride,
+             int64_t context_length);
 
   // What the constructor allocated of the device's memory.
   int64_t bytes() const { return mirror_.size() + tables_.size(); }
@@ -34,6 +36,7 @@ class StepInputs {
   struct Uploaded {
     StepRows rows;
     const int32_t* ids = nullptr;
+    bool padded = false;  // to a shape of StepGraphs
   };
   Uploaded Upload(const StepRows& rows, absl::Span<const int32_t> ids,
                   absl::Span<const TableChange> changes);
@@ -52,10 +55,13 @@ class StepInputs {
     int32_t* prefill_tiles = nullptr;  // two of each tile
   };
   static Parts Cut(uint8_t* memory, int64_t step_rows);
+  // Fills the rows from `count` on with rows of nothing.
+  static void Pad(const Parts& parts, int64_t count, int64_t padded);
 
   Stream& stream_;
   const int64_t step_rows_;
   const int64_t table_stride_;
+  const int64_t context_length_;
   AttentionPlan attention_;
   DeviceBuffer staged_;  // pinned
   DeviceBuffer mirror_;  // what staged_ held at the last Upload

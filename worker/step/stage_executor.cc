@@ -9,6 +9,7 @@
 #include "model/memory_plan.h"
 #include "worker/model/decoder.h"
 #include "worker/model/kv_cache.h"
+#include "worker/model/step_graphs.h"
 #include "worker/model/step_inputs.h"
 #include "worker/step/slot_table.h"
 #include "worker/step/token_sampler.h"
@@ -72,6 +73,9 @@ class DecoderExecutor final : public StageExecutor {
 
  private:
   bool on_cpu() const { return stream_.device() == Device::kCpu; }
+  // A stage of several ranks waits for the others within a step, which cannot be recorded.
+  bool records() const { return stream_.records() && layout_.tensor_parallel == 1; }
+  absl::Status Forward(const StepInputs::Uploaded& step, float* hidden);
   absl::Status PlanMemory(const ShapeSpec& shape, const ExecutorOptions& options);
   WorkspaceShape WorkspaceOf(const ShapeSpec& shape, const ExecutorOptions& options) const;
   absl::StatusOr<int64_t> BlocksOfGpu(const ShapeSpec& shape, const std::vector<RankLayout>& ranks,
@@ -97,6 +101,7 @@ class DecoderExecutor final : public StageExecutor {
   std::unique_ptr<Decoder> decoder_;
   std::unique_ptr<SlotTable> slots_;
   std::unique_ptr<StepInputs> inputs_;
+  std::unique_ptr<StepGraphs> graphs_;     // where steps are recorded
   DeviceBuffer hidden_;                    // [step_tokens, hidden] f32, on a GPU
   std::unique_ptr<TokenSampler> sampler_;  // last stage only
 };
@@ -256,7 +261,9 @@ absl::Status DecoderExecutor::Allocate() {
   decoder_ = std::make_unique<Decoder>(spec_, layout_, bounds_, weights_, *kv_, stream_, *reducer_);
   slots_ = std::make_unique<SlotTable>(limits_);
   inputs_ = std::make_unique<StepInputs>(stream_, limits_.step_tokens, limits_.slot_count,
-                                         limits_.blocks_per_sequence());
+                                         limits_.blocks_per_sequence(),
+                                         records() ? limits_.context_length : 0);
+  if (records()) graphs_ = std::make_unique<StepGraphs>(stream_, *decoder_);
   if (!on_cpu()) {
     hidden_ = DeviceBuffer(stream_, DTypeBytes(DType::kF32, limits_.step_tokens * spec_.hidden));
   }
@@ -264,6 +271,13 @@ absl::Status DecoderExecutor::Allocate() {
     sampler_ = std::make_unique<TokenSampler>(sampler_shape_, stream_, communicator_);
   }
   return stream_.Synchronize();
+}
+
+absl::Status DecoderExecutor::Forward(const StepInputs::Uploaded& step, float* hidden) {
+  if (!step.padded) return decoder_->Forward(step.rows, step.ids, hidden);
+  RETURN_IF_ERROR(graphs_->Forward(step.rows, step.ids, hidden));
+  // A replay calls nobody; the group's messages move on here.
+  return communicator_ == nullptr ? absl::OkStatus() : communicator_->AllReduce(nullptr, 0);
 }
 
 absl::Status DecoderExecutor::Execute(const v1::StepPlan& plan, absl::Span<const int32_t> ids,
@@ -283,7 +297,7 @@ absl::Status DecoderExecutor::Execute(const v1::StepPlan& plan, absl::Span<const
   float* stream_of_rows = on_cpu() ? hidden : reinterpret_cast<float*>(hidden_.data());
   if (rows.count > 0) {
     if (!on_cpu() && !layout_.first_stage()) stream_.CopyToDevice(stream_of_rows, hidden, bytes);
-    RETURN_IF_ERROR(decoder_->Forward(step.rows, step.ids, stream_of_rows));
+    RETURN_IF_ERROR(Forward(step, stream_of_rows));
     if (!on_cpu() && !layout_.last_stage()) stream_.CopyToHost(hidden, stream_of_rows, bytes);
   }
   RETURN_IF_ERROR(stream_.Synchronize());

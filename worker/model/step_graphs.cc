@@ -1,0 +1,51 @@
+#include "worker/model/step_graphs.h"
+
+#include <algorithm>
+
+#include "base/status.h"
+
+namespace pergola {
+namespace {
+
+// Below it contexts share a recording: a part of a row's keys is at least as long.
+constexpr int64_t kSmallestContext = 512;
+// Padding wastes at most a seventh of a step beyond it.
+constexpr int64_t kLargestPower = 8;
+constexpr int64_t kRowStep = 8;
+
+}  // namespace
+
+int64_t StepGraphs::PaddedRows(int64_t rows, int64_t step_rows) {
+  int64_t padded = 1;
+  while (padded < rows && padded < kLargestPower) padded *= 2;
+  if (padded < rows) padded = (rows + kRowStep - 1) / kRowStep * kRowStep;
+  return std::max(rows, std::min(padded, step_rows));
+}
+
+int64_t StepGraphs::PaddedContext(int64_t context, int64_t context_length) {
+  int64_t padded = kSmallestContext;
+  while (padded < context) padded *= 2;
+  return std::max(context, std::min(padded, context_length));
+}
+
+int64_t StepGraphs::recordings() const {
+  return std::count_if(recorded_.begin(), recorded_.end(),
+                       [](const auto& entry) { return entry.second != nullptr; });
+}
+
+absl::Status StepGraphs::Forward(const StepRows& rows, const int32_t* ids, float* hidden) {
+  const auto [entry, first] =
+      recorded_.try_emplace(Shape(rows.count, rows.attention.longest_context));
+  if (first) return decoder_.Forward(rows, ids, hidden);
+  if (entry->second == nullptr) {
+    stream_.BeginRecording();
+    const absl::Status recorded = decoder_.Forward(rows, ids, hidden);
+    entry->second = stream_.EndRecording();
+    RETURN_IF_ERROR(recorded);
+    if (entry->second == nullptr) return stream_.Synchronize();
+  }
+  stream_.Replay(*entry->second);
+  return absl::OkStatus();
+}
+
+}  // namespace pergola
