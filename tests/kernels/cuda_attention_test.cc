@@ -205,8 +205,13 @@ class CudaAttentionTest : public testing::TestWithParam<Types> {
   Scene MakeRounded(const Shape& shape, const std::vector<int64_t>& lengths) const {
     return RoundedScene(shape, lengths, activation());
   }
+  // Of the rows that the options name.
   void ExpectNearReference(Scene scene, const RunOptions& options = {}) const {
-    EXPECT_TRUE(NearReference(scene, activation(), Attend(&scene, activation(), options)));
+    const std::vector<float> got = Attend(&scene, activation(), options);
+    std::vector<float> all = Reference(scene, false);
+    const int64_t first = options.begin * scene.shape.heads * scene.shape.head_dim;
+    std::copy(got.begin(), got.end(), all.begin() + first);
+    EXPECT_TRUE(NearReference(scene, activation(), all));
   }
 };
 
@@ -258,6 +263,21 @@ TEST_P(CudaAttentionTest, AgreesForEveryBlockSize) {
   }
 }
 
+// A chunk begins anywhere in a key tile, and so do the rows of its warps.
+TEST_P(CudaAttentionTest, AgreesForChunks) {
+  for (const int64_t heads : {1, 2, 3}) {
+    Shape s = shape();
+    s.heads = heads;
+    s.kv_heads = 1;
+    const Scene scene = MakeRounded(s, {150});
+    for (const int64_t begin : {37, 64}) {
+      RunOptions options;
+      options.begin = begin;
+      ExpectNearReference(scene, options);
+    }
+  }
+}
+
 TEST_P(CudaAttentionTest, AgreesWithinAWindow) {
   for (const int64_t window : {1, 7, 64, 100}) {
     Shape s = shape();
@@ -286,17 +306,11 @@ TEST_P(CudaAttentionTest, SplitRowsAgreeForManyContexts) {
   s.block_tokens = 16;
   for (const int64_t length : {1, 63, 64, 65, 129, 300}) {
     Scene scene = MakeRounded(s, {length});
-    const std::vector<float> magnitude = Reference(scene, true);
-    const std::vector<float> want = Reference(scene, false);
+    SCOPED_TRACE(length);
     RunOptions options;
     options.begin = std::max<int64_t>(0, length - 3);
     options.longest_context = 5000;  // as of a graph for longer rows
-    const std::vector<float> got = Attend(&scene, activation(), options);
-    const int64_t values = s.heads * s.head_dim;
-    Scene all = scene;
-    std::vector<float> padded = want;
-    std::copy(got.begin(), got.end(), padded.begin() + options.begin * values);
-    EXPECT_TRUE(NearReference(all, activation(), padded)) << "length " << length;
+    ExpectNearReference(scene, options);
   }
 }
 
