@@ -105,13 +105,6 @@ __device__ inline void WaitForStage(int stages) {
   CopyAsyncWait<2>();
 }
 
-// Where the parts of 16 keys of tile `tile` lie, one thread each.
-__device__ inline int64_t OffsetInTile(const AttentionParams& p, const Part& part,
-                                       const int32_t* table, int kv_head, int tile, int i) {
-  if (tile >= part.end) return 0;
-  return PartOffset(p, table, kv_head, tile * kParts + i, part.first_key, part.end_key);
-}
-
 template <typename T, int kDim>
 __device__ inline void CopyStage(const AttentionParams& p, const Part& part, int tile,
                                  const int64_t* offsets, T* stage) {
@@ -328,8 +321,9 @@ __global__ void __launch_bounds__(kThreads) DecodeKernel(AttentionParams p, Deco
   const int kv_head = p.kv_of_head[part.first_head];
   const int32_t* table = TableOfRow(p, part.row);
   if (thread < kMaxStages * kParts) {
-    offsets[thread / kParts][thread % kParts] =
-        OffsetInTile(p, part, table, kv_head, part.begin + thread / kParts, thread % kParts);
+    const int i = part.begin * kParts + thread;
+    const int block = PartBlock(p, table, i, part.first_key, part.end_key);
+    offsets[thread / kParts][thread % kParts] = PartOffset(p, block, kv_head, i);
   }
   __syncthreads();
   // Place i of `offsets` and of `stages` is that of tile part.begin + i, then wraps around.
@@ -360,15 +354,20 @@ __global__ void __launch_bounds__(kThreads) DecodeKernel(AttentionParams p, Deco
                          stages + (slot == 0 ? d.stages - 1 : slot - 1) * kStage);
     }
     CopyAsyncCommit();
-    int64_t next_offset = 0;
-    if (thread < kParts) next_offset = OffsetInTile(p, part, table, kv_head, next, thread);
+    int next_block = -1;
+    if (thread < kParts) {
+      next_block = PartBlock(p, table, next * kParts + thread, part.first_key, part.end_key);
+    }
     if (busy) {
       AttendTile<T, kDim, kRowWarps>(p, d, part, queries, stages + slot * kStage, tile, slope,
                                      &acc);
     }
     slot = slot + 1 == d.stages ? 0 : slot + 1;
     // Place (tile - begin) % kMaxStages: copied from before the last barrier.
-    if (thread < kParts) offsets[(tile - part.begin) % kMaxStages][thread] = next_offset;
+    if (thread < kParts) {
+      offsets[(tile - part.begin) % kMaxStages][thread] =
+          PartOffset(p, next_block, kv_head, next * kParts + thread);
+    }
   }
   CopyAsyncWait<0>();
   __syncthreads();

@@ -184,7 +184,8 @@ __global__ void __launch_bounds__(kThreads)
                    : p.alibi_slopes[block.first_head + query % block.heads] * kLog2E;
   }
   if (thread < kParts) {
-    offsets[tile % 2][thread] = PartOffset(p, table, kv_head, tile * kParts + thread, first, end);
+    const int part = tile * kParts + thread;
+    offsets[tile % 2][thread] = PartOffset(p, PartBlock(p, table, part, first, end), kv_head, part);
   }
   __syncthreads();
   const auto* k_cache = static_cast<const T*>(p.k_cache);
@@ -207,9 +208,10 @@ __global__ void __launch_bounds__(kThreads)
     __syncthreads();  // this tile's keys are there, and nobody reads the values of the last
     CopyTile<T, kDim, kThreads>(values, v_cache, offsets[tile % 2], first - key, end - key);
     CopyAsyncCommit();
-    int64_t next_offset = 0;
+    const int next_part = (tile - 1) * kParts + thread;
+    int next_block = -1;
     if (thread < kParts && tile > first_tile) {
-      next_offset = PartOffset(p, table, kv_head, (tile - 1) * kParts + thread, first, end);
+      next_block = PartBlock(p, table, next_part, first, end);
     }
     uint32_t weights[kRowTiles][kKeyTile / 16][4];
     if (seen) {
@@ -227,7 +229,9 @@ __global__ void __launch_bounds__(kThreads)
       Softmax(factor, scores, &acc);
       PackWeights<T>(scores, weights);
     }
-    if (thread < kParts) offsets[(tile + 1) % 2][thread] = next_offset;
+    if (thread < kParts) {
+      offsets[(tile + 1) % 2][thread] = PartOffset(p, next_block, kv_head, next_part);
+    }
     CopyAsyncWait<0>();
     __syncthreads();  // this tile's values are there, and nobody reads its keys
     if (tile > first_tile) {
