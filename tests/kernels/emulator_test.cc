@@ -192,6 +192,69 @@ TEST_F(EmulatorTest, DeviceIsAsDescribed) {
   cudaGetLastError();
 }
 
+class EmulatorDeferredTest : public EmulatorTest {
+ protected:
+  void SetUp() override {
+    ASSERT_EQ(cudaMallocHost(&pinned_, 12), cudaSuccess);
+    emulator::SetDeferred(true);
+  }
+  void TearDown() override {
+    emulator::SetDeferred(false);
+    EXPECT_EQ(cudaDeviceSynchronize(), cudaSuccess);
+    EXPECT_EQ(cudaFreeHost(pinned_), cudaSuccess);
+  }
+  void CopyOut(cudaStream_t stream) {
+    ASSERT_EQ(cudaMemcpyAsync(pinned_, y_.data(), 12, cudaMemcpyDeviceToHost, stream), cudaSuccess);
+  }
+  std::vector<float> Pinned() const { return {pinned_, pinned_ + 3}; }
+
+  const DeviceArray<float> x_{std::vector<float>{1, 2, 3}};
+  const DeviceArray<float> y_{3};
+  float* pinned_ = nullptr;
+};
+
+TEST_F(EmulatorDeferredTest, ResultsAreThereWhenTheStreamWasWaitedFor) {
+  AddCuda(context_, x_.data(), 10, 3, y_.data());
+  CopyOut(context_.stream());
+  EXPECT_EQ(Nans(Pinned()), 3);
+  EXPECT_EQ(cudaStreamSynchronize(context_.stream()), cudaSuccess);
+  EXPECT_THAT(Pinned(), ElementsAre(11, 12, 13));
+}
+
+TEST_F(EmulatorDeferredTest, EventsBringWhatIsBeforeThem) {
+  const TestCudaContext other;
+  cudaEvent_t first, second;
+  ASSERT_EQ(cudaEventCreate(&first), cudaSuccess);
+  ASSERT_EQ(cudaEventCreate(&second), cudaSuccess);
+  AddCuda(context_, x_.data(), 10, 3, y_.data());
+  ASSERT_EQ(cudaEventRecord(first, context_.stream()), cudaSuccess);
+  AddCuda(context_, x_.data(), 20, 3, y_.data());
+  ASSERT_EQ(cudaEventRecord(second, context_.stream()), cudaSuccess);
+  ASSERT_EQ(cudaStreamWaitEvent(other.stream(), first), cudaSuccess);
+  CopyOut(other.stream());
+  EXPECT_EQ(cudaStreamSynchronize(other.stream()), cudaSuccess);
+  EXPECT_THAT(Pinned(), ElementsAre(11, 12, 13));
+  float milliseconds = -1;
+  EXPECT_EQ(cudaEventElapsedTime(&milliseconds, first, second), cudaErrorNotReady);
+  EXPECT_EQ(cudaEventQuery(second), cudaErrorNotReady);
+  EXPECT_EQ(cudaEventSynchronize(second), cudaSuccess);
+  EXPECT_EQ(cudaEventQuery(second), cudaSuccess);
+  EXPECT_EQ(cudaEventElapsedTime(&milliseconds, first, second), cudaSuccess);
+  EXPECT_GE(milliseconds, 0);
+  EXPECT_EQ(cudaEventDestroy(first), cudaSuccess);
+  EXPECT_EQ(cudaEventDestroy(second), cudaSuccess);
+}
+
+TEST_F(EmulatorDeferredTest, PageableMemoryIsReadAndWrittenAtOnce) {
+  std::vector<float> host = {5, 6, 7};
+  ASSERT_EQ(cudaMemcpyAsync(y_.data(), host.data(), 12, cudaMemcpyHostToDevice, context_.stream()),
+            cudaSuccess);
+  host = {0, 0, 0};
+  ASSERT_EQ(cudaMemcpyAsync(host.data(), y_.data(), 12, cudaMemcpyDeviceToHost, context_.stream()),
+            cudaSuccess);
+  EXPECT_THAT(host, ElementsAre(5, 6, 7));
+}
+
 class EmulatorGraphTest : public EmulatorTest {
  protected:
   void Begin() {

@@ -86,6 +86,7 @@ class Engine {
   void WaitWarp(const char* operation, void* request, void (*compute)(void* const*));
 
  private:
+  void RunWarpOperation();
   void RunBlock(int threads);
   void RunWarp(int warp);
   void RunLane(int thread);
@@ -106,8 +107,10 @@ class Engine {
   int current_ = -1;  // the running thread; -1 outside of a launch
   int barrier_count_ = 0;
 
-  // The warp that runs: its first thread, the order of this round, how far the round is.
+  // The warp that runs: its first thread, how many of its lanes wait for the warp, the order of
+  // this round, how far the round is.
   int64_t warp_begin_ = 0;
+  int lanes_waiting_ = 0;
   std::vector<int64_t> lane_order_;
   size_t round_position_ = 0;
   bool first_round_ = false;
@@ -177,6 +180,7 @@ void Engine::ReleaseBarrier() {
 // Runs a warp until all of its lanes are done or wait for the block.
 void Engine::RunWarp(int warp) {
   warp_begin_ = int64_t{warp} * kLanes;
+  lanes_waiting_ = 0;
   for (;; first_round_ = false) {
     FillOrder(&lane_order_, kLanes, &random_);
     bool any = false;
@@ -268,19 +272,22 @@ void Engine::WaitWarp(const char* operation, void* request, void (*compute)(void
   t.operation = operation;
   t.request = request;
   t.compute = compute;
-  const int64_t begin = current_ / kLanes * kLanes;
-  void* requests[kLanes];
-  bool all = true;
-  for (int i = 0; i < kLanes && all; ++i) {
-    const Thread& other = thread(begin + i);
-    all = other.state == State::kInWarp && other.operation == operation && other.compute == compute;
-    requests[i] = other.request;
-  }
-  if (all) {
-    compute(requests);
-    for (int i = 0; i < kLanes; ++i) thread(begin + i).state = State::kReady;
-  }
+  if (++lanes_waiting_ == kLanes) RunWarpOperation();
   fibers_.Yield();
+}
+
+// If all lanes wait for the same.
+void Engine::RunWarpOperation() {
+  const Thread& first = thread(warp_begin_);
+  void* requests[kLanes];
+  for (int i = 0; i < kLanes; ++i) {
+    const Thread& lane = thread(warp_begin_ + i);
+    if (lane.operation != first.operation || lane.compute != first.compute) return;
+    requests[i] = lane.request;
+  }
+  first.compute(requests);
+  for (int i = 0; i < kLanes; ++i) thread(warp_begin_ + i).state = State::kReady;
+  lanes_waiting_ = 0;
 }
 
 Engine& ThisEngine() {
