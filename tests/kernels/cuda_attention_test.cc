@@ -48,6 +48,7 @@ struct RunOptions {
   int compute_capability = 90;
   int64_t longest_context = 0;  // 0: the plan's
   bool all_decode = false;      // prompts too go through the decode kernel
+  bool graph = false;           // captured once, then launched twice
 };
 
 // The step's attention on the device, as f32.
@@ -106,7 +107,20 @@ std::vector<float> Attend(Scene* scene, DType activation, const RunOptions& opti
   CudaContext context = device;
   context.multiprocessors = options.multiprocessors;
   context.compute_capability = std::min(context.compute_capability, options.compute_capability);
-  PagedAttentionCuda(context, args);
+  if (options.graph) {
+    cudaGraph_t graph;
+    cudaGraphExec_t exec;
+    PERGOLA_CUDA_CHECK(cudaStreamBeginCapture(context.stream, cudaStreamCaptureModeThreadLocal));
+    PagedAttentionCuda(context, args);
+    PERGOLA_CUDA_CHECK(cudaStreamEndCapture(context.stream, &graph));
+    PERGOLA_CUDA_CHECK(cudaGraphInstantiate(&exec, graph, 0));
+    for (int i = 0; i < 2; ++i) PERGOLA_CUDA_CHECK(cudaGraphLaunch(exec, context.stream));
+    PERGOLA_CUDA_CHECK(cudaStreamSynchronize(context.stream));
+    PERGOLA_CUDA_CHECK(cudaGraphExecDestroy(exec));
+    PERGOLA_CUDA_CHECK(cudaGraphDestroy(graph));
+  } else {
+    PagedAttentionCuda(context, args);
+  }
   const std::vector<uint8_t> bytes = device_out.Read();
   for (const int32_t count : done.Read()) EXPECT_EQ(count, 0);
   return Decode(activation, bytes);
@@ -328,6 +342,18 @@ TEST_P(CudaAttentionTest, SplitRowsAgreeInEveryOrder) {
   const std::vector<float> whole = Attend(&scene, activation(), options);
   const double bound = 2 * (ErrorOfWeights(scene, activation()) * 5 + UnitOf(activation()) * 5);
   EXPECT_TRUE(CompareWith(whole, want, [&](size_t) { return bound; }));
+}
+
+TEST_P(CudaAttentionTest, AGraphRepeatsIt) {
+  Scene scene = MakeRounded(shape(), {300});
+  RunOptions options;
+  for (const int64_t begin : {280, 298}) {
+    options.begin = begin;
+    options.graph = false;
+    const std::vector<float> want = Attend(&scene, activation(), options);
+    options.graph = true;
+    EXPECT_TRUE(CompareBits(Attend(&scene, activation(), options), want));
+  }
 }
 
 TEST_P(CudaAttentionTest, TheDecodeKernelTakesPromptsToo) {
