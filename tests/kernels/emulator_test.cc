@@ -155,6 +155,19 @@ TEST_F(EmulatorDeathTest, RefusesLaunchesThatNoGpuTakes) {
   EmptyCuda(context_, dim3(2, 3, 4), 1024, 227 << 10);
 }
 
+TEST_F(EmulatorDeathTest, RefusesWhatOlderGpusLack) {
+  const TestCudaContext turing(0, 75);
+  const DeviceArray<uint16_t> a(std::vector<uint16_t>(256)), b(std::vector<uint16_t>(128));
+  const DeviceArray<float> c(std::vector<float>(128));
+  EXPECT_DEATH(MmaCuda(turing, DType::kBF16, a.data(), b.data(), c.data(), c.data()),
+               "Mma16816<__nv_bfloat16> below sm_80, on sm_75");
+  MmaCuda(turing, DType::kF16, a.data(), b.data(), c.data(), c.data());
+  EXPECT_DEATH(EmptyCuda(turing, dim3(1), 32, 65537), "65537 bytes .* 65536 are the limit");
+  const TestCudaContext ampere(0, 80), ada(0, 89);
+  EXPECT_DEATH(EmptyCuda(ampere, dim3(1), 32, (163 << 10) + 1), "166912 are the limit");
+  EXPECT_DEATH(EmptyCuda(ada, dim3(1), 32, (99 << 10) + 1), "101376 are the limit");
+}
+
 TEST_F(EmulatorTest, MemoryCallsRefuseWhatCudaRefuses) {
   float host[4] = {};
   const DeviceArray<float> x(4);

@@ -76,7 +76,8 @@ std::string Place(int thread) {
 // One per OS thread that launches. Its scheduler and the fibers take turns on that OS thread.
 class Engine {
  public:
-  void RunGrid(const KernelCall& call, const dim3& grid, int threads, int64_t shared_bytes);
+  void RunGrid(const KernelCall& call, const LaunchShape& shape);
+  int compute_capability() const { return compute_capability_; }
   Thread& current() { return threads_[static_cast<size_t>(current_)]; }
   int current_index() const { return current_; }
   bool running() const { return current_ >= 0; }
@@ -101,6 +102,7 @@ class Engine {
   std::string Describe(int thread);
 
   KernelCall call_;
+  int compute_capability_ = 0;
   uint64_t random_ = 0;
   SharedMemory shared_;
   std::vector<Thread> threads_;
@@ -123,13 +125,14 @@ void Engine::Fail(int thread, const std::string& what) {
   CheckFailed(__FILE__, __LINE__, "the kernel keeps CUDA's rules", Place(thread) + what);
 }
 
-void Engine::RunGrid(const KernelCall& call, const dim3& grid, int threads, int64_t shared_bytes) {
+void Engine::RunGrid(const KernelCall& call, const LaunchShape& shape) {
   PERGOLA_CHECK_MSG(!running(), "a kernel launches a kernel");
-  CheckLaunch(grid, threads, shared_bytes);
+  const dim3& grid = shape.grid;
   call_ = call;
+  compute_capability_ = shape.compute_capability;
   random_ = current_order.seed;
-  threads_.resize(static_cast<size_t>(threads));
-  blockDim = {static_cast<unsigned>(threads), 1, 1};
+  threads_.resize(static_cast<size_t>(shape.threads));
+  blockDim = {static_cast<unsigned>(shape.threads), 1, 1};
   gridDim = {grid.x, grid.y, grid.z};
   const int64_t plane = int64_t{grid.x} * grid.y;
   FillOrder(&block_order_, plane * grid.z, &random_);
@@ -137,10 +140,10 @@ void Engine::RunGrid(const KernelCall& call, const dim3& grid, int threads, int6
     blockIdx = {static_cast<unsigned>(block % grid.x),
                 static_cast<unsigned>(block % plane / grid.x),
                 static_cast<unsigned>(block / plane)};
-    shared_.Begin(shared_bytes);
-    RunBlock(threads);
+    shared_.Begin(shape.shared_bytes);
+    RunBlock(shape.threads);
     if (shared_.WrittenBeyond()) {
-      Fail(0, "some thread wrote beyond the launch's " + std::to_string(shared_bytes) +
+      Fail(0, "some thread wrote beyond the launch's " + std::to_string(shape.shared_bytes) +
                   " bytes of dynamic shared memory");
     }
   }
@@ -290,6 +293,14 @@ void Engine::RunWarpOperation() {
   lanes_waiting_ = 0;
 }
 
+// CUDA C++ programming guide, table "Technical specifications per compute capability": maximum
+// amount of shared memory per thread block.
+int64_t MaxSharedBytes(int compute_capability) {
+  if (compute_capability < 80) return 64 << 10;
+  if (compute_capability == 86 || compute_capability == 89) return 99 << 10;
+  return compute_capability < 90 ? 163 << 10 : kMaxDynamicSharedBytes;
+}
+
 Engine& ThisEngine() {
   static thread_local Engine engine;
   return engine;
@@ -307,21 +318,32 @@ void SetOrder(Order order, uint64_t seed) {
   current_order = {order, seed};
 }
 
-void CheckLaunch(const dim3& grid, int threads, int64_t shared_bytes) {
-  const std::string shape = std::to_string(grid.x) + " x " + std::to_string(grid.y) + " x " +
-                            std::to_string(grid.z) + " blocks of " + std::to_string(threads) +
-                            " threads";
-  PERGOLA_CHECK_MSG(grid.x >= 1 && grid.y >= 1 && grid.z >= 1, shape);
-  PERGOLA_CHECK_MSG(grid.x <= 0x7fffffff && grid.y <= 65535 && grid.z <= 65535, shape);
-  PERGOLA_CHECK_MSG(threads >= 1 && threads <= kMaxThreads, shape);
-  PERGOLA_CHECK_MSG(threads % kLanes == 0, shape + ": not whole warps");
-  PERGOLA_CHECK_MSG(shared_bytes >= 0 && shared_bytes <= kMaxDynamicSharedBytes,
-                    std::to_string(shared_bytes) + " bytes of dynamic shared memory, " +
-                        std::to_string(kMaxDynamicSharedBytes) + " are the limit");
+void CheckLaunch(const LaunchShape& shape) {
+  const dim3& grid = shape.grid;
+  const int threads = shape.threads;
+  const std::string text = std::to_string(grid.x) + " x " + std::to_string(grid.y) + " x " +
+                           std::to_string(grid.z) + " blocks of " + std::to_string(threads) +
+                           " threads";
+  PERGOLA_CHECK_MSG(grid.x >= 1 && grid.y >= 1 && grid.z >= 1, text);
+  PERGOLA_CHECK_MSG(grid.x <= 0x7fffffff && grid.y <= 65535 && grid.z <= 65535, text);
+  PERGOLA_CHECK_MSG(threads >= 1 && threads <= kMaxThreads, text);
+  PERGOLA_CHECK_MSG(threads % kLanes == 0, text + ": not whole warps");
+  const int64_t limit = MaxSharedBytes(shape.compute_capability);
+  PERGOLA_CHECK_MSG(shape.shared_bytes >= 0 && shape.shared_bytes <= limit,
+                    std::to_string(shape.shared_bytes) + " bytes of dynamic shared memory, " +
+                        std::to_string(limit) + " are the limit");
 }
 
-void RunGrid(const KernelCall& call, const dim3& grid, int threads, int64_t shared_bytes) {
-  ThisEngine().RunGrid(call, grid, threads, shared_bytes);
+void RunGrid(const KernelCall& call, const LaunchShape& shape) {
+  ThisEngine().RunGrid(call, shape);
+}
+
+void RequireCapability(const char* operation, int capability) {
+  const int own = RunningEngine().compute_capability();
+  if (own >= capability) return;
+  KernelError((std::string(operation) + " below sm_" + std::to_string(capability) + ", on sm_" +
+               std::to_string(own))
+                  .c_str());
 }
 
 void KernelError(const char* what) {
