@@ -2,10 +2,14 @@
 // args.work (kernels/attention_work.h); other rows of `out` stay as they are. qkv and out have one
 // type: f32, bf16 or f16. All pointers of the arguments are to device memory.
 //
-// Error against PagedAttentionRef on the same rounded inputs: see
-// tests/kernels/cuda_attention_test. In the fast kernels a key or value that is NaN or infinite may
-// reach earlier rows of the same sequence in the same prefill tile; it never reaches another
-// sequence.
+// Error against PagedAttentionRef on the same inputs, relative to the mean of |v| that the weights
+// give: the unit roundoff of the cache's type where it is the activations' (weights are rounded to
+// it), else its square; besides it the rounding of the output and f32 arithmetic, as derived in
+// tests/kernels/cuda_attention_test.cc. Bits depend on the number of decode rows and on
+// longest_context (how keys are split), not on the order in which blocks run.
+//
+// A key or value that is NaN or infinite makes the rows that see it NaN. In the prefill kernel it
+// may also reach earlier rows of the same sequence in the same tile, but never another sequence.
 #pragma once
 
 #include <cstdint>

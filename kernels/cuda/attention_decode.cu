@@ -105,13 +105,6 @@ __device__ inline void WaitForStage(int stages) {
   CopyAsyncWait<2>();
 }
 
-// Where the parts of 16 keys of tile `tile` lie, one thread each.
-__device__ inline int64_t OffsetInTile(const AttentionParams& p, const Part& part,
-                                       const int32_t* table, int kv_head, int tile, int i) {
-  if (tile >= part.end) return 0;
-  return PartOffset(p, table, kv_head, tile * kParts + i, part.first_key, part.end_key);
-}
-
 template <typename T, int kDim>
 __device__ inline void CopyStage(const AttentionParams& p, const Part& part, int tile,
                                  const int64_t* offsets, T* stage) {
@@ -120,6 +113,37 @@ __device__ inline void CopyStage(const AttentionParams& p, const Part& part, int
   CopyTile<T, kDim, kThreads>(stage, static_cast<const T*>(p.k_cache), offsets, first, end);
   CopyTile<T, kDim, kThreads>(stage + kKeyTile * TileLayout<kDim>::kRow,
                               static_cast<const T*>(p.v_cache), offsets, first, end);
+}
+
+// The first kMaxStages tiles' places in the cache, and the copies of the first stages - 1 of them.
+template <typename T, int kDim>
+__device__ void StartCopies(const AttentionParams& p, const Part& part, const int32_t* table,
+                            int kv_head, int stage_count, int64_t (*offsets)[kParts], T* stages) {
+  constexpr int kStage = 2 * kKeyTile * TileLayout<kDim>::kRow;
+  const int thread = static_cast<int>(threadIdx.x);
+  if (thread < kMaxStages * kParts) {
+    const int i = part.begin * kParts + thread;
+    const int block = PartBlock(p, table, i, part.first_key, part.end_key);
+    offsets[thread / kParts][thread % kParts] = PartOffset(p, block, kv_head, i);
+  }
+  __syncthreads();
+  for (int i = 0; i < stage_count - 1; ++i) {
+    if (part.begin + i < part.end) {
+      CopyStage<T, kDim>(p, part, part.begin + i, offsets[i], stages + i * kStage);
+    }
+    CopyAsyncCommit();
+  }
+}
+
+// The slopes of rows `head` and `head` + 8 of the group as exponents of two; 0 where there are
+// none.
+__device__ inline void LoadSlopes(const AttentionParams& p, const Part& part, int head,
+                                  float (&slope)[2]) {
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    const bool there = p.alibi_slopes != nullptr && head + 8 * i < part.heads;
+    slope[i] = there ? p.alibi_slopes[part.first_head + head + 8 * i] * kLog2E : 0.0F;
+  }
 }
 
 // ALiBi and the edges of the visible keys: scores become exponents of two if there are slopes.
@@ -319,7 +343,6 @@ __global__ void __launch_bounds__(kThreads) DecodeKernel(AttentionParams p, Deco
   T* stages = DynamicShared<T>();
   T* queries = stages + d.stages * kStage;
   const int thread = static_cast<int>(threadIdx.x);
-  const int lane = thread % kWarpThreads;
   const int unit = static_cast<int>(blockIdx.x) / d.splits;
   const int split = static_cast<int>(blockIdx.x) % d.splits;
   Part part;
@@ -327,26 +350,13 @@ __global__ void __launch_bounds__(kThreads) DecodeKernel(AttentionParams p, Deco
 
   const int kv_head = p.kv_of_head[part.first_head];
   const int32_t* table = TableOfRow(p, part.row);
-  if (thread < kMaxStages * kParts) {
-    offsets[thread / kParts][thread % kParts] =
-        OffsetInTile(p, part, table, kv_head, part.begin + thread / kParts, thread % kParts);
-  }
-  __syncthreads();
-  // Place i of `offsets` and of `stages` is that of tile part.begin + i, then wraps around.
-  for (int i = 0; i < d.stages - 1; ++i) {
-    if (part.begin + i < part.end) {
-      CopyStage<T, kDim>(p, part, part.begin + i, offsets[i], stages + i * kStage);
-    }
-    CopyAsyncCommit();
-  }
+  // Place i of `offsets` is that of tile part.begin + i, then wraps around, as do the stages.
+  StartCopies<T, kDim>(p, part, table, kv_head, d.stages, offsets, stages);
   LoadQueries<T, kDim, Shape::kRows>(p, part, d.exact, queries);
-  const int head = thread / kWarpThreads % kRowWarps * 16 + lane / 4;
-  float slope[2] = {0.0F, 0.0F};
-  if (p.alibi_slopes != nullptr) {
-    if (head < part.heads) slope[0] = p.alibi_slopes[part.first_head + head] * kLog2E;
-    if (head + 8 < part.heads) slope[1] = p.alibi_slopes[part.first_head + head + 8] * kLog2E;
-  }
-  const bool busy = thread / kWarpThreads % kRowWarps * 16 < part.heads;
+  const int warp_head = thread / kWarpThreads % kRowWarps * 16;
+  float slope[2];
+  LoadSlopes(p, part, warp_head + thread % kWarpThreads / 4, slope);
+  const bool busy = warp_head < part.heads;
   Accumulator<kDim, 1> acc;
   Clear(&acc);
   int slot = 0;
@@ -360,15 +370,20 @@ __global__ void __launch_bounds__(kThreads) DecodeKernel(AttentionParams p, Deco
                          stages + (slot == 0 ? d.stages - 1 : slot - 1) * kStage);
     }
     CopyAsyncCommit();
-    int64_t next_offset = 0;
-    if (thread < kParts) next_offset = OffsetInTile(p, part, table, kv_head, next, thread);
+    int next_block = -1;
+    if (thread < kParts) {
+      next_block = PartBlock(p, table, next * kParts + thread, part.first_key, part.end_key);
+    }
     if (busy) {
       AttendTile<T, kDim, kRowWarps>(p, d, part, queries, stages + slot * kStage, tile, slope,
                                      &acc);
     }
     slot = slot + 1 == d.stages ? 0 : slot + 1;
     // Place (tile - begin) % kMaxStages: copied from before the last barrier.
-    if (thread < kParts) offsets[(tile - part.begin) % kMaxStages][thread] = next_offset;
+    if (thread < kParts) {
+      offsets[(tile - part.begin) % kMaxStages][thread] =
+          PartOffset(p, next_block, kv_head, next * kParts + thread);
+    }
   }
   CopyAsyncWait<0>();
   __syncthreads();

@@ -146,11 +146,75 @@ __device__ void WriteOut(const AttentionParams& p, const QueryBlock& block, int 
   }
 }
 
+// Positions, and slopes as exponents of two, of the block's queries; those it lacks repeat its
+// last.
+template <int kQueries>
+__device__ void DescribeQueries(const AttentionParams& p, const QueryBlock& block, int row_position,
+                                int* position, float* slope) {
+  for (int q = static_cast<int>(threadIdx.x); q < kQueries; q += kThreads) {
+    const int query = block.first_query + (q < block.count ? q : block.count - 1);
+    position[q] = row_position + query / block.heads;
+    slope[q] = p.alibi_slopes == nullptr
+                   ? 0.0F
+                   : p.alibi_slopes[block.first_head + query % block.heads] * kLog2E;
+  }
+}
+
+// A warp's queries, and where its lanes read.
+struct WarpQueries {
+  const int* position = nullptr;
+  const float* slope = nullptr;
+  int first = 0, last = 0;         // positions
+  int begin_key = 0, end_key = 0;  // that some query sees; none if there is no query
+  int query_lane = 0, key_lane = 0;
+};
+
+// The `count` queries from `query` of the block on.
+template <int kDim>
+__device__ inline WarpQueries FindWarp(const AttentionParams& p, int query, int count,
+                                       const int* position, const float* slope) {
+  const int lane = static_cast<int>(threadIdx.x) % kWarpThreads;
+  WarpQueries warp;
+  warp.position = position + query;
+  warp.slope = slope + query;
+  if (count > 0) {
+    warp.first = warp.position[0];
+    warp.last = warp.position[count - 1];
+    warp.begin_key = FirstKey(p, warp.first);
+    warp.end_key = warp.last + 1;
+  }
+  warp.query_lane = RowLane<kDim>(query, lane);
+  warp.key_lane = KeyLane<kDim>(0, lane);
+  return warp;
+}
+
+// The weights of a warp's queries for the tile of keys from position `key` on.
+template <typename T, int kDim, int kRowTiles>
+__device__ inline void WeighTile(const AttentionParams& p, const WarpQueries& warp,
+                                 const T* queries, const T* keys, int key,
+                                 Accumulator<kDim, kRowTiles>* acc,
+                                 uint32_t (&weights)[kRowTiles][kKeyTile / 16][4]) {
+  const int lane = static_cast<int>(threadIdx.x) % kWarpThreads;
+  float scores[kRowTiles][kKeyTile / 8][4];
+  float factor = p.scale * kLog2E;
+  Clear(scores);
+  AddProducts<T, kDim>(queries, warp.query_lane, keys, warp.key_lane, scores);
+  if (p.alibi_slopes != nullptr) {
+    AddSlopes<kRowTiles>(scores, warp.position, warp.slope, key, factor, lane);
+    factor = 1.0F;
+  }
+  if (key + kKeyTile - 1 > warp.first || warp.last - key >= p.window) {
+    Mask<kRowTiles>(scores, warp.position, p.window, key, lane);
+  }
+  Softmax(factor, scores, acc);
+  PackWeights<T>(scores, weights);
+}
+
 template <typename T, int kDim, int kRowTiles>
 __global__ void __launch_bounds__(kThreads)
     PrefillKernel(AttentionParams p, const int32_t* tiles, int tile_count, int chunks) {
   using Shape = PrefillShape<kDim, kRowTiles>;
-  __shared__ int64_t offsets[2][kParts];
+  __shared__ int64_t offsets[2][kParts];  // of the tile in hand and the next
   __shared__ int position[Shape::kQueries];
   __shared__ float slope[Shape::kQueries];
   T* queries = DynamicShared<T>();
@@ -159,32 +223,22 @@ __global__ void __launch_bounds__(kThreads)
   const int thread = static_cast<int>(threadIdx.x);
   const int lane = thread % kWarpThreads;
   const int warp_query = thread / kWarpThreads * Shape::kWarpQueries;
-
-  const int row_lane = RowLane<kDim>(0, lane);
-  const int query_lane = RowLane<kDim>(warp_query, lane);
-  const int key_lane = KeyLane<kDim>(0, lane);
-
   const QueryBlock block = FindQueries<Shape::kQueries>(p, tiles, tile_count, chunks);
   if (block.count <= 0) return;
   const int kv_head = p.kv_of_head[block.first_head];
   const int32_t* table = TableOfRow(p, block.first_row);
   const int row_position = p.positions[block.first_row];
-  const int end =
-      row_position + (block.first_query + block.count - 1) / block.heads + 1;  // of the keys
+  // The keys that some query of the block sees.
   const int first = FirstKey(p, row_position + block.first_query / block.heads);
+  const int end = row_position + (block.first_query + block.count - 1) / block.heads + 1;
   const int first_tile = first / kKeyTile;
   int tile = (end - 1) / kKeyTile;
 
   CopyQueries<T, kDim, Shape::kQueries>(p, block, queries);
-  for (int q = thread; q < Shape::kQueries; q += kThreads) {
-    const int query = block.first_query + (q < block.count ? q : block.count - 1);
-    position[q] = row_position + query / block.heads;
-    slope[q] = p.alibi_slopes == nullptr
-                   ? 0.0F
-                   : p.alibi_slopes[block.first_head + query % block.heads] * kLog2E;
-  }
+  DescribeQueries<Shape::kQueries>(p, block, row_position, position, slope);
   if (thread < kParts) {
-    offsets[tile % 2][thread] = PartOffset(p, table, kv_head, tile * kParts + thread, first, end);
+    const int part = tile * kParts + thread;
+    offsets[tile % 2][thread] = PartOffset(p, PartBlock(p, table, part, first, end), kv_head, part);
   }
   __syncthreads();
   const auto* k_cache = static_cast<const T*>(p.k_cache);
@@ -193,41 +247,26 @@ __global__ void __launch_bounds__(kThreads)
                               end - tile * kKeyTile);
   CopyAsyncCommit();
 
+  const WarpQueries warp = FindWarp<kDim>(
+      p, warp_query, warp_query < block.count ? Shape::kWarpQueries : 0, position, slope);
+  const int row_lane = RowLane<kDim>(0, lane);
   Accumulator<kDim, kRowTiles> acc;
   Clear(&acc);
-  // The keys that some query of this warp sees; none if it has no query.
-  const int warp_first = position[warp_query];
-  const int warp_last = position[warp_query + Shape::kWarpQueries - 1];
-  const int warp_begin = FirstKey(p, warp_first);
-  const int warp_end = warp_query < block.count ? warp_last + 1 : 0;
   for (; tile >= first_tile; --tile) {
     const int key = tile * kKeyTile;
-    const bool seen = key < warp_end && key + kKeyTile > warp_begin;
+    const bool seen = key < warp.end_key && key + kKeyTile > warp.begin_key;
     CopyAsyncWait<0>();
     __syncthreads();  // this tile's keys are there, and nobody reads the values of the last
     CopyTile<T, kDim, kThreads>(values, v_cache, offsets[tile % 2], first - key, end - key);
     CopyAsyncCommit();
-    int64_t next_offset = 0;
-    if (thread < kParts && tile > first_tile) {
-      next_offset = PartOffset(p, table, kv_head, (tile - 1) * kParts + thread, first, end);
-    }
+    const int next_part = (tile - 1) * kParts + thread;
+    const int next_block =
+        thread < kParts && tile > first_tile ? PartBlock(p, table, next_part, first, end) : -1;
     uint32_t weights[kRowTiles][kKeyTile / 16][4];
-    if (seen) {
-      float scores[kRowTiles][kKeyTile / 8][4];
-      float factor = p.scale * kLog2E;
-      Clear(scores);
-      AddProducts<T, kDim>(queries, query_lane, keys, key_lane, scores);
-      if (p.alibi_slopes != nullptr) {
-        AddSlopes<kRowTiles>(scores, position + warp_query, slope + warp_query, key, factor, lane);
-        factor = 1.0F;
-      }
-      if (key + kKeyTile - 1 > warp_first || warp_last - key >= p.window) {
-        Mask<kRowTiles>(scores, position + warp_query, p.window, key, lane);
-      }
-      Softmax(factor, scores, &acc);
-      PackWeights<T>(scores, weights);
+    if (seen) WeighTile<T, kDim, kRowTiles>(p, warp, queries, keys, key, &acc, weights);
+    if (thread < kParts) {
+      offsets[(tile + 1) % 2][thread] = PartOffset(p, next_block, kv_head, next_part);
     }
-    if (thread < kParts) offsets[(tile + 1) % 2][thread] = next_offset;
     CopyAsyncWait<0>();
     __syncthreads();  // this tile's values are there, and nobody reads its keys
     if (tile > first_tile) {
@@ -237,10 +276,8 @@ __global__ void __launch_bounds__(kThreads)
     CopyAsyncCommit();
     if (seen) AddValues<T>(weights, values, row_lane, &acc);
   }
-  if (warp_query < block.count) {
-    WriteOut<T, kDim, kRowTiles>(p, block, warp_query, acc, queries + warp_query * Shape::kRow,
-                                 lane);
-  }
+  T* own = queries + warp_query * Shape::kRow;
+  if (warp_query < block.count) WriteOut<T, kDim, kRowTiles>(p, block, warp_query, acc, own, lane);
 }
 
 template <typename T, int kDim, int kRowTiles>

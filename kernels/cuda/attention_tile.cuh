@@ -68,14 +68,48 @@ __device__ inline const int32_t* TableOfRow(const AttentionParams& p, int row) {
   return p.block_tables + p.table_of_row[row] * p.table_stride;
 }
 
-// Where part `part` of a sequence (positions from 16 * part) lies in the cache, in values; 0 if
-// none of its keys is in [first, end), so that no entry of the table is read which names no block.
-__device__ inline int64_t PartOffset(const AttentionParams& p, const int32_t* table, int kv_head,
-                                     int part, int first, int end) {
+// The block that holds part `part` of a sequence (positions from 16 * part); -1 if none of its keys
+// is in [first, end), so that no entry of the table is read which names no block.
+__device__ inline int PartBlock(const AttentionParams& p, const int32_t* table, int part, int first,
+                                int end) {
   const int position = part * kPartKeys;
-  if (position + kPartKeys <= first || position >= end) return 0;
-  const int64_t block = table[position / p.block_tokens];
-  return ((block * p.kv_heads + kv_head) * p.block_tokens + position % p.block_tokens) * p.head_dim;
+  if (position + kPartKeys <= first || position >= end) return -1;
+  return table[position / p.block_tokens];
+}
+
+// Where the part lies in the cache, in values. Apart from PartBlock, so that a caller can let time
+// pass before it needs what that reads.
+__device__ inline int64_t PartOffset(const AttentionParams& p, int block, int kv_head, int part) {
+  if (block < 0) return 0;
+  const int64_t head_block = static_cast<int64_t>(block) * p.kv_heads + kv_head;
+  return (head_block * p.block_tokens + part * kPartKeys % p.block_tokens) * p.head_dim;
+}
+
+// CopyTile for tiles that have hidden keys (kEdge) or none.
+template <bool kEdge, typename T, int kDim, int kThreads>
+__device__ inline void CopyParts(T* shared, const T* cache, const int64_t* offsets, int first,
+                                 int end) {
+  using Layout = TileLayout<kDim>;
+  constexpr int kPartChunks = kPartKeys * Layout::kChunks;
+  constexpr int kPassKeys = kThreads / Layout::kChunks;
+  // Passes 8 keys or a multiple apart permute alike: a thread's places are known steps apart.
+  constexpr bool kEven = kThreads % Layout::kChunks == 0 && kPassKeys % 8 == 0;
+  const int thread = static_cast<int>(threadIdx.x);
+  const int own_key = thread / Layout::kChunks;
+  const int own = Layout::Offset(own_key, thread % Layout::kChunks);
+#pragma unroll
+  for (int part = 0; part < kParts; ++part) {
+    const T* from = cache + offsets[part] + thread * 8;
+#pragma unroll
+    for (int pass = 0; pass * kThreads < kPartChunks; ++pass) {
+      const int i = pass * kThreads + thread;
+      if (kPartChunks % kThreads != 0 && i >= kPartChunks) continue;
+      const int key = part * kPartKeys + (kEven ? own_key + pass * kPassKeys : i / Layout::kChunks);
+      const int to = kEven ? own + (part * kPartKeys + pass * kPassKeys) * Layout::kRow
+                           : Layout::Offset(key, i % Layout::kChunks);
+      CopyAsync16(shared + to, from + pass * kThreads * 8, !kEdge || (key >= first && key < end));
+    }
+  }
 }
 
 // Starts the copy of the keys [first, end) of a tile (counted from its beginning) to shared memory,
@@ -83,22 +117,10 @@ __device__ inline int64_t PartOffset(const AttentionParams& p, const int32_t* ta
 template <typename T, int kDim, int kThreads>
 __device__ inline void CopyTile(T* shared, const T* cache, const int64_t* offsets, int first,
                                 int end) {
-  using Layout = TileLayout<kDim>;
-  constexpr int kPassKeys = kThreads / Layout::kChunks;  // if whole
-  constexpr bool kWhole = kThreads % Layout::kChunks == 0;
-  const int thread = static_cast<int>(threadIdx.x);
-#pragma unroll
-  for (int part = 0; part < kParts; ++part) {
-    const T* from = cache + offsets[part];
-#pragma unroll
-    for (int pass = 0; pass * kThreads < kPartKeys * Layout::kChunks; ++pass) {
-      const int i = pass * kThreads + thread;
-      const int key = kWhole ? thread / Layout::kChunks + pass * kPassKeys : i / Layout::kChunks;
-      const int chunk = (kWhole ? thread : i) % Layout::kChunks;
-      if (key >= kPartKeys) continue;
-      const int at = part * kPartKeys + key;
-      CopyAsync16(shared + Layout::Offset(at, chunk), from + i * 8, at >= first && at < end);
-    }
+  if (first <= 0 && end >= kKeyTile) {
+    CopyParts<false, T, kDim, kThreads>(shared, cache, offsets, first, end);
+  } else {
+    CopyParts<true, T, kDim, kThreads>(shared, cache, offsets, first, end);
   }
 }
 

@@ -4,12 +4,10 @@
 #include <tuple>
 
 #include "kernels/cuda/attention.h"
+#include "kernels/cuda/emulator/emulator.h"
 #include "tests/kernels/attention_scene.h"
 #include "tests/kernels/compare.h"
 #include "tests/kernels/cuda/device_array.h"
-#ifdef PERGOLA_CUDA_EMULATOR
-#include "kernels/cuda/emulator/emulator.h"
-#endif
 
 namespace pergola {
 namespace {
@@ -48,6 +46,7 @@ struct RunOptions {
   int compute_capability = 90;
   int64_t longest_context = 0;  // 0: the plan's
   bool all_decode = false;      // prompts too go through the decode kernel
+  bool graph = false;           // captured once, then launched twice
 };
 
 // The step's attention on the device, as f32.
@@ -106,7 +105,20 @@ std::vector<float> Attend(Scene* scene, DType activation, const RunOptions& opti
   CudaContext context = device;
   context.multiprocessors = options.multiprocessors;
   context.compute_capability = std::min(context.compute_capability, options.compute_capability);
-  PagedAttentionCuda(context, args);
+  if (options.graph) {
+    cudaGraph_t graph;
+    cudaGraphExec_t exec;
+    PERGOLA_CUDA_CHECK(cudaStreamBeginCapture(context.stream, cudaStreamCaptureModeThreadLocal));
+    PagedAttentionCuda(context, args);
+    PERGOLA_CUDA_CHECK(cudaStreamEndCapture(context.stream, &graph));
+    PERGOLA_CUDA_CHECK(cudaGraphInstantiate(&exec, graph, 0));
+    for (int i = 0; i < 2; ++i) PERGOLA_CUDA_CHECK(cudaGraphLaunch(exec, context.stream));
+    PERGOLA_CUDA_CHECK(cudaStreamSynchronize(context.stream));
+    PERGOLA_CUDA_CHECK(cudaGraphExecDestroy(exec));
+    PERGOLA_CUDA_CHECK(cudaGraphDestroy(graph));
+  } else {
+    PagedAttentionCuda(context, args);
+  }
   const std::vector<uint8_t> bytes = device_out.Read();
   for (const int32_t count : done.Read()) EXPECT_EQ(count, 0);
   return Decode(activation, bytes);
@@ -175,16 +187,13 @@ testing::AssertionResult NearReference(const Scene& scene, DType activation,
   });
 }
 
-// Runs `body` in every order of blocks, warps and lanes that the emulator has; on a GPU once.
+// Runs `body` in the emulator's other orders of blocks, warps and lanes; a GPU has its own.
 void InEveryOrder(const std::function<void()>& body) {
-#ifdef PERGOLA_CUDA_EMULATOR
   for (const auto order : {emulator::Order::kDescending, emulator::Order::kShuffled}) {
     emulator::SetOrder(order, 5);
     body();
   }
   emulator::SetOrder(emulator::Order::kAscending);
-#endif
-  body();
 }
 
 struct Types {
@@ -205,8 +214,13 @@ class CudaAttentionTest : public testing::TestWithParam<Types> {
   Scene MakeRounded(const Shape& shape, const std::vector<int64_t>& lengths) const {
     return RoundedScene(shape, lengths, activation());
   }
+  // Of the rows that the options name.
   void ExpectNearReference(Scene scene, const RunOptions& options = {}) const {
-    EXPECT_TRUE(NearReference(scene, activation(), Attend(&scene, activation(), options)));
+    const std::vector<float> got = Attend(&scene, activation(), options);
+    std::vector<float> all = Reference(scene, false);
+    const int64_t first = options.begin * scene.shape.heads * scene.shape.head_dim;
+    std::copy(got.begin(), got.end(), all.begin() + first);
+    EXPECT_TRUE(NearReference(scene, activation(), all));
   }
 };
 
@@ -258,6 +272,21 @@ TEST_P(CudaAttentionTest, AgreesForEveryBlockSize) {
   }
 }
 
+// A chunk begins anywhere in a key tile, and so do the rows of its warps.
+TEST_P(CudaAttentionTest, AgreesForChunks) {
+  for (const int64_t heads : {1, 2, 3}) {
+    Shape s = shape();
+    s.heads = heads;
+    s.kv_heads = 1;
+    const Scene scene = MakeRounded(s, {150});
+    for (const int64_t begin : {37, 64}) {
+      RunOptions options;
+      options.begin = begin;
+      ExpectNearReference(scene, options);
+    }
+  }
+}
+
 TEST_P(CudaAttentionTest, AgreesWithinAWindow) {
   for (const int64_t window : {1, 7, 64, 100}) {
     Shape s = shape();
@@ -286,17 +315,11 @@ TEST_P(CudaAttentionTest, SplitRowsAgreeForManyContexts) {
   s.block_tokens = 16;
   for (const int64_t length : {1, 63, 64, 65, 129, 300}) {
     Scene scene = MakeRounded(s, {length});
-    const std::vector<float> magnitude = Reference(scene, true);
-    const std::vector<float> want = Reference(scene, false);
+    SCOPED_TRACE(length);
     RunOptions options;
     options.begin = std::max<int64_t>(0, length - 3);
     options.longest_context = 5000;  // as of a graph for longer rows
-    const std::vector<float> got = Attend(&scene, activation(), options);
-    const int64_t values = s.heads * s.head_dim;
-    Scene all = scene;
-    std::vector<float> padded = want;
-    std::copy(got.begin(), got.end(), padded.begin() + options.begin * values);
-    EXPECT_TRUE(NearReference(all, activation(), padded)) << "length " << length;
+    ExpectNearReference(scene, options);
   }
 }
 
@@ -314,6 +337,18 @@ TEST_P(CudaAttentionTest, SplitRowsAgreeInEveryOrder) {
   const std::vector<float> whole = Attend(&scene, activation(), options);
   const double bound = 2 * (ErrorOfWeights(scene, activation()) * 5 + UnitOf(activation()) * 5);
   EXPECT_TRUE(CompareWith(whole, want, [&](size_t) { return bound; }));
+}
+
+TEST_P(CudaAttentionTest, AGraphRepeatsIt) {
+  Scene scene = MakeRounded(shape(), {300});
+  RunOptions options;
+  for (const int64_t begin : {280, 298}) {
+    options.begin = begin;
+    options.graph = false;
+    const std::vector<float> want = Attend(&scene, activation(), options);
+    options.graph = true;
+    EXPECT_TRUE(CompareBits(Attend(&scene, activation(), options), want));
+  }
 }
 
 TEST_P(CudaAttentionTest, TheDecodeKernelTakesPromptsToo) {

@@ -12,3 +12,8 @@ target_compile_definitions(cuda_kernels_tests PRIVATE
                            PERGOLA_BIN_DIR="${CMAKE_BINARY_DIR}/bin")
 gtest_discover_tests(cuda_kernels_tests TEST_PREFIX "cuda_kernels." DISCOVERY_TIMEOUT 60
                      PROPERTIES TIMEOUT 300)
+
+add_executable(cuda_attention_bench bench/cuda_attention_bench.cc)
+target_link_libraries(cuda_attention_bench PRIVATE pergola_cuda)
+set_target_properties(cuda_attention_bench PROPERTIES CUDA_RUNTIME_LIBRARY Static)
+add_test(NAME bench.cuda_attention COMMAND cuda_attention_bench --tiny)
