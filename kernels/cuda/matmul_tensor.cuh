@@ -181,12 +181,12 @@ __global__ void __launch_bounds__(kProductThreads, kNt == 1 ? 3 : 2)
   StoreSums<kMt, kNt>(params, sums);
 }
 
-// Splits of K that fill the machine where outputs are few, two blocks a multiprocessor; each has
-// work for all of its warps.
+// Splits of K, where outputs are so few that a quarter of the machine would be busy at most: only
+// there they gain more than the second launch costs. Each split has work for all of its warps.
 inline int SplitsOf(const CudaContext& context, const ProductParams& params, int64_t blocks,
                     int64_t spans) {
-  if (blocks >= context.multiprocessors) return 1;
-  const int64_t wanted = (2 * int64_t{context.multiprocessors} + blocks - 1) / blocks;
+  if (4 * blocks > context.multiprocessors) return 1;
+  const int64_t wanted = (context.multiprocessors + blocks - 1) / blocks;
   const int64_t room =
       context.workspace_bytes / (4 * std::max<int64_t>(1, params.x.rows * params.y.outputs));
   const int64_t splits =
@@ -213,7 +213,8 @@ void TensorProduct(const CudaContext& context, const CudaMatmulArgs& args) {
   const ProductParams params = ProductParamsOf(args);
   if (params.x.rows <= 8) return LaunchTensorProduct<kD, A, 1, 1>(context, params);
   if (params.x.rows <= 16) return LaunchTensorProduct<kD, A, 1, 2>(context, params);
-  LaunchTensorProduct<kD, A, 2, 4>(context, params);
+  // Superblocks have their registers full with one tile of outputs.
+  LaunchTensorProduct<kD, A, Format<kD>::kUnit == 256 ? 1 : 2, 4>(context, params);
 }
 
 template <DType kD>

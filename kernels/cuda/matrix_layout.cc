@@ -103,11 +103,17 @@ int BitOf(int bits, int j) {
   return bits == 8 ? 8 * j : (j % 2) * 4 * bits + j / 2 * bits;
 }
 
+// Packs the values of four bytes two apart, `bits` each, side by side.
+uint64_t CompressEven(uint64_t octet, int bits) {
+  constexpr uint64_t kBothWords = 0x0000000100000001;
+  uint64_t v = octet & 0x0001000100010001 * ((1U << bits) - 1);
+  v = (v | v >> (16 - bits)) & kBothWords * ((1U << 2 * bits) - 1);
+  return (v | v >> (32 - 2 * bits)) & ((1U << 4 * bits) - 1);
+}
+
 uint64_t CompressOctet(uint64_t octet, int bits) {
   if (bits == 8) return octet;
-  uint64_t packed = 0;
-  for (int j = 0; j < 8; ++j) packed |= (octet >> 8 * j & 0xff) << BitOf(bits, j);
-  return packed;
+  return CompressEven(octet, bits) | CompressEven(octet >> 8, bits) << 4 * bits;
 }
 
 uint64_t ExpandOctet(uint64_t packed, int bits) {
