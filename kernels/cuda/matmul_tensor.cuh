@@ -150,14 +150,20 @@ __global__ void __launch_bounds__(kProductThreads, kNt == 1 ? 3 : 2)
       rows[mt][half] = params.w.data + (output < last ? output : last) * params.shape.stride;
     }
   }
+  InputRow<A> inputs[kNt];
+#pragma unroll
+  for (int nt = 0; nt < kNt; ++nt) {
+    inputs[nt] = InputRowOf<A>(params.x, first_row + nt * 8 + g);
+  }
   float sums[kMt][kNt][4] = {};
-  const int64_t turns = static_cast<int64_t>(params.splits) * kProductWarps;
-  const int64_t turn = static_cast<int64_t>(blockIdx.z) * kProductWarps + thread / kWarpThreads;
-  for (int64_t begin = turn * kSpanUnits; begin < params.shape.units; begin += turns * kSpanUnits) {
+  const int units = static_cast<int>(params.shape.units);
+  const int turn = static_cast<int>(blockIdx.z) * kProductWarps + thread / kWarpThreads;
+  const int step = params.splits * kProductWarps * kSpanUnits;
+  for (int begin = turn * kSpanUnits; begin < units; begin += step) {
     typename F::Raw raw[kSpanUnits][kMt][2];
 #pragma unroll
     for (int u = 0; u < kSpanUnits; ++u) {
-      if (begin + u >= params.shape.units) break;
+      if (begin + u >= units) break;
 #pragma unroll
       for (int mt = 0; mt < kMt; ++mt) {
         F::Load(raw[u][mt][0], rows[mt][0], params.shape, begin + u, t);
@@ -166,13 +172,13 @@ __global__ void __launch_bounds__(kProductThreads, kNt == 1 ? 3 : 2)
     }
 #pragma unroll
     for (int u = 0; u < kSpanUnits; ++u) {
-      if (begin + u >= params.shape.units) break;
+      if (begin + u >= units) break;
 #pragma unroll
       for (int p = 0; p < F::kChunks; ++p) {
         uint32_t x[kNt][4];
 #pragma unroll
         for (int nt = 0; nt < kNt; ++nt) {
-          LoadInputOctet<kD, A>(params.x, first_row + nt * 8 + g, begin + u, p, t, x[nt]);
+          LoadInputOctet<kD>(params.x, inputs[nt], begin + u, p, t, x[nt]);
         }
         MultiplyChunk<kD, A, kMt, kNt>(raw[u], p, x, sums);
       }
