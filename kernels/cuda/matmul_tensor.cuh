@@ -21,11 +21,10 @@
 #include "kernels/cuda/matmul_parts.cuh"
 
 namespace pergola {
-namespace {
 
-constexpr int kProductWarps = 8;
-constexpr int kProductThreads = kProductWarps * kWarpThreads;
-constexpr int kMostSplits = 8;
+inline constexpr int kProductWarps = 8;
+inline constexpr int kProductThreads = kProductWarps * kWarpThreads;
+inline constexpr int kMostSplits = 8;
 
 // Units that a lane has in flight at once: 256 values of 4-bit weights, 128 of wider ones.
 template <DType kD, int kMt>
@@ -230,5 +229,4 @@ void TensorProductOf(const CudaContext& context, const CudaMatmulArgs& args) {
   TensorProduct<kD, __half>(context, args);
 }
 
-}  // namespace
 }  // namespace pergola

@@ -16,6 +16,10 @@
 #include "tests/kernels/compare.h"
 #include "tests/kernels/kernel_test_util.h"
 
+#ifdef PERGOLA_CUDA_EMULATOR  // of its cuda_runtime.h
+#include "kernels/cuda/emulator/emulator.h"
+#endif
+
 namespace pergola {
 
 inline constexpr DType kActivations[] = {DType::kF32, DType::kBF16, DType::kF16};
@@ -245,7 +249,7 @@ struct Product {
       }
       const double add = (c.bias ? std::abs(static_cast<double>(bias[o])) : 0) +
                          (c.accumulate ? std::abs(static_cast<double>(y[At(i)])) : 0);
-      const double terms = static_cast<double>(c.columns) + 8;
+      const double terms = static_cast<double>(c.columns) * 17 / 16 + 16;
       bounds[At(i)] = terms * 0x1p-23 * (sum + add) + RoundoffOf(c.y_dtype) * std::abs(want[At(i)]);
       if (c.bias) bounds[At(i)] += RoundoffOf(c.y_dtype) * std::abs(static_cast<double>(bias[o]));
       if (rounded && DecodesWeights()) bounds[At(i)] += RoundoffOf(c.x_dtype) * sum;
@@ -267,6 +271,27 @@ struct Product {
     return CompareWith(Compute(), want, [&](size_t i) { return bounds[i]; });
   }
 };
+
+// The same bits whatever the order of blocks, warps and lanes; where only the GPU knows the order,
+// in three runs.
+inline testing::AssertionResult SameInEveryOrder(const Product& product) {
+  std::vector<std::vector<float>> results;
+#ifdef PERGOLA_CUDA_EMULATOR
+  for (const auto order :
+       {emulator::Order::kAscending, emulator::Order::kDescending, emulator::Order::kShuffled}) {
+    emulator::SetOrder(order, 3);
+    results.push_back(product.Compute());
+  }
+  emulator::SetOrder(emulator::Order::kAscending);
+#else
+  for (int run = 0; run < 3; ++run) results.push_back(product.Compute());
+#endif
+  for (const auto& result : results) {
+    const auto same = CompareBits(result, results[0]);
+    if (!same) return same;
+  }
+  return testing::AssertionSuccess();
+}
 
 #define SKIP_WITHOUT_GPU() \
   if (!Gpu::Exists()) GTEST_SKIP() << "no CUDA device"
