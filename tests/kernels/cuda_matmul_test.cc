@@ -76,6 +76,19 @@ TEST_P(CudaMatmulTest, SplitsLongRowsOfFewOutputs) {
   EXPECT_TRUE(Product(dtype(), c).Agrees());
 }
 
+TEST_P(CudaMatmulTest, ASmallWorkspaceDecodesATileOfOutputsAtATime) {
+  SKIP_WITHOUT_GPU();
+  Case c;
+  c.x_dtype = x_dtype();
+  c.rows = 130;
+  c.columns = 72;
+  c.outputs = 150;
+  c.bias = true;
+  c.y_gap = 2;
+  c.workspace_bytes = 24 << 10;  // tiles of 64
+  EXPECT_TRUE(Product(dtype(), c).Agrees());
+}
+
 TEST_P(CudaMatmulTest, NaNStaysInItsRow) {
   SKIP_WITHOUT_GPU();
   for (int64_t rows : {4, 20}) {

@@ -146,15 +146,18 @@ struct Case {
   bool bias = false, accumulate = false;
   int64_t y_gap = 0;  // y_stride - outputs
   CudaInt8Product int8_product = CudaInt8Product::kActivations;
+  int64_t workspace_bytes = int64_t{4} << 20;
 };
 
 class Gpu {
  public:
-  Gpu() : workspace_(std::vector<uint8_t>(kWorkspaceBytes).data(), kWorkspaceBytes) {
+  explicit Gpu(int64_t workspace_bytes = int64_t{1} << 20)
+      : workspace_(std::vector<uint8_t>(static_cast<size_t>(workspace_bytes)).data(),
+                   static_cast<size_t>(workspace_bytes)) {
     context.compute_capability = 90;
     context.multiprocessors = 132;
     context.workspace = static_cast<uint8_t*>(workspace_.data());
-    context.workspace_bytes = kWorkspaceBytes;
+    context.workspace_bytes = workspace_bytes;
     auto made = DenseProduct::Create();
     EXPECT_TRUE(made.ok()) << made.status();
     if (made.ok()) dense_ = *std::move(made);
@@ -167,7 +170,6 @@ class Gpu {
   CudaContext context;
 
  private:
-  static constexpr int64_t kWorkspaceBytes = 4 << 20;
   DeviceBytes workspace_;
   std::unique_ptr<DenseProduct> dense_;
 };
@@ -187,7 +189,7 @@ struct Product {
   DType dtype() const { return w.matrix.dtype; }
 
   std::vector<float> Compute() const {
-    Gpu gpu;
+    const Gpu gpu(c.workspace_bytes);
     const auto x_bytes = Encode(c.x_dtype, x), y_bytes = Encode(c.y_dtype, y);
     const DeviceBytes x_device(x_bytes.data(), x_bytes.size());
     const DeviceBytes y_device(y_bytes.data(), y_bytes.size());
