@@ -81,7 +81,7 @@ int64_t HalvesPlace(DType dtype) {
 struct OctetPlace {
   int64_t first, second;
 };
-OctetPlace OctetOf(const CudaBlockFormat& format, int64_t chunk, int t) {
+OctetPlace OctetOf(const CudaBlockFormat& format, int64_t chunk, int64_t t) {
   if (format.sub == 32) return {32 * chunk + 8 * t, 32 * chunk + 8 * t + 4};
   return {32 * chunk + 4 * t, 32 * chunk + 16 + 4 * t};
 }
