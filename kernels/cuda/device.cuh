@@ -29,7 +29,7 @@ namespace pergola {
 
 inline constexpr int kWarpThreads = 32;
 // What a block may have without asking, and what it may have at most on sm_90 (163 KiB on sm_80, 64
-// KiB on sm_75: the launcher's business).
+// KiB on sm_75: the launcher's business). Static __shared__ arrays count too.
 inline constexpr int64_t kDefaultSharedBytes = 48 << 10;
 inline constexpr int64_t kMaxSharedBytes = 227 << 10;
 
