@@ -48,8 +48,9 @@ constexpr CudaBlockFormat CudaBlockFormatOf(DType dtype) {
   }
 }
 
-// Where a row's parts lie, in bytes from its beginning.
 inline constexpr int64_t kCudaRowAlignment = 16;
+
+// Where a row's parts lie, in bytes from its beginning.
 struct CudaRowShape {
   int64_t stride = 0;  // from row to row, a multiple of kCudaRowAlignment
   int64_t units = 0;   // of 128 values for dense and int8

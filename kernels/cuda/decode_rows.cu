@@ -2,7 +2,7 @@
 // weights that a dense product takes when x has many rows.
 //
 // Four threads take a unit of 128 or 256 values: one to four 16-byte loads each, then stores of
-// four values. Memory: the packed bytes once, the decoded ones once; the roof is the sum of both
+// up to 16 bytes. Memory: the packed bytes once, the decoded ones once; the roof is the sum of both
 // over the memory's bandwidth (tiles of a product stay in L2). Values have the bits of
 // DecodeToF32, rounded once if y is narrower.
 #include "kernels/cuda/matmul_parts.cuh"
@@ -15,17 +15,23 @@ constexpr int kThreads = 256;
 struct DecodeParams {
   DecodeRowsArgs args;
   CudaRowShape shape;
-  bool vectors = false;
+  bool vectors = false;  // octets of y are whole and aligned
 };
 
+// Eight values as 16 bytes.
+template <typename A>
+__device__ __forceinline__ void StoreHalves8(void* y, int64_t index, const float* values) {
+  *reinterpret_cast<uint4*>(static_cast<A*>(y) + index) =
+      make_uint4(PackPair<A>(values[0], values[1]), PackPair<A>(values[2], values[3]),
+                 PackPair<A>(values[4], values[5]), PackPair<A>(values[6], values[7]));
+}
 template <typename A>
 __device__ __forceinline__ void StoreHalves4(void* y, int64_t index, const float* values) {
-  const uint2 words =
+  *reinterpret_cast<uint2*>(static_cast<A*>(y) + index) =
       make_uint2(PackPair<A>(values[0], values[1]), PackPair<A>(values[2], values[3]));
-  *reinterpret_cast<uint2*>(static_cast<A*>(y) + index) = words;
 }
 
-// Values of stored k on, as far as they are the matrix's.
+// Four values of stored k on, as far as they are the matrix's.
 __device__ __forceinline__ void Store4(const DecodeParams& params, int64_t row, int64_t k,
                                        const float* values) {
   const DecodeRowsArgs& args = params.args;
@@ -60,6 +66,26 @@ __device__ __forceinline__ void Store4(const DecodeParams& params, int64_t row, 
   }
 }
 
+// An octet.
+template <typename F>
+__device__ __forceinline__ void StoreOctet(const DecodeParams& params, int64_t row, int64_t unit,
+                                           int p, int t, const float* values) {
+  const DecodeRowsArgs& args = params.args;
+  const int64_t k = unit * F::kUnit + F::First(p, t);
+  if (!F::kTwoScales && params.vectors && args.y_dtype != DType::kF32) {
+    const int64_t column = k - args.w.lead;
+    if (column < 0 || column >= args.w.columns) return;
+    if (args.y_dtype == DType::kBF16) {
+      StoreHalves8<__nv_bfloat16>(args.y, row * args.y_stride + column, values);
+    } else {
+      StoreHalves8<__half>(args.y, row * args.y_stride + column, values);
+    }
+    return;
+  }
+  Store4(params, row, k, values);
+  Store4(params, row, unit * F::kUnit + F::Second(p, t), values + 4);
+}
+
 template <DType kD>
 __global__ void __launch_bounds__(kThreads) DecodeRowsKernel(DecodeParams params) {
   using F = Format<kD>;
@@ -90,8 +116,7 @@ __global__ void __launch_bounds__(kThreads) DecodeRowsKernel(DecodeParams params
 #pragma unroll
       for (int j = 0; j < 8; ++j) w[j] *= args.scale;
     }
-    Store4(params, row, unit * F::kUnit + F::First(p, t), w);
-    Store4(params, row, unit * F::kUnit + F::Second(p, t), w + 4);
+    StoreOctet<F>(params, row, unit, p, t, w);
   }
 }
 
@@ -160,7 +185,7 @@ void DecodeRowsCuda(const CudaContext& context, const DecodeRowsArgs& args) {
   DecodeParams params;
   params.args = args;
   params.shape = CudaRowShapeOf(args.w.dtype, args.w.columns, args.w.lead);
-  params.vectors = args.w.lead % 4 == 0 && args.w.columns % 4 == 0 && args.y_stride % 4 == 0 &&
+  params.vectors = args.w.lead % 8 == 0 && args.w.columns % 8 == 0 && args.y_stride % 8 == 0 &&
                    reinterpret_cast<uintptr_t>(args.y) % 16 == 0;
   switch (args.w.dtype) {
     case DType::kF32:

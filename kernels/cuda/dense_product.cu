@@ -43,6 +43,10 @@ uint32_t AlignmentOf(const void* pointer) {
   return static_cast<uint32_t>(address & -address);
 }
 
+// Prompts have any number of rows: a bound on host memory (about a KiB each). Plans are on the host
+// alone, so that work on the device outlives them.
+constexpr size_t kMostPlans = 4096;
+
 // Everything a plan depends on.
 using Key = std::array<int64_t, 14>;
 Key KeyOf(const DenseProductArgs& args, int64_t workspace_bytes) {
@@ -157,6 +161,7 @@ class CublasProduct : public DenseProduct {
     if (args.rows == 0 || args.outputs == 0) return;
     CudaContext limited = context;
     limited.workspace_bytes = std::min(context.workspace_bytes, kDenseWorkspaceBytes);
+    if (plans_.size() >= kMostPlans) plans_.clear();
     std::unique_ptr<Plan>& plan = plans_[KeyOf(args, limited.workspace_bytes)];
     if (plan == nullptr) plan = std::make_unique<Plan>(handle_, args, limited.workspace_bytes);
     plan->Run(handle_, limited, args);

@@ -136,7 +136,7 @@ void CheckArgs(const CudaMatmulArgs& args) {
   PERGOLA_CHECK_MSG(args.y.dim(1) == args.w.rows, "y has " + std::to_string(args.y.dim(1)) +
                                                       " columns, the weights " +
                                                       std::to_string(args.w.rows) + " rows");
-  PERGOLA_CHECK(args.y_stride >= args.w.rows);
+  PERGOLA_CHECK(args.w.columns > 0 && args.y_stride >= args.w.rows);
   PERGOLA_CHECK(reinterpret_cast<uintptr_t>(args.w.data) % kCudaRowAlignment == 0);
 }
 

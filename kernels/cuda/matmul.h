@@ -7,10 +7,13 @@
 // same call gives the same bits. Unlike on the CPU a row's bits may change with the number of rows.
 //
 // Error against the reference (double accumulation over the same values), before y is rounded to
-// its dtype: at most (K + 8) 2^-23 sum |x w| where |w| is |s q| + |m| for formats with a minimum;
-// the tensor cores' sums truncate, hence 2^-23. Where weights are decoded to 16 bits (many rows of
-// x, or dense weights of another dtype than x's) each is rounded once more: + u_A sum |x w|, u_A =
-// 2^-8 (bf16), 2^-11 (f16). A bias beside a y of 16 bits may be rounded to that dtype.
+// its dtype: at most (17/16 K + 16) 2^-23 sum |x w| where |w| is |s q| + |m| for formats with a
+// minimum: a tensor core cuts the 16 products of a step and the sum so far, 17 values, at one place
+// (Fasi et al., Numerical behavior of NVIDIA tensor cores, PeerJ Comput. Sci. 7:e330, 2021). Where
+// weights are decoded to 16 bits (many rows of x, or dense weights of another dtype than x's) each
+// is rounded once more: + u_A sum |x w|, u_A = 2^-8 (bf16), 2^-11 (f16). A bias beside a y of 16
+// bits may be rounded to that dtype. Of int8 tokens: (2 |O| + 13) 2^-23 sum |s q t p| (outliers:
+// |x t p|) in kernels/matmul.h's terms.
 #pragma once
 
 #include <cstdint>

@@ -107,15 +107,31 @@ __device__ __forceinline__ void StoreProduct(const OutputView& y, int64_t row, i
   StoreAs(y.y, y.dtype, index, sum);
 }
 
-// Four values of x from stored k on, in two words; zeros outside the matrix.
+// One row of x as a lane reads it; k counts stored values. 32-bit: a row has fewer than 2^31.
 template <typename A>
-__device__ __forceinline__ void LoadInput4(const InputView& x, int64_t row, int64_t k,
+struct InputRow {
+  const A* values = nullptr;  // of column 0
+  bool here = false;          // else all zeros
+};
+
+template <typename A>
+__device__ __forceinline__ InputRow<A> InputRowOf(const InputView& x, int64_t row) {
+  InputRow<A> input;
+  input.values = static_cast<const A*>(x.x) + row * x.columns;
+  input.here = row < x.rows;
+  return input;
+}
+
+// Four values from stored k on, in two words; zeros outside the matrix.
+template <typename A>
+__device__ __forceinline__ void LoadInput4(const InputView& x, const InputRow<A>& row, int k,
                                            uint32_t* words) {
-  const int64_t column = k - x.lead;
-  const A* from = static_cast<const A*>(x.x) + row * x.columns;
+  const int column = k - x.lead, columns = static_cast<int>(x.columns);
   if (x.vectors) {
     uint2 v = make_uint2(0, 0);
-    if (column >= 0 && column < x.columns) v = *reinterpret_cast<const uint2*>(from + column);
+    if (row.here && column >= 0 && column < columns) {
+      v = *reinterpret_cast<const uint2*>(row.values + column);
+    }
     words[0] = v.x;
     words[1] = v.y;
     return;
@@ -125,34 +141,29 @@ __device__ __forceinline__ void LoadInput4(const InputView& x, int64_t row, int6
     words[i] = 0;
 #pragma unroll
     for (int j = 0; j < 2; ++j) {
-      const int64_t at = column + 2 * i + j;
-      if (at >= 0 && at < x.columns) {
-        words[i] |= static_cast<uint32_t>(Reinterpret<uint16_t>(from[at])) << (16 * j);
+      const int at = column + 2 * i + j;
+      if (row.here && at >= 0 && at < columns) {
+        words[i] |= static_cast<uint32_t>(Reinterpret<uint16_t>(row.values[at])) << (16 * j);
       }
     }
   }
 }
 
-// An octet of x: octet (p, t) of unit `unit` of format kD, as the fragments of two steps.
+// Octet (p, t) of unit `unit` of format kD, as the fragments of two steps.
 template <DType kD, typename A>
-__device__ __forceinline__ void LoadInputOctet(const InputView& x, int64_t row, int64_t unit, int p,
-                                               int t, uint32_t (&words)[4]) {
+__device__ __forceinline__ void LoadInputOctet(const InputView& x, const InputRow<A>& row, int unit,
+                                               int p, int t, uint32_t (&words)[4]) {
   using F = Format<kD>;
-  if (row >= x.rows) {
-#pragma unroll
-    for (int i = 0; i < 4; ++i) words[i] = 0;
-    return;
-  }
-  const int64_t first = unit * F::kUnit + F::First(p, t);
+  const int first = unit * F::kUnit + F::First(p, t);
   if (F::kTwoScales || !x.vectors) {
-    LoadInput4<A>(x, row, first, &words[0]);
-    LoadInput4<A>(x, row, unit * F::kUnit + F::Second(p, t), &words[2]);
+    LoadInput4(x, row, first, &words[0]);
+    LoadInput4(x, row, unit * F::kUnit + F::Second(p, t), &words[2]);
     return;
   }
-  const int64_t column = first - x.lead;
+  const int column = first - x.lead;
   uint4 v = make_uint4(0, 0, 0, 0);
-  if (column >= 0 && column < x.columns) {
-    v = *reinterpret_cast<const uint4*>(static_cast<const A*>(x.x) + row * x.columns + column);
+  if (row.here && column >= 0 && column < static_cast<int>(x.columns)) {
+    v = *reinterpret_cast<const uint4*>(row.values + column);
   }
   words[0] = v.x;
   words[1] = v.y;

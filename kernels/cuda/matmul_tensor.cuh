@@ -21,11 +21,10 @@
 #include "kernels/cuda/matmul_parts.cuh"
 
 namespace pergola {
-namespace {
 
-constexpr int kProductWarps = 8;
-constexpr int kProductThreads = kProductWarps * kWarpThreads;
-constexpr int kMostSplits = 8;
+inline constexpr int kProductWarps = 8;
+inline constexpr int kProductThreads = kProductWarps * kWarpThreads;
+inline constexpr int kMostSplits = 8;
 
 // Units that a lane has in flight at once: 256 values of 4-bit weights, 128 of wider ones.
 template <DType kD, int kMt>
@@ -150,14 +149,20 @@ __global__ void __launch_bounds__(kProductThreads, kNt == 1 ? 3 : 2)
       rows[mt][half] = params.w.data + (output < last ? output : last) * params.shape.stride;
     }
   }
+  InputRow<A> inputs[kNt];
+#pragma unroll
+  for (int nt = 0; nt < kNt; ++nt) {
+    inputs[nt] = InputRowOf<A>(params.x, first_row + nt * 8 + g);
+  }
   float sums[kMt][kNt][4] = {};
-  const int64_t turns = static_cast<int64_t>(params.splits) * kProductWarps;
-  const int64_t turn = static_cast<int64_t>(blockIdx.z) * kProductWarps + thread / kWarpThreads;
-  for (int64_t begin = turn * kSpanUnits; begin < params.shape.units; begin += turns * kSpanUnits) {
+  const int units = static_cast<int>(params.shape.units);
+  const int turn = static_cast<int>(blockIdx.z) * kProductWarps + thread / kWarpThreads;
+  const int step = params.splits * kProductWarps * kSpanUnits;
+  for (int begin = turn * kSpanUnits; begin < units; begin += step) {
     typename F::Raw raw[kSpanUnits][kMt][2];
 #pragma unroll
     for (int u = 0; u < kSpanUnits; ++u) {
-      if (begin + u >= params.shape.units) break;
+      if (begin + u >= units) break;
 #pragma unroll
       for (int mt = 0; mt < kMt; ++mt) {
         F::Load(raw[u][mt][0], rows[mt][0], params.shape, begin + u, t);
@@ -166,13 +171,13 @@ __global__ void __launch_bounds__(kProductThreads, kNt == 1 ? 3 : 2)
     }
 #pragma unroll
     for (int u = 0; u < kSpanUnits; ++u) {
-      if (begin + u >= params.shape.units) break;
+      if (begin + u >= units) break;
 #pragma unroll
       for (int p = 0; p < F::kChunks; ++p) {
         uint32_t x[kNt][4];
 #pragma unroll
         for (int nt = 0; nt < kNt; ++nt) {
-          LoadInputOctet<kD, A>(params.x, first_row + nt * 8 + g, begin + u, p, t, x[nt]);
+          LoadInputOctet<kD>(params.x, inputs[nt], begin + u, p, t, x[nt]);
         }
         MultiplyChunk<kD, A, kMt, kNt>(raw[u], p, x, sums);
       }
@@ -181,12 +186,12 @@ __global__ void __launch_bounds__(kProductThreads, kNt == 1 ? 3 : 2)
   StoreSums<kMt, kNt>(params, sums);
 }
 
-// Splits of K that fill the machine where outputs are few, two blocks a multiprocessor; each has
-// work for all of its warps.
+// Splits of K, where outputs are so few that a quarter of the machine would be busy at most: only
+// there they gain more than the second launch costs. Each split has work for all of its warps.
 inline int SplitsOf(const CudaContext& context, const ProductParams& params, int64_t blocks,
                     int64_t spans) {
-  if (blocks >= context.multiprocessors) return 1;
-  const int64_t wanted = (2 * int64_t{context.multiprocessors} + blocks - 1) / blocks;
+  if (4 * blocks > context.multiprocessors) return 1;
+  const int64_t wanted = (context.multiprocessors + blocks - 1) / blocks;
   const int64_t room =
       context.workspace_bytes / (4 * std::max<int64_t>(1, params.x.rows * params.y.outputs));
   const int64_t splits =
@@ -213,7 +218,8 @@ void TensorProduct(const CudaContext& context, const CudaMatmulArgs& args) {
   const ProductParams params = ProductParamsOf(args);
   if (params.x.rows <= 8) return LaunchTensorProduct<kD, A, 1, 1>(context, params);
   if (params.x.rows <= 16) return LaunchTensorProduct<kD, A, 1, 2>(context, params);
-  LaunchTensorProduct<kD, A, 2, 4>(context, params);
+  // Superblocks have their registers full with one tile of outputs.
+  LaunchTensorProduct<kD, A, Format<kD>::kUnit == 256 ? 1 : 2, 4>(context, params);
 }
 
 template <DType kD>
@@ -223,5 +229,4 @@ void TensorProductOf(const CudaContext& context, const CudaMatmulArgs& args) {
   TensorProduct<kD, __half>(context, args);
 }
 
-}  // namespace
 }  // namespace pergola

@@ -132,10 +132,11 @@ template <typename A>
 __device__ __forceinline__ void MultiplyOutliers(const TokensParams& params, const F::Raw (&raw)[2],
                                                  int64_t row, int64_t unit, int t, uint32_t mask,
                                                  float (&sums)[4]) {
+  const InputRow<A> input = InputRowOf<A>(params.product.x, row);
 #pragma unroll
   for (int p = 0; p < F::kChunks; ++p) {
     uint32_t x[4], low[4], high[4];
-    LoadInputOctet<DType::kInt8, A>(params.product.x, row, unit, p, t, x);
+    LoadInputOctet<DType::kInt8>(params.product.x, input, static_cast<int>(unit), p, t, x);
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       const uint32_t bits = mask >> (8 * p + 2 * i);

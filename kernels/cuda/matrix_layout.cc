@@ -38,7 +38,7 @@ Place LowPlace(DType dtype, int64_t i) {
       return {i / 128 * 64 + i % 64, shift(i % 128 / 64 * 4)};
     default: {
       const bool fifth = dtype == DType::kQ5_0 || dtype == DType::kQ5_1;
-      const int64_t header = 2 * HalvesOf(dtype).count + (fifth ? 4 : 0);
+      const int64_t header = CudaBlockFormatOf(dtype).half_bytes + (fifth ? 4 : 0);
       return {header + i % 16, shift(i / 16 * 4)};
     }
   }
@@ -58,7 +58,7 @@ Place HighPlace(DType dtype, int64_t i) {
     case DType::kQ6_K:
       return {128 + i / 128 * 32 + i % 32, static_cast<int>(i % 128 / 32 * 2)};
     default:
-      return {2 * HalvesOf(dtype).count + i / 8, 0};
+      return {CudaBlockFormatOf(dtype).half_bytes + i / 8, 0};
   }
 }
 
@@ -67,11 +67,16 @@ int64_t SmallPlace(DType dtype) {
   return dtype == DType::kQ3_K ? 96 : dtype == DType::kQ6_K ? 192 : 0;
 }
 
+// Its f16 numbers that the layout keeps apart.
+int64_t HalvesPlace(DType dtype) {
+  return dtype == DType::kQ2_K ? 80 : dtype == DType::kQ3_K ? 108 : dtype == DType::kQ6_K ? 208 : 0;
+}
+
 // Value 0 of octet t in chunk p of a block, and value 4.
 struct OctetPlace {
   int64_t first, second;
 };
-OctetPlace OctetOf(const CudaBlockFormat& format, int64_t chunk, int t) {
+OctetPlace OctetOf(const CudaBlockFormat& format, int64_t chunk, int64_t t) {
   if (format.sub == 32) return {32 * chunk + 8 * t, 32 * chunk + 8 * t + 4};
   return {32 * chunk + 4 * t, 32 * chunk + 16 + 4 * t};
 }
@@ -98,11 +103,17 @@ int BitOf(int bits, int j) {
   return bits == 8 ? 8 * j : (j % 2) * 4 * bits + j / 2 * bits;
 }
 
+// Packs the values of four bytes two apart, `bits` each, side by side.
+uint64_t CompressEven(uint64_t octet, int bits) {
+  constexpr uint64_t kBothWords = 0x0000000100000001;
+  uint64_t v = octet & 0x0001000100010001 * ((1U << bits) - 1);
+  v = (v | v >> (16 - bits)) & kBothWords * ((1U << 2 * bits) - 1);
+  return (v | v >> (32 - 2 * bits)) & ((1U << 4 * bits) - 1);
+}
+
 uint64_t CompressOctet(uint64_t octet, int bits) {
   if (bits == 8) return octet;
-  uint64_t packed = 0;
-  for (int j = 0; j < 8; ++j) packed |= (octet >> 8 * j & 0xff) << BitOf(bits, j);
-  return packed;
+  return CompressEven(octet, bits) | CompressEven(octet >> 8, bits) << 4 * bits;
 }
 
 uint64_t ExpandOctet(uint64_t packed, int bits) {
@@ -139,35 +150,66 @@ int64_t UnitByte(const CudaBlockFormat& format, int bits, int64_t block) {
   return block * values / format.unit * (int64_t{format.unit} * bits / 8);
 }
 
-void PackBlock(DType dtype, const CudaRowShape& shape, int64_t block, const uint8_t* from,
-               uint8_t* row) {
-  const CudaBlockFormat format = CudaBlockFormatOf(dtype);
-  uint8_t* low = row + UnitByte(format, format.low_bits, block);
-  uint8_t* high = row + shape.high + UnitByte(format, format.high_bits, block);
-  ForEachOctet(format, block, [&](int64_t chunk, int t, int64_t unit_chunk) {
-    const OctetPlace at = OctetOf(format, chunk, t);
+// The dtype is a template parameter so that all places are constants: packing is the host's share
+// of loading a model.
+template <DType kD>
+void PackBlock(const CudaRowShape& shape, int64_t block, const uint8_t* from, uint8_t* row) {
+  constexpr CudaBlockFormat kFormat = CudaBlockFormatOf(kD);
+  uint8_t* low = row + UnitByte(kFormat, kFormat.low_bits, block);
+  uint8_t* high = row + shape.high + UnitByte(kFormat, kFormat.high_bits, block);
+  ForEachOctet(kFormat, block, [&](int64_t chunk, int t, int64_t unit_chunk) {
+    const OctetPlace at = OctetOf(kFormat, chunk, t);
     const uint64_t bits = CompressOctet(
-        GatherOctet(from, LowPlace(dtype, at.first), LowPlace(dtype, at.second), format.low_bits),
-        format.low_bits);
-    std::memcpy(low + OctetByte(format, format.low_bits, unit_chunk, t), &bits,
-                static_cast<size_t>(format.low_bits));
-    if (format.high_bits == 0) return;
+        GatherOctet(from, LowPlace(kD, at.first), LowPlace(kD, at.second), kFormat.low_bits),
+        kFormat.low_bits);
+    std::memcpy(low + OctetByte(kFormat, kFormat.low_bits, unit_chunk, t), &bits,
+                static_cast<size_t>(kFormat.low_bits));
+    if (kFormat.high_bits == 0) return;
     uint64_t octet = 0;
-    if (HighBitsShareAByte(dtype)) {
-      const uint8_t byte = from[HighPlace(dtype, at.first).byte];
+    if (HighBitsShareAByte(kD)) {
+      const uint8_t byte = from[HighPlace(kD, at.first).byte];
       for (int j = 0; j < 8; ++j) octet |= static_cast<uint64_t>(byte >> j & 1) << 8 * j;
     } else {
-      octet = GatherOctet(from, HighPlace(dtype, at.first), HighPlace(dtype, at.second),
-                          format.high_bits);
+      octet =
+          GatherOctet(from, HighPlace(kD, at.first), HighPlace(kD, at.second), kFormat.high_bits);
     }
-    const uint64_t packed = CompressOctet(octet, format.high_bits);
-    std::memcpy(high + OctetByte(format, format.high_bits, unit_chunk, t), &packed,
-                static_cast<size_t>(format.high_bits));
+    const uint64_t packed = CompressOctet(octet, kFormat.high_bits);
+    std::memcpy(high + OctetByte(kFormat, kFormat.high_bits, unit_chunk, t), &packed,
+                static_cast<size_t>(kFormat.high_bits));
   });
-  std::memcpy(row + shape.small + block * format.small_bytes, from + SmallPlace(dtype),
-              static_cast<size_t>(format.small_bytes));
-  std::memcpy(row + shape.halves + block * format.half_bytes, from + HalvesOf(dtype).offset,
-              static_cast<size_t>(format.half_bytes));
+  std::memcpy(row + shape.small + block * kFormat.small_bytes, from + SmallPlace(kD),
+              static_cast<size_t>(kFormat.small_bytes));
+  std::memcpy(row + shape.halves + block * kFormat.half_bytes, from + HalvesPlace(kD),
+              static_cast<size_t>(kFormat.half_bytes));
+}
+
+using PackBlockFunction = void (*)(const CudaRowShape&, int64_t, const uint8_t*, uint8_t*);
+PackBlockFunction PackBlockOf(DType dtype) {
+  switch (dtype) {
+    case DType::kQ8_0:
+      return PackBlock<DType::kQ8_0>;
+    case DType::kQ4_0:
+      return PackBlock<DType::kQ4_0>;
+    case DType::kQ4_1:
+      return PackBlock<DType::kQ4_1>;
+    case DType::kQ5_0:
+      return PackBlock<DType::kQ5_0>;
+    case DType::kQ5_1:
+      return PackBlock<DType::kQ5_1>;
+    case DType::kIQ4_NL:
+      return PackBlock<DType::kIQ4_NL>;
+    case DType::kQ2_K:
+      return PackBlock<DType::kQ2_K>;
+    case DType::kQ3_K:
+      return PackBlock<DType::kQ3_K>;
+    case DType::kQ4_K:
+      return PackBlock<DType::kQ4_K>;
+    case DType::kQ5_K:
+      return PackBlock<DType::kQ5_K>;
+    default:
+      PERGOLA_CHECK(dtype == DType::kQ6_K);
+      return PackBlock<DType::kQ6_K>;
+  }
 }
 
 // The inverse of PackBlock.
@@ -198,7 +240,7 @@ void UnpackBlock(DType dtype, const CudaRowShape& shape, int64_t block, const ui
   });
   std::memcpy(to + SmallPlace(dtype), row + shape.small + block * format.small_bytes,
               static_cast<size_t>(format.small_bytes));
-  std::memcpy(to + HalvesOf(dtype).offset, row + shape.halves + block * format.half_bytes,
+  std::memcpy(to + HalvesPlace(dtype), row + shape.halves + block * format.half_bytes,
               static_cast<size_t>(format.half_bytes));
 }
 
@@ -219,6 +261,8 @@ void PackCudaRows(const CudaMatrix& matrix, int64_t first_row, int64_t row_count
   const CudaRowShape shape = CudaRowShapeOf(dtype, matrix.columns, matrix.lead);
   const int64_t block = BlockValues(dtype);
   const int64_t blocks = (matrix.lead + matrix.columns + block - 1) / block;
+  const int64_t block_bytes = BlockBytes(dtype);
+  const PackBlockFunction pack_block = block == 1 ? nullptr : PackBlockOf(dtype);
   for (int64_t i = 0; i < row_count; ++i) {
     const uint8_t* from = static_cast<const uint8_t*>(source) + i * source_row_bytes;
     uint8_t* row = image + (first_row + i) * shape.stride;
@@ -231,7 +275,7 @@ void PackCudaRows(const CudaMatrix& matrix, int64_t first_row, int64_t row_count
       continue;
     }
     for (int64_t b = 0; b < blocks; ++b) {
-      PackBlock(dtype, shape, b, from + b * BlockBytes(dtype), row);
+      pack_block(shape, b, from + b * block_bytes, row);
     }
   }
 }

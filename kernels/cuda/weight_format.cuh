@@ -41,10 +41,14 @@ __device__ __forceinline__ To Reinterpret(From from) {
   return to;
 }
 
+// Two floats rounded into the halves of a word.
 template <typename A>
 __device__ __forceinline__ uint32_t PackPair(float low, float high) {
-  const uint32_t bits = Reinterpret<uint16_t>(FromFloat<A>(low));
-  return bits | static_cast<uint32_t>(Reinterpret<uint16_t>(FromFloat<A>(high))) << 16;
+  if constexpr (PairOf<A>::kMagicBits == 0x6400) {
+    return Reinterpret<uint32_t>(__floats2half2_rn(low, high));
+  } else {
+    return Reinterpret<uint32_t>(__floats2bfloat162_rn(low, high));
+  }
 }
 template <typename A>
 __device__ __forceinline__ float PairLow(uint32_t pair) {
@@ -55,21 +59,27 @@ __device__ __forceinline__ float PairHigh(uint32_t pair) {
   return ToFloat<A>(Reinterpret<A>(static_cast<uint16_t>(pair >> 16)));
 }
 
+// Halves that hold the constant plus an integer, less the constant and `offset`.
+template <typename A>
+__device__ __forceinline__ uint32_t TakeMagic(uint32_t pair, uint32_t offset) {
+  using Pair = typename PairOf<A>::Type;
+  const uint32_t subtract = PairOf<A>::kMagic + offset * 0x00010001U;
+  return Reinterpret<uint32_t>(__hsub2(Reinterpret<Pair>(pair), Reinterpret<Pair>(subtract)));
+}
 // The unsigned integers (of at most 7 bits) in the halves of `pair`, less `offset`.
 template <typename A>
 __device__ __forceinline__ uint32_t IntegersToPair(uint32_t pair, uint32_t offset) {
-  using Pair = typename PairOf<A>::Type;
-  const uint32_t subtract = PairOf<A>::kMagic + offset * 0x00010001U;
-  return Reinterpret<uint32_t>(
-      __hsub2(Reinterpret<Pair>(pair | PairOf<A>::kMagic), Reinterpret<Pair>(subtract)));
+  return TakeMagic<A>(pair | PairOf<A>::kMagic, offset);
 }
 
 // The integer of at most 23 bits, less `offset`, as a float.
 __device__ __forceinline__ float IntegerToFloat(uint32_t value, uint32_t offset) {
   return Reinterpret<float>(0x4b000000U | value) - Reinterpret<float>(0x4b000000U | offset);
 }
+// Byte `byte` of a word of signed bytes: that byte plus 128 below 2^23's exponent, by one permute.
 __device__ __forceinline__ float SignedByte(uint32_t word, int byte) {
-  return IntegerToFloat(((word ^ 0x80808080U) >> (8 * byte)) & 0xff, 128);
+  const uint32_t bits = __byte_perm(word ^ 0x80808080U, 0x4b000000U, 0x7540U + byte);
+  return Reinterpret<float>(bits) - 8388736.0F;  // 2^23 + 128
 }
 
 __device__ __forceinline__ float HalfBits(uint32_t bits) {
@@ -82,8 +92,8 @@ __device__ __forceinline__ void BytesToPairs(uint32_t word, uint32_t* pairs) {
   if constexpr (sizeof(A) == 2 && PairOf<A>::kMagicBits == 0x6400) {
     // 1024 + (q + 128) needs 8 bits of f16's 10.
     const uint32_t bytes = word ^ 0x80808080U;
-    pairs[0] = IntegersToPair<A>((bytes & 0xff) | (bytes & 0xff00) << 8, 128);
-    pairs[1] = IntegersToPair<A>((bytes >> 16 & 0xff) | (bytes >> 8 & 0xff0000), 128);
+    pairs[0] = TakeMagic<A>(__byte_perm(bytes, 0x64U, 0x4140U), 128);
+    pairs[1] = TakeMagic<A>(__byte_perm(bytes, 0x64U, 0x4342U), 128);
   } else {
     // bf16 holds q exactly, but its unit of one reaches only 7 bits.
     pairs[0] = PackPair<A>(SignedByte(word, 0), SignedByte(word, 1));
@@ -99,7 +109,7 @@ __device__ __forceinline__ int Iq4Value(uint32_t index) {
   return static_cast<int8_t>(half >> (8 * (index & 7)) & 0xff);
 }
 
-// `count` words from a 4-byte (16, if there are four) aligned address; not `valid`: zeros.
+// Words from an address aligned to as many, up to four (three: to one).
 template <int kWords>
 __device__ __forceinline__ void LoadWords(uint32_t* words, const uint8_t* from) {
   if constexpr (kWords % 4 == 0) {

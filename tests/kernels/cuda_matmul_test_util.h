@@ -1,0 +1,305 @@
+// What the tests of kernels/cuda/matmul.h share: device memory, random weights for the reference
+// and for the GPU, and a product with its reference and bound.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <limits>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "kernels/cuda/dense_product.h"
+#include "kernels/cuda/matmul.h"
+#include "kernels/int8.h"
+#include "tests/kernels/compare.h"
+#include "tests/kernels/kernel_test_util.h"
+
+#ifdef PERGOLA_CUDA_EMULATOR  // of its cuda_runtime.h
+#include "kernels/cuda/emulator/emulator.h"
+#endif
+
+namespace pergola {
+
+inline constexpr DType kActivations[] = {DType::kF32, DType::kBF16, DType::kF16};
+inline constexpr DType kAllWeights[] = {DType::kF32,  DType::kBF16, DType::kF16,   DType::kInt8,
+                                        DType::kQ8_0, DType::kQ4_0, DType::kQ4_1,  DType::kQ5_0,
+                                        DType::kQ5_1, DType::kQ2_K, DType::kQ3_K,  DType::kQ4_K,
+                                        DType::kQ5_K, DType::kQ6_K, DType::kIQ4_NL};
+inline constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
+
+// Device memory with a copy of host bytes.
+class DeviceBytes {
+ public:
+  DeviceBytes(const void* from, size_t bytes) : bytes_(bytes) {
+    EXPECT_EQ(cudaMalloc(&data_, bytes + 1), cudaSuccess);
+    if (bytes == 0) return;
+    EXPECT_EQ(cudaMemcpy(data_, from, bytes, cudaMemcpyHostToDevice), cudaSuccess);
+  }
+  ~DeviceBytes() { cudaFree(data_); }
+  DeviceBytes(const DeviceBytes&) = delete;
+  DeviceBytes& operator=(const DeviceBytes&) = delete;
+  void* data() const { return data_; }
+  std::vector<uint8_t> Read() const {
+    std::vector<uint8_t> host(bytes_);
+    EXPECT_EQ(cudaDeviceSynchronize(), cudaSuccess);
+    if (bytes_ > 0) {
+      EXPECT_EQ(cudaMemcpy(host.data(), data_, bytes_, cudaMemcpyDeviceToHost), cudaSuccess);
+    }
+    return host;
+  }
+
+ private:
+  void* data_ = nullptr;
+  size_t bytes_;
+};
+
+inline std::vector<uint8_t> Encode(DType dtype, const std::vector<float>& values) {
+  std::vector<uint8_t> bytes(values.size() * static_cast<size_t>(BlockBytes(dtype)));
+  for (size_t i = 0; i < values.size(); ++i) {
+    const uint16_t half = dtype == DType::kBF16 ? F32ToBF16(values[i]) : F32ToF16(values[i]);
+    if (dtype == DType::kF32) {
+      std::memcpy(&bytes[4 * i], &values[i], 4);
+    } else {
+      std::memcpy(&bytes[2 * i], &half, 2);
+    }
+  }
+  return bytes;
+}
+
+inline std::vector<float> Decode(DType dtype, const std::vector<uint8_t>& bytes) {
+  std::vector<float> values(bytes.size() / static_cast<size_t>(BlockBytes(dtype)));
+  if (!values.empty()) {
+    DecodeToF32(dtype, bytes.data(), static_cast<int64_t>(values.size()), values.data());
+  }
+  return values;
+}
+
+inline std::vector<float> Rounded(DType dtype, const std::vector<float>& values) {
+  return Decode(dtype, Encode(dtype, values));
+}
+
+// Unit roundoff of a 16-bit type; f32 0: its roundings are counted where they happen.
+inline double RoundoffOf(DType dtype) {
+  return dtype == DType::kBF16 ? 0x1p-8 : dtype == DType::kF16 ? 0x1p-11 : 0;
+}
+
+// The same weights for the reference and for the GPU.
+struct Weights {
+  PackedMatrix packed;
+  std::vector<uint8_t> image;
+  std::vector<double> sizes;  // |s q| + |m| of each
+  CudaMatrix matrix;          // data null
+};
+
+inline Weights MakeWeights(DType dtype, int64_t outputs, int64_t columns, int lead) {
+  Weights w;
+  w.matrix = {dtype, outputs, columns, lead, nullptr};
+  w.packed = PackedMatrix::Allocate(dtype, outputs, columns, lead);
+  w.image.resize(static_cast<size_t>(CudaMatrixBytes(dtype, outputs, columns, lead)));
+  const int64_t block = BlockValues(dtype);
+  const int64_t covered = (lead + columns + block - 1) / block * block;
+  int64_t row_bytes = DTypeBytes(dtype, covered);
+  std::vector<uint8_t> file;
+  if (dtype == DType::kInt8) {
+    row_bytes += 4;
+    file.resize(static_cast<size_t>(outputs * row_bytes));
+    for (int64_t o = 0; o < outputs; ++o) {
+      const auto values = RandomValues(columns, static_cast<uint32_t>(100 + o));
+      const Int8Steps steps = StepsOfRow(values.data(), columns);
+      std::memcpy(&file[o * row_bytes], &steps.scale, 4);
+      QuantizeInt8(values.data(), columns, steps,
+                   reinterpret_cast<int8_t*>(&file[o * row_bytes + 4]));
+    }
+  } else {
+    file = RandomFileRows(dtype, outputs, covered, 7);
+  }
+  w.packed.PackRows(0, outputs, file.data(), row_bytes);
+  PackCudaRows(w.matrix, 0, outputs, file.data(), row_bytes, w.image.data());
+  // Without minima the format's values are s q alone.
+  PackedMatrix plain = PackedMatrix::Allocate(dtype, outputs, columns, lead);
+  const BlockHalves halves = HalvesOf(dtype);
+  if (halves.count == 2) {
+    const auto second = static_cast<size_t>(halves.offset + 2);
+    for (size_t at = 0; at < file.size(); at += static_cast<size_t>(BlockBytes(dtype))) {
+      file[at + second] = file[at + second + 1] = 0;
+    }
+  }
+  plain.PackRows(0, outputs, file.data(), row_bytes);
+  std::vector<float> value(static_cast<size_t>(columns)), product(value.size());
+  for (int64_t o = 0; o < outputs; ++o) {
+    w.packed.UnpackRow(o, value.data());
+    plain.UnpackRow(o, product.data());
+    for (int64_t k = 0; k < columns; ++k) {
+      w.sizes.push_back(std::abs(static_cast<double>(product[k])) +
+                        std::abs(static_cast<double>(value[k]) - product[k]));
+    }
+  }
+  return w;
+}
+
+struct Case {
+  DType x_dtype = DType::kBF16, y_dtype = DType::kF32;
+  int64_t rows = 1, columns = 32, outputs = 8;
+  int lead = 0;
+  bool bias = false, accumulate = false;
+  int64_t y_gap = 0;  // y_stride - outputs
+  CudaInt8Product int8_product = CudaInt8Product::kActivations;
+  int64_t workspace_bytes = int64_t{4} << 20;
+};
+
+class Gpu {
+ public:
+  explicit Gpu(int64_t workspace_bytes = int64_t{1} << 20)
+      : workspace_(std::vector<uint8_t>(static_cast<size_t>(workspace_bytes)).data(),
+                   static_cast<size_t>(workspace_bytes)) {
+    context.compute_capability = 90;
+    context.multiprocessors = 132;
+    context.workspace = static_cast<uint8_t*>(workspace_.data());
+    context.workspace_bytes = workspace_bytes;
+    auto made = DenseProduct::Create();
+    EXPECT_TRUE(made.ok()) << made.status();
+    if (made.ok()) dense_ = *std::move(made);
+    context.dense = dense_.get();
+  }
+  static bool Exists() {
+    int count = 0;
+    return cudaGetDeviceCount(&count) == cudaSuccess && count > 0;
+  }
+  CudaContext context;
+
+ private:
+  DeviceBytes workspace_;
+  std::unique_ptr<DenseProduct> dense_;
+};
+
+// A product with its reference.
+struct Product {
+  Case c;
+  Weights w;
+  std::vector<float> x, bias, y;  // y: [rows, outputs + gap], old contents
+
+  Product(DType dtype, const Case& from)
+      : c(from), w(MakeWeights(dtype, c.outputs, c.columns, c.lead)) {
+    x = Rounded(c.x_dtype, RandomValues(c.rows * c.columns, 8));
+    if (c.bias) bias = RandomValues(c.outputs, 10);
+    y = Rounded(c.y_dtype, RandomValues(c.rows * (c.outputs + c.y_gap), 9));
+  }
+  DType dtype() const { return w.matrix.dtype; }
+
+  std::vector<float> Compute() const {
+    const Gpu gpu(c.workspace_bytes);
+    const auto x_bytes = Encode(c.x_dtype, x), y_bytes = Encode(c.y_dtype, y);
+    const DeviceBytes x_device(x_bytes.data(), x_bytes.size());
+    const DeviceBytes y_device(y_bytes.data(), y_bytes.size());
+    const DeviceBytes w_device(w.image.data(), w.image.size());
+    const DeviceBytes bias_device(bias.data(), bias.size() * 4);
+    CudaMatmulArgs args;
+    args.x = Tensor(x_device.data(), c.x_dtype, {c.rows, c.columns});
+    args.w = w.matrix;
+    args.w.data = static_cast<const uint8_t*>(w_device.data());
+    args.bias = c.bias ? static_cast<const float*>(bias_device.data()) : nullptr;
+    args.accumulate = c.accumulate;
+    args.y = Tensor(y_device.data(), c.y_dtype, {c.rows, c.outputs});
+    args.y_stride = c.outputs + c.y_gap;
+    args.int8_product = c.int8_product;
+    MatmulCuda(gpu.context, args);
+    return Decode(c.y_dtype, y_device.Read());
+  }
+
+  // MatmulRef's result, in y's place. Of int8 by activations as they are: by its values in f32.
+  std::vector<float> Want() const {
+    const bool tokens = c.int8_product == CudaInt8Product::kTokens;
+    PackedMatrix values;
+    const PackedMatrix* matrix = &w.packed;
+    if (dtype() == DType::kInt8 && !tokens) {
+      values = PackedMatrix::Allocate(DType::kF32, c.outputs, c.columns);
+      std::vector<float> row(static_cast<size_t>(c.columns));
+      for (int64_t o = 0; o < c.outputs; ++o) {
+        w.packed.UnpackRow(o, row.data());
+        values.PackRows(o, 1, row.data(), c.columns * 4);
+      }
+      matrix = &values;
+    }
+    std::vector<float> dense(static_cast<size_t>(c.rows * c.outputs)), in = x, add = bias;
+    for (int64_t i = 0; i < c.rows * c.outputs; ++i) dense[i] = y[At(i)];
+    MatmulArgs args;
+    args.x = Tensor(in.data(), DType::kF32, {c.rows, c.columns});
+    args.w = matrix;
+    args.bias = c.bias ? add.data() : nullptr;
+    args.accumulate = c.accumulate;
+    args.y = Tensor(dense.data(), DType::kF32, {c.rows, c.outputs});
+    MatmulRef(args);
+    std::vector<float> want = y;
+    for (int64_t i = 0; i < c.rows * c.outputs; ++i) want[At(i)] = dense[i];
+    return want;
+  }
+
+  // The bound of kernels/cuda/matmul.h with the rounding of y, of the reference and of a 16-bit
+  // bias; 0 between the rows.
+  std::vector<double> Bounds(const std::vector<float>& want) const {
+    const bool tokens = c.int8_product == CudaInt8Product::kTokens;
+    const bool rounded = !tokens && dtype() != c.x_dtype;  // if weights are decoded to 16 bits
+    std::vector<double> bounds(y.size());
+    for (int64_t i = 0; i < c.rows * c.outputs; ++i) {
+      const int64_t r = i / c.outputs, o = i % c.outputs;
+      double sum = 0;
+      for (int64_t k = 0; k < c.columns; ++k) {
+        const double value = std::abs(static_cast<double>(x[r * c.columns + k]));
+        sum += value * w.sizes[o * c.columns + k];
+      }
+      const double add = (c.bias ? std::abs(static_cast<double>(bias[o])) : 0) +
+                         (c.accumulate ? std::abs(static_cast<double>(y[At(i)])) : 0);
+      const double terms = static_cast<double>(c.columns) * 17 / 16 + 16;
+      bounds[At(i)] = terms * 0x1p-23 * (sum + add) + RoundoffOf(c.y_dtype) * std::abs(want[At(i)]);
+      if (c.bias) bounds[At(i)] += RoundoffOf(c.y_dtype) * std::abs(static_cast<double>(bias[o]));
+      if (rounded && DecodesWeights()) bounds[At(i)] += RoundoffOf(c.x_dtype) * sum;
+      // The last rounding may be of a value that the other errors have moved.
+      bounds[At(i)] *= 1 + 2 * RoundoffOf(c.y_dtype);
+    }
+    return bounds;
+  }
+  bool DecodesWeights() const {
+    const bool dense = BlockValues(dtype()) == 1 && dtype() != DType::kInt8;
+    return dense || c.rows > 128;
+  }
+  // Where element i of [rows, outputs] lies in y.
+  int64_t At(int64_t i) const { return i / c.outputs * (c.outputs + c.y_gap) + i % c.outputs; }
+
+  testing::AssertionResult Agrees() const {
+    const std::vector<float> want = Want();
+    const std::vector<double> bounds = Bounds(want);
+    return CompareWith(Compute(), want, [&](size_t i) { return bounds[i]; });
+  }
+};
+
+// The same bits whatever the order of blocks, warps and lanes; where only the GPU knows the order,
+// in three runs.
+inline testing::AssertionResult SameInEveryOrder(const Product& product) {
+  std::vector<std::vector<float>> results;
+#ifdef PERGOLA_CUDA_EMULATOR
+  for (const auto order :
+       {emulator::Order::kAscending, emulator::Order::kDescending, emulator::Order::kShuffled}) {
+    emulator::SetOrder(order, 3);
+    results.push_back(product.Compute());
+  }
+  emulator::SetOrder(emulator::Order::kAscending);
+#else
+  for (int run = 0; run < 3; ++run) results.push_back(product.Compute());
+#endif
+  for (const auto& result : results) {
+    const auto same = CompareBits(result, results[0]);
+    if (!same) return same;
+  }
+  return testing::AssertionSuccess();
+}
+
+#define SKIP_WITHOUT_GPU() \
+  if (!Gpu::Exists()) GTEST_SKIP() << "no CUDA device"
+
+inline std::string TypeName(const testing::TestParamInfo<DType>& info) {
+  return std::string(DTypeName(info.param));
+}
+
+}  // namespace pergola
