@@ -21,9 +21,9 @@ struct GroupOptions {
   int threads = 0;             // per rank; 0: the worker chooses
   std::string dtype = "auto";  // of the weight matrices
   std::string device = "auto";
-  std::string devices;  // of a node, "0,1,2,3"; empty: all
-  std::vector<Host> hosts;     // empty: this machine
-  bool remote = false;         // whether any host is another machine
+  std::string devices;      // of a node, "0,1,2,3"; empty: all
+  std::vector<Host> hosts;  // empty: this machine
+  bool remote = false;      // whether any host is another machine
   bool root = false;
   std::vector<int> cpus;   // those its processes may use; empty: all
   std::string trace_file;  // empty: no trace

@@ -129,7 +129,8 @@ absl::StatusOr<CostModel> CostModel::Make(const ShapeSpec& shape, const Cluster&
                         (matrix.kind == WeightKind::kLmHead || shape.spec.tied_embeddings);
       // Of the other tables only the rows of the step are read.
       if (matrix.layer < 0 && !head) continue;
-      (head ? rank.head_bytes : rank.matrix_bytes) += static_cast<double>(matrix.bytes(/*on_gpu=*/true));
+      (head ? rank.head_bytes : rank.matrix_bytes) +=
+          static_cast<double>(matrix.bytes(/*on_gpu=*/true));
       (head ? rank.head_values : rank.matrix_values) +=
           static_cast<double>(matrix.rows) * static_cast<double>(matrix.columns);
     }

@@ -6,8 +6,8 @@
 #include "absl/strings/str_join.h"
 #include "base/check.h"
 #include "base/status.h"
-#include "model/cut.h"
 #include "model/cuda_packed_size.h"
+#include "model/cut.h"
 #include "model/packed_size.h"
 
 namespace pergola {
