@@ -1,9 +1,9 @@
 // Few rows of f32 activations by weights of any dtype, every product and sum in f32.
 //
-// A warp computes one output for up to eight rows: its lanes read the weights' row in pieces of 16
+// A warp computes one output for up to four rows: its lanes read the weights' row in pieces of 16
 // bytes (four lanes a unit of 128 or 256 values, eight units at a time), decode them exactly and
 // multiply by x, which comes from L1; a butterfly adds the lanes. Memory: each weight byte once per
-// eight rows. The roof is the memory's read bandwidth for f32 weights (1.2e12 weights/s at 4.8 TB/s
+// four rows. The roof is the memory's read bandwidth for f32 weights (1.2e12 weights/s at 4.8 TB/s
 // need 1.2e12 multiply-adds a row); packed weights are bound by decoding, about six instructions
 // each: f32 activations are for f32 checkpoints and for comparison, not for speed.
 #include "kernels/cuda/matmul_parts.cuh"
@@ -83,8 +83,7 @@ template <DType kD>
 void F32Product(const CudaContext& context, const CudaMatmulArgs& args) {
   const ProductParams params = ProductParamsOf(args);
   if (params.x.rows == 1) return LaunchF32<kD, 1>(context, params);
-  if (params.x.rows <= 4) return LaunchF32<kD, 4>(context, params);
-  LaunchF32<kD, 8>(context, params);
+  LaunchF32<kD, 4>(context, params);
 }
 
 }  // namespace
