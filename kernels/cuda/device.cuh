@@ -1,0 +1,298 @@
+// The bottom of all CUDA kernels: launch, warp and block sums, asynchronous copies, tensor core
+// fragments, conversions. The only file with PTX, launch syntax or __CUDA_ARCH__: kernels are
+// written against what is declared here, so that g++ compiles them too, against the emulator
+// (kernels/cuda/emulator), which brings its own version of the second half.
+//
+// Warp functions are called by all 32 lanes of a warp, block functions by all threads of a block.
+//
+// Fragments, from the PTX ISA, section "Warp-level matrix instructions", m16n8k16 (f16, bf16) and
+// m16n8k32 (s8), A by rows, B by columns. With g = lane / 4 and t = lane % 4, and e = 2 elements
+// per register for 16-bit types, 4 for int8 (lowest index in the lowest bits):
+//   a[0]: row g,     k = e t + (0 .. e-1)        b[0]: k = e t + (0 .. e-1),       column g
+//   a[1]: row g + 8, the same k                  b[1]: k = 4 e + e t + (0 .. e-1), column g
+//   a[2]: row g,     k = 4 e + e t + (0 .. e-1)
+//   a[3]: row g + 8, the same k                  d[0], d[1]: row g,     columns 2 t, 2 t + 1
+//                                                d[2], d[3]: row g + 8, columns 2 t, 2 t + 1
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+
+#include <cstdint>
+#include <string>
+
+#include "base/check.h"
+#include "kernels/cuda/context.h"
+
+namespace pergola {
+
+inline constexpr int kWarpThreads = 32;
+// What a block may have without asking, and what it may have at most on sm_90 (163 KiB on sm_80, 64
+// KiB on sm_75: the launcher's business).
+inline constexpr int64_t kDefaultSharedBytes = 48 << 10;
+inline constexpr int64_t kMaxSharedBytes = 227 << 10;
+
+// Enqueues `kernel` on the context's stream and CHECKs that CUDA takes it: a wrong configuration is
+// our bug. Raises the kernel's limit of dynamic shared memory where needed.
+template <typename... P, typename... A>
+void Launch(void (*kernel)(P...), dim3 grid, int threads, int64_t shared_bytes,
+            const CudaContext& context, A... args);
+
+// The block's dynamic shared memory, 128-byte aligned.
+template <typename T>
+__device__ T* DynamicShared();
+
+// Sum and maximum over the warp in a butterfly (distance 16, 8, 4, 2, 1): all lanes get the same
+// bits.
+__device__ float WarpSum(float value);
+__device__ float WarpMax(float value);
+
+// shared[0..16) = global[0..16), both 16-byte aligned, or zeros if not valid (`global` is not read
+// then). Seen by the calling thread after the CopyAsyncWait that covers its group, by others after
+// a barrier behind that. Commit ends a group; Wait<n> returns when all but the newest n groups are
+// there. Plain copies below sm_80.
+__device__ void CopyAsync16(void* shared, const void* global, bool valid);
+__device__ void CopyAsyncCommit();
+template <int kPending>
+__device__ void CopyAsyncWait();
+
+// Four 8 x 8 matrices of 16-bit elements: lane 8 i + j gives the address of row j (16 bytes,
+// 16-byte aligned) of matrix i; register i holds elements 2 t, 2 t + 1 of row g of matrix i, or of
+// column g if transposed.
+__device__ void LoadMatrix4(uint32_t (&r)[4], const void* shared_row);
+__device__ void LoadMatrix4Transposed(uint32_t (&r)[4], const void* shared_row);
+
+// d += a b, m16n8k16, f32 accumulation; T is __half or __nv_bfloat16 (which traps below sm_80).
+template <typename T>
+__device__ void Mma16816(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]);
+// d += a b, m16n8k32, int8 to int32.
+__device__ void MmaInt8(int32_t (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]);
+
+// 16 bytes that nobody will read again soon (weights): past the L1 cache. 16-byte aligned, and not
+// written by the running kernel.
+__device__ uint4 LoadOnce16(const void* global);
+
+// c + the dot product of 4 int8 pairs.
+__device__ int DotInt8(int a, int b, int c);
+
+// T is float, __half or __nv_bfloat16; FromFloat rounds to nearest even.
+template <typename T>
+__device__ float ToFloat(T value);
+template <typename T>
+__device__ T FromFloat(float value);
+
+template <>
+__device__ inline float ToFloat<float>(float value) {
+  return value;
+}
+template <>
+__device__ inline float ToFloat<__half>(__half value) {
+  return __half2float(value);
+}
+template <>
+__device__ inline float ToFloat<__nv_bfloat16>(__nv_bfloat16 value) {
+  return __bfloat162float(value);
+}
+template <>
+__device__ inline float FromFloat<float>(float value) {
+  return value;
+}
+template <>
+__device__ inline __half FromFloat<__half>(float value) {
+  return __float2half_rn(value);
+}
+template <>
+__device__ inline __nv_bfloat16 FromFloat<__nv_bfloat16>(float value) {
+  return __float2bfloat16_rn(value);
+}
+
+// Sum and maximum over the block, the same bits for all threads, whatever their number. `scratch`
+// is 32 floats of shared memory; the next BlockSum or BlockMax may use it at once, others after a
+// barrier.
+__device__ inline float BlockSum(float value, float* scratch) {
+  const int lane = static_cast<int>(threadIdx.x) % kWarpThreads;
+  const int warp = static_cast<int>(threadIdx.x) / kWarpThreads;
+  const int warps = static_cast<int>(blockDim.x) / kWarpThreads;
+  value = WarpSum(value);
+  __syncthreads();  // the last call's readers are done
+  if (lane == 0) scratch[warp] = value;
+  __syncthreads();
+  return WarpSum(lane < warps ? scratch[lane] : 0.0F);
+}
+
+__device__ inline float BlockMax(float value, float* scratch) {
+  const int lane = static_cast<int>(threadIdx.x) % kWarpThreads;
+  const int warp = static_cast<int>(threadIdx.x) / kWarpThreads;
+  const int warps = static_cast<int>(blockDim.x) / kWarpThreads;
+  value = WarpMax(value);
+  __syncthreads();
+  if (lane == 0) scratch[warp] = value;
+  __syncthreads();
+  return WarpMax(scratch[lane < warps ? lane : 0]);
+}
+
+}  // namespace pergola
+
+#ifdef PERGOLA_CUDA_EMULATOR  // defined by the emulator's cuda_runtime.h
+#include "kernels/cuda/emulator/device_emulated.h"
+#else
+
+namespace pergola {
+
+template <typename... P, typename... A>
+void Launch(void (*kernel)(P...), dim3 grid, int threads, int64_t shared_bytes,
+            const CudaContext& context, A... args) {
+  if (shared_bytes > kDefaultSharedBytes) {
+    const cudaError_t raised = cudaFuncSetAttribute(
+        kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes));
+    PERGOLA_CHECK_MSG(
+        raised == cudaSuccess,
+        std::to_string(shared_bytes) + " bytes of shared memory: " + cudaGetErrorString(raised));
+  }
+  kernel<<<grid, threads, static_cast<size_t>(shared_bytes), context.stream> > >(
+      static_cast<P>(args)...);
+  const cudaError_t launched = cudaGetLastError();
+  PERGOLA_CHECK_MSG(launched == cudaSuccess,
+                    "launch of " + std::to_string(grid.x) + " x " + std::to_string(grid.y) + " x " +
+                        std::to_string(grid.z) + " blocks of " + std::to_string(threads) +
+                        " threads with " + std::to_string(shared_bytes) +
+                        " bytes of shared memory: " + cudaGetErrorString(launched));
+}
+
+template <typename T>
+__device__ T* DynamicShared() {
+  extern __shared__ __align__(128) unsigned char pergola_dynamic_shared[];
+  return reinterpret_cast<T*>(pergola_dynamic_shared);
+}
+
+__device__ inline float WarpSum(float value) {
+#pragma unroll
+  for (int distance = kWarpThreads / 2; distance > 0; distance /= 2) {
+    value += __shfl_xor_sync(0xffffffff, value, distance);
+  }
+  return value;
+}
+
+__device__ inline float WarpMax(float value) {
+#pragma unroll
+  for (int distance = kWarpThreads / 2; distance > 0; distance /= 2) {
+    value = fmaxf(value, __shfl_xor_sync(0xffffffff, value, distance));
+  }
+  return value;
+}
+
+// Where PTX addresses shared memory: 32 bits from its beginning.
+__device__ inline uint32_t SharedAddress(const void* shared) {
+  return static_cast<uint32_t>(__cvta_generic_to_shared(shared));
+}
+
+__device__ inline void CopyAsync16(void* shared, const void* global, bool valid) {
+#if __CUDA_ARCH__ >= 800
+  const int bytes = valid ? 16 : 0;  // what lacks to 16 is filled with zeros
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;\n" ::"r"(SharedAddress(shared)),
+               "l"(__cvta_generic_to_global(global)), "r"(bytes)
+               : "memory");
+#else
+  *static_cast<uint4*>(shared) =
+      valid ? *static_cast<const uint4*>(global) : make_uint4(0, 0, 0, 0);
+#endif
+}
+
+__device__ inline void CopyAsyncCommit() {
+#if __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.commit_group;\n" ::: "memory");
+#endif
+}
+
+template <int kPending>
+__device__ void CopyAsyncWait() {
+#if __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.wait_group %0;\n" ::"n"(kPending) : "memory");
+#endif
+}
+
+__device__ inline void LoadMatrix4(uint32_t (&r)[4], const void* shared_row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];\n"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(SharedAddress(shared_row))
+               : "memory");
+}
+
+__device__ inline void LoadMatrix4Transposed(uint32_t (&r)[4], const void* shared_row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];\n"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(SharedAddress(shared_row))
+               : "memory");
+}
+
+template <>
+__device__ inline void Mma16816<__half>(float (&d)[4], const uint32_t (&a)[4],
+                                        const uint32_t (&b)[2]) {
+#if __CUDA_ARCH__ >= 800
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+      "{%8, %9}, {%0, %1, %2, %3};\n"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+#else
+  // Turing has k = 8: the lower half of k is a[0], a[1], b[0], the upper a[2], a[3], b[1].
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    asm volatile(
+        "mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5}, {%6}, "
+        "{%0, %1, %2, %3};\n"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a[2 * half]), "r"(a[2 * half + 1]), "r"(b[half]));
+  }
+#endif
+}
+
+template <>
+__device__ inline void Mma16816<__nv_bfloat16>(float (&d)[4], const uint32_t (&a)[4],
+                                               const uint32_t (&b)[2]) {
+#if __CUDA_ARCH__ >= 800
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+      "{%8, %9}, {%0, %1, %2, %3};\n"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+#else
+  __trap();  // Turing has no bf16: the worker converts to f16 there
+#endif
+}
+
+__device__ inline void MmaInt8(int32_t (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+#if __CUDA_ARCH__ >= 800
+  asm volatile(
+      "mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+      "{%8, %9}, {%0, %1, %2, %3};\n"
+      : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+#else
+  // Turing has m8n8k16, the same fragments one register at a time: rows by half, k by half.
+#pragma unroll
+  for (int part = 0; part < 4; ++part) {
+    const int rows = part % 2, k = part / 2;
+    asm volatile("mma.sync.aligned.m8n8k16.row.col.s32.s8.s8.s32 {%0, %1}, {%2}, {%3}, {%0, %1};\n"
+                 : "+r"(d[2 * rows]), "+r"(d[2 * rows + 1])
+                 : "r"(a[2 * k + rows]), "r"(b[k]));
+  }
+#endif
+}
+
+__device__ inline uint4 LoadOnce16(const void* global) {
+  uint4 v;
+  asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];\n"
+               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+               : "l"(__cvta_generic_to_global(global)));
+  return v;
+}
+
+__device__ inline int DotInt8(int a, int b, int c) {
+  return __dp4a(a, b, c);
+}
+
+}  // namespace pergola
+
+#endif  // PERGOLA_CUDA_EMULATOR

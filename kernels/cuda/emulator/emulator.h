@@ -1,0 +1,44 @@
+// Runs CUDA kernels on the CPU, for tests: the same .cu sources, compiled by g++ against the
+// headers in include/, which take the place of the toolkit's. It shows whether a kernel computes
+// the right thing and keeps CUDA's rules; it says nothing about speed, and nothing about what only
+// real parallelism does (blocks that wait for each other hang here: none may).
+//
+// A launch runs its blocks one after the other on the calling thread, each CUDA thread as a fiber.
+// A block runs warp by warp, and each warp lane by lane, until all threads wait at a barrier. What
+// breaks CUDA's rules ends the process with a line that names block, thread and operation: a
+// barrier that not all threads of the block reach, a warp function that not all 32 lanes reach,
+// misaligned copies, shared memory that was not asked for, impossible launches.
+//
+// To make mistakes show as wrong results:
+//  - the order of blocks, warps and lanes can be set (below): a missing barrier gives other values
+//    in another order;
+//  - device memory from cudaMalloc and dynamic shared memory are filled with 0xff bytes (NaN in
+//    every float format). Static __shared__ arrays are not: they are thread_local variables whose
+//    places and sizes no code can list, and keep what the last block left;
+//  - CopyAsync's bytes land at the CopyAsyncWait that covers them, and are 0xff until then.
+//
+// Work on streams is done at once, in the order of the calls, unless it is captured.
+#pragma once
+
+#include <cstdint>
+
+namespace pergola::emulator {
+
+enum class Order : uint8_t { kAscending, kDescending, kShuffled };
+
+// For launches of the calling OS thread from now on; kAscending at first. A shuffle is drawn from
+// `seed` anew for each launch, block, and round of a warp.
+void SetOrder(Order order, uint64_t seed = 0);
+
+// What cudaGetDeviceProperties and cudaMemGetInfo say, in all threads.
+struct DeviceModel {
+  int count = 1;
+  int major = 9;
+  int minor = 0;
+  int multiprocessors = 4;
+  int64_t memory_bytes = int64_t{4} << 30;
+};
+void SetDeviceModel(const DeviceModel& model);
+DeviceModel GetDeviceModel();
+
+}  // namespace pergola::emulator

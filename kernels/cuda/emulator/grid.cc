@@ -1,0 +1,375 @@
+#include "kernels/cuda/emulator/grid.h"
+
+#include <cuda_runtime.h>
+
+#include <boost/context/fiber.hpp>
+#include <boost/context/protected_fixedsize_stack.hpp>
+#include <cstring>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "base/check.h"
+#include "kernels/cuda/emulator/emulator.h"
+#include "kernels/cuda/emulator/fiber_switch.h"
+#include "kernels/cuda/emulator/shared_memory.h"
+
+__thread uint3 threadIdx, blockIdx, blockDim, gridDim;
+
+namespace pergola::emulator {
+namespace {
+
+enum class State : uint8_t { kReady, kInWarp, kAtBarrier, kDone };
+
+struct PendingCopy {
+  void* shared;
+  const void* global;  // nullptr: zeros
+  int64_t group;
+};
+
+// One CUDA thread of the running block.
+struct Thread {
+  State state = State::kReady;
+  const char* operation = nullptr;  // what it waits in
+  void* request = nullptr;
+  void (*compute)(void* const*) = nullptr;
+  int predicate = 0;
+  Fiber* fiber = nullptr;  // has its stack, once it has waited
+  std::vector<PendingCopy> copies;
+  int64_t committed_groups = 0;
+};
+
+struct OrderSetting {
+  Order order = Order::kAscending;
+  uint64_t seed = 0;
+};
+thread_local OrderSetting current_order;
+
+// splitmix64 (Steele, Lea, Flood 2014).
+uint64_t NextRandom(uint64_t* state) {
+  uint64_t z = *state += 0x9e3779b97f4a7c15ULL;
+  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ULL;
+  z = (z ^ (z >> 27)) * 0x94d049bb133111ebULL;
+  return z ^ (z >> 31);
+}
+
+// 0 .. count - 1 in the order that is set.
+void FillOrder(std::vector<int64_t>* order, int64_t count, uint64_t* random) {
+  order->resize(static_cast<size_t>(count));
+  for (int64_t i = 0; i < count; ++i) {
+    (*order)[static_cast<size_t>(i)] =
+        current_order.order == Order::kDescending ? count - 1 - i : i;
+  }
+  if (current_order.order != Order::kShuffled) return;
+  for (int64_t i = count - 1; i > 0; --i) {
+    const auto j = static_cast<int64_t>(NextRandom(random) % static_cast<uint64_t>(i + 1));
+    std::swap((*order)[static_cast<size_t>(i)], (*order)[static_cast<size_t>(j)]);
+  }
+}
+
+std::string Place(int thread) {
+  return "block (" + std::to_string(blockIdx.x) + ", " + std::to_string(blockIdx.y) + ", " +
+         std::to_string(blockIdx.z) + "), thread " + std::to_string(thread) + ": ";
+}
+
+// One per OS thread that launches. Its scheduler and the fibers take turns on that OS thread.
+class Engine {
+ public:
+  void RunGrid(const KernelCall& call, const dim3& grid, int threads, int64_t shared_bytes);
+  Thread& current() { return threads_[static_cast<size_t>(current_)]; }
+  int current_index() const { return current_; }
+  bool running() const { return current_ >= 0; }
+  SharedMemory& shared() { return shared_; }
+
+  int WaitBlock(const char* operation, int predicate);
+  void WaitWarp(const char* operation, void* request, void (*compute)(void* const*));
+
+ private:
+  void RunBlock(int threads);
+  void RunWarp(int warp);
+  void RunLane(int thread);
+  void ReleaseBarrier();
+  // The loop of every fiber: runs threads that have not begun, one after the other on its stack,
+  // and goes back to the scheduler when there is none.
+  void WorkerLoop();
+  bool TakeFreshThread();
+  Thread& thread(int64_t index) { return threads_[static_cast<size_t>(index)]; }
+  [[noreturn]] void Fail(int thread, const std::string& what);
+  [[noreturn]] void FailBarrier(int warps);
+  std::string Describe(int thread);
+
+  KernelCall call_;
+  uint64_t random_ = 0;
+  SharedMemory shared_;
+  std::vector<Thread> threads_;
+  int current_ = -1;  // the running thread; -1 outside of a launch
+  int barrier_count_ = 0;
+
+  // The warp that runs: its first thread, the order of this round, how far the round is.
+  int64_t warp_begin_ = 0;
+  std::vector<int64_t> lane_order_;
+  size_t round_position_ = 0;
+  bool first_round_ = false;
+  std::vector<int64_t> block_order_, warp_order_;
+
+  FiberSet fibers_{[this] { WorkerLoop(); }};
+};
+
+void Engine::Fail(int thread, const std::string& what) {
+  CheckFailed(__FILE__, __LINE__, "the kernel keeps CUDA's rules", Place(thread) + what);
+}
+
+void Engine::RunGrid(const KernelCall& call, const dim3& grid, int threads, int64_t shared_bytes) {
+  PERGOLA_CHECK_MSG(!running(), "a kernel launches a kernel");
+  CheckLaunch(grid, threads, shared_bytes);
+  call_ = call;
+  random_ = current_order.seed;
+  threads_.resize(static_cast<size_t>(threads));
+  blockDim = {static_cast<unsigned>(threads), 1, 1};
+  gridDim = {grid.x, grid.y, grid.z};
+  const int64_t plane = int64_t{grid.x} * grid.y;
+  FillOrder(&block_order_, plane * grid.z, &random_);
+  for (const int64_t block : block_order_) {
+    blockIdx = {static_cast<unsigned>(block % grid.x),
+                static_cast<unsigned>(block % plane / grid.x),
+                static_cast<unsigned>(block / plane)};
+    shared_.Begin(shared_bytes);
+    RunBlock(threads);
+    if (shared_.WrittenBeyond()) {
+      Fail(0, "some thread wrote beyond the launch's " + std::to_string(shared_bytes) +
+                  " bytes of dynamic shared memory");
+    }
+  }
+  current_ = -1;
+}
+
+void Engine::RunBlock(int threads) {
+  for (Thread& t : threads_) {
+    t.state = State::kReady;
+    t.copies.clear();
+    t.committed_groups = 0;
+  }
+  const int warps = threads / kLanes;
+  for (bool begin = true;; begin = false) {
+    FillOrder(&warp_order_, warps, &random_);
+    for (const int64_t warp : warp_order_) {
+      first_round_ = begin;
+      RunWarp(static_cast<int>(warp));
+    }
+    int at_barrier = 0;
+    for (const Thread& t : threads_) at_barrier += t.state == State::kAtBarrier ? 1 : 0;
+    if (at_barrier == 0) return;
+    if (at_barrier != threads) FailBarrier(warps);
+    ReleaseBarrier();
+  }
+}
+
+void Engine::ReleaseBarrier() {
+  barrier_count_ = 0;
+  for (Thread& t : threads_) {
+    if (t.operation != threads_[0].operation) FailBarrier(static_cast<int>(threads_.size()));
+    barrier_count_ += t.predicate != 0 ? 1 : 0;
+    t.state = State::kReady;
+  }
+}
+
+// Runs a warp until all of its lanes are done or wait for the block.
+void Engine::RunWarp(int warp) {
+  warp_begin_ = int64_t{warp} * kLanes;
+  for (;; first_round_ = false) {
+    FillOrder(&lane_order_, kLanes, &random_);
+    bool any = false;
+    for (round_position_ = 0; round_position_ < kLanes;) {
+      const int64_t index = warp_begin_ + lane_order_[round_position_++];
+      if (thread(index).state != State::kReady) continue;
+      any = true;
+      RunLane(static_cast<int>(index));
+    }
+    if (!any) break;
+  }
+  for (int64_t i = warp_begin_; i < warp_begin_ + kLanes; ++i) {
+    if (thread(i).state != State::kInWarp) continue;
+    for (int64_t j = warp_begin_; j < warp_begin_ + kLanes; ++j) {
+      if (thread(j).state == State::kInWarp && thread(j).operation == thread(i).operation) continue;
+      Fail(static_cast<int>(i), Describe(static_cast<int>(i)) + " for all lanes of its warp, but " +
+                                    "thread " + std::to_string(j) + " " +
+                                    Describe(static_cast<int>(j)));
+    }
+  }
+}
+
+std::string Engine::Describe(int index) {
+  const Thread& t = thread(index);
+  if (t.state == State::kDone) return "has returned";
+  return std::string("waits in ") + t.operation;
+}
+
+void Engine::FailBarrier(int warps) {
+  // The first thread that waits, and the first that does something else.
+  for (size_t i = 0; i < threads_.size(); ++i) {
+    if (threads_[i].state != State::kAtBarrier) continue;
+    for (size_t j = 0; j < threads_.size(); ++j) {
+      if (threads_[j].state == State::kAtBarrier &&
+          threads_[j].operation == threads_[i].operation) {
+        continue;
+      }
+      Fail(static_cast<int>(i), Describe(static_cast<int>(i)) + " for all threads of its block, " +
+                                    "but thread " + std::to_string(j) + " " +
+                                    Describe(static_cast<int>(j)));
+    }
+  }
+  Fail(0, "a barrier among " + std::to_string(warps) + " warps failed");
+}
+
+void Engine::RunLane(int index) {
+  current_ = index;
+  Thread& t = thread(index);
+  threadIdx = {static_cast<unsigned>(index), 0, 0};
+  Fiber* fiber = t.fiber;
+  t.fiber = nullptr;
+  if (fiber == nullptr) fiber = fibers_.Take();
+  fibers_.Resume(fiber);
+  // The fiber may have gone on to further threads: current_ is the one that waits now, if any does.
+  if (current().state == State::kDone) {
+    fibers_.GiveBack(fiber);
+  } else {
+    current().fiber = fiber;
+  }
+}
+
+void Engine::WorkerLoop() {
+  do {
+    call_.body(call_.argument);
+    current().state = State::kDone;
+  } while (TakeFreshThread());
+}
+
+// In the first round of a warp nothing but fresh threads runs, in the order of the round.
+bool Engine::TakeFreshThread() {
+  if (!first_round_ || round_position_ == kLanes) return false;
+  current_ = static_cast<int>(warp_begin_ + lane_order_[round_position_++]);
+  threadIdx = {static_cast<unsigned>(current_), 0, 0};
+  return true;
+}
+
+int Engine::WaitBlock(const char* operation, int predicate) {
+  Thread& t = current();
+  t.state = State::kAtBarrier;
+  t.operation = operation;
+  t.predicate = predicate;
+  fibers_.Yield();
+  return barrier_count_;
+}
+
+void Engine::WaitWarp(const char* operation, void* request, void (*compute)(void* const*)) {
+  Thread& t = current();
+  t.state = State::kInWarp;
+  t.operation = operation;
+  t.request = request;
+  t.compute = compute;
+  const int64_t begin = current_ / kLanes * kLanes;
+  void* requests[kLanes];
+  bool all = true;
+  for (int i = 0; i < kLanes && all; ++i) {
+    const Thread& other = thread(begin + i);
+    all = other.state == State::kInWarp && other.operation == operation && other.compute == compute;
+    requests[i] = other.request;
+  }
+  if (all) {
+    compute(requests);
+    for (int i = 0; i < kLanes; ++i) thread(begin + i).state = State::kReady;
+  }
+  fibers_.Yield();
+}
+
+Engine& ThisEngine() {
+  static thread_local Engine engine;
+  return engine;
+}
+
+Engine& RunningEngine() {
+  Engine& engine = ThisEngine();
+  PERGOLA_CHECK_MSG(engine.running(), "a device function is called outside of a kernel");
+  return engine;
+}
+
+}  // namespace
+
+void SetOrder(Order order, uint64_t seed) {
+  current_order = {order, seed};
+}
+
+void CheckLaunch(const dim3& grid, int threads, int64_t shared_bytes) {
+  const std::string shape = std::to_string(grid.x) + " x " + std::to_string(grid.y) + " x " +
+                            std::to_string(grid.z) + " blocks of " + std::to_string(threads) +
+                            " threads";
+  PERGOLA_CHECK_MSG(grid.x >= 1 && grid.y >= 1 && grid.z >= 1, shape);
+  PERGOLA_CHECK_MSG(grid.x <= 0x7fffffff && grid.y <= 65535 && grid.z <= 65535, shape);
+  PERGOLA_CHECK_MSG(threads >= 1 && threads <= kMaxThreads, shape);
+  PERGOLA_CHECK_MSG(threads % kLanes == 0, shape + ": not whole warps");
+  PERGOLA_CHECK_MSG(shared_bytes >= 0 && shared_bytes <= kMaxDynamicSharedBytes,
+                    std::to_string(shared_bytes) + " bytes of dynamic shared memory, " +
+                        std::to_string(kMaxDynamicSharedBytes) + " are the limit");
+}
+
+void RunGrid(const KernelCall& call, const dim3& grid, int threads, int64_t shared_bytes) {
+  ThisEngine().RunGrid(call, grid, threads, shared_bytes);
+}
+
+void KernelError(const char* what) {
+  CheckFailed(__FILE__, __LINE__, "the kernel keeps CUDA's rules",
+              Place(RunningEngine().current_index()) + what);
+}
+
+int BlockBarrier(const char* operation, int predicate) {
+  return RunningEngine().WaitBlock(operation, predicate);
+}
+
+void WarpCollective(const char* operation, void* request, void (*compute)(void* const*)) {
+  RunningEngine().WaitWarp(operation, request, compute);
+}
+
+void* DynamicSharedMemory() {
+  return RunningEngine().shared().data();
+}
+
+void CheckAccess(const char* operation, const void* pointer, int64_t bytes, int64_t alignment) {
+  if (reinterpret_cast<uintptr_t>(pointer) % static_cast<uintptr_t>(alignment) != 0) {
+    KernelError((std::string(operation) + " at an address that is no multiple of " +
+                 std::to_string(alignment))
+                    .c_str());
+  }
+  if (RunningEngine().shared().Beyond(pointer, bytes)) {
+    KernelError((std::string(operation) + " beyond the launch's dynamic shared memory").c_str());
+  }
+}
+
+void CopyAsync(void* shared, const void* global, bool valid) {
+  CheckAccess("CopyAsync16 (shared)", shared, 16, 16);
+  if (valid) CheckAccess("CopyAsync16 (global)", global, 16, 16);
+  Thread& t = RunningEngine().current();
+  t.copies.push_back({shared, valid ? global : nullptr, t.committed_groups});
+  std::memset(shared, 0xff, 16);
+}
+
+void CopyAsyncCommitGroup() {
+  ++RunningEngine().current().committed_groups;
+}
+
+void CopyAsyncWaitGroup(int pending) {
+  Thread& t = RunningEngine().current();
+  size_t landed = 0;
+  while (landed < t.copies.size() &&
+         t.copies[landed].group < t.committed_groups - int64_t{pending}) {
+    const PendingCopy& copy = t.copies[landed++];
+    if (copy.global == nullptr) {
+      std::memset(copy.shared, 0, 16);
+    } else {
+      std::memcpy(copy.shared, copy.global, 16);
+    }
+  }
+  t.copies.erase(t.copies.begin(), t.copies.begin() + static_cast<int64_t>(landed));
+}
+
+}  // namespace pergola::emulator

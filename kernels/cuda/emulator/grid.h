@@ -1,0 +1,57 @@
+// The emulator's engine: runs a grid of fibers. For the emulator's own headers; kernels and tests
+// see cuda_runtime.h and emulator.h.
+#pragma once
+
+#include <cstdint>
+
+struct uint3;
+struct dim3;
+
+namespace pergola::emulator {
+
+inline constexpr int kLanes = 32;
+inline constexpr int kMaxThreads = 1024;
+inline constexpr int64_t kMaxDynamicSharedBytes = 227 << 10;
+
+// One kernel with its arguments: body(argument) runs one thread of it.
+struct KernelCall {
+  void (*body)(const void* argument) = nullptr;
+  const void* argument = nullptr;
+};
+// CHECKs the configuration and returns when all blocks have run.
+void RunGrid(const KernelCall& call, const dim3& grid, int threads, int64_t shared_bytes);
+void CheckLaunch(const dim3& grid, int threads, int64_t shared_bytes);
+
+// The rest is called by a running CUDA thread.
+
+// Ends the process: "block (x, y, z), thread t: what".
+[[noreturn]] void KernelError(const char* what);
+
+// Waits until all threads of the block are here; returns how many gave a `predicate` other than 0.
+int BlockBarrier(const char* operation, int predicate);
+
+// Waits until all 32 lanes of the warp are here with the same `operation`. The last one to come
+// calls compute with the requests of all lanes; requests live on the lanes' stacks until then.
+void WarpCollective(const char* operation, void* request, void (*compute)(void* const* requests));
+
+// The same, typed: R is the request of one lane.
+template <typename R, void (*kCompute)(R* const*)>
+void WarpCompute(const char* operation, R* request) {
+  WarpCollective(operation, request, [](void* const* requests) {
+    R* lanes[kLanes];
+    for (int i = 0; i < kLanes; ++i) lanes[i] = static_cast<R*>(requests[i]);
+    kCompute(lanes);
+  });
+}
+
+// The block's dynamic shared memory, 128-byte aligned.
+void* DynamicSharedMemory();
+// Ends the process if [pointer, pointer + bytes) is not aligned to `alignment`, or lies in the
+// dynamic shared memory's reserve but beyond what the launch asked for.
+void CheckAccess(const char* operation, const void* pointer, int64_t bytes, int64_t alignment);
+
+void CopyAsync(void* shared, const void* global, bool valid);
+void CopyAsyncCommitGroup();
+void CopyAsyncWaitGroup(int pending);
+
+}  // namespace pergola::emulator

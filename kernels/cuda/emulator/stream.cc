@@ -1,0 +1,391 @@
+// Streams, events, capture and graphs of the emulated runtime API.
+#include "kernels/cuda/emulator/stream.h"
+
+#include <chrono>
+#include <map>
+#include <memory>
+#include <set>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "base/mutex.h"
+
+namespace pergola::emulator {
+namespace {
+
+using Work = std::vector<std::function<void()>>;
+
+struct Capture {
+  cudaStream_t origin = nullptr;
+  cudaStreamCaptureMode mode = cudaStreamCaptureModeGlobal;
+  std::thread::id thread;
+  bool invalid = false;
+  std::set<cudaStream_t> streams;  // all it has reached, but for the origin
+  Work work;                       // in the order of the calls, which no dependency runs against
+};
+
+// How many captured operations of each stream came before a point: a vector clock.
+using Clock = std::map<cudaStream_t, int64_t>;
+
+}  // namespace
+}  // namespace pergola::emulator
+
+// NOLINTBEGIN(bugprone-reserved-identifier): the names are CUDA's.
+
+struct CUstream_st {
+  unsigned flags = 0;
+  // Set while it captures; shared with the other streams that the capture has reached.
+  std::shared_ptr<pergola::emulator::Capture> capture;
+  pergola::emulator::Clock clock;
+};
+
+struct CUevent_st {
+  unsigned flags = 0;
+  bool recorded = false;
+  std::chrono::steady_clock::time_point time;
+  // Set if it was last recorded in a capture.
+  std::weak_ptr<pergola::emulator::Capture> capture;
+  bool captured = false;
+  pergola::emulator::Clock clock;
+};
+
+struct CUgraph_st {
+  pergola::emulator::Work work;
+};
+
+struct CUgraphExec_st {
+  pergola::emulator::Work work;
+};
+
+namespace pergola::emulator {
+namespace {
+
+// All captures under way in the process, and the lock of every stream's and event's state.
+struct Captures {
+  Mutex mutex;
+  std::set<std::shared_ptr<Capture>> active GUARDED_BY(mutex);
+  static Captures& Instance() {
+    static Captures captures;
+    return captures;
+  }
+};
+
+cudaError_t Invalidate(Capture* capture, cudaError_t error) {
+  capture->invalid = true;
+  return error;
+}
+
+// Puts work into the stream's capture; false (and no error) if it captures nothing.
+bool TryCapture(cudaStream_t stream, std::function<void()>* work, cudaError_t* error) {
+  Captures& all = Captures::Instance();
+  MutexLock lock(all.mutex);
+  *error = cudaSuccess;
+  if (stream == nullptr) {
+    // The legacy stream would wait for every stream that is not NonBlocking.
+    for (const auto& capture : all.active) {
+      if ((capture->origin->flags & cudaStreamNonBlocking) == 0) {
+        *error = Invalidate(capture.get(), cudaErrorStreamCaptureImplicit);
+      }
+    }
+    return *error != cudaSuccess;
+  }
+  if (stream->capture == nullptr) return false;
+  if (stream->capture->invalid) {
+    *error = cudaErrorStreamCaptureInvalidated;
+    return true;
+  }
+  ++stream->clock[stream];
+  stream->capture->work.push_back(std::move(*work));
+  return true;
+}
+
+void Merge(Clock* clock, const Clock& other) {
+  for (const auto& [stream, count] : other) {
+    int64_t& own = (*clock)[stream];
+    own = own < count ? count : own;
+  }
+}
+
+}  // namespace
+
+cudaError_t Enqueue(cudaStream_t stream, std::function<void()> work) {
+  cudaError_t error;
+  if (TryCapture(stream, &work, &error)) return Report(error);
+  work();
+  return cudaSuccess;
+}
+
+cudaError_t RefuseDuringCapture() {
+  Captures& all = Captures::Instance();
+  MutexLock lock(all.mutex);
+  cudaError_t error = cudaSuccess;
+  for (const auto& capture : all.active) {
+    const bool own = capture->thread == std::this_thread::get_id();
+    if (capture->mode == cudaStreamCaptureModeGlobal ||
+        (capture->mode == cudaStreamCaptureModeThreadLocal && own)) {
+      error = Invalidate(capture.get(), cudaErrorStreamCaptureUnsupported);
+    }
+  }
+  return Report(error);
+}
+
+namespace {
+
+// Of a call that would wait for the stream.
+cudaError_t RefuseWaiting(cudaStream_t stream) {
+  {
+    MutexLock lock(Captures::Instance().mutex);
+    if (stream != nullptr && stream->capture != nullptr) {
+      return Report(Invalidate(stream->capture.get(), cudaErrorStreamCaptureUnsupported));
+    }
+  }
+  return RefuseDuringCapture();
+}
+
+cudaError_t RefuseWaiting(cudaEvent_t event) {
+  if (event == nullptr) return Report(cudaErrorInvalidResourceHandle);
+  {
+    MutexLock lock(Captures::Instance().mutex);
+    if (event->captured) {
+      if (const auto capture = event->capture.lock()) capture->invalid = true;
+      return Report(cudaErrorCapturedEvent);
+    }
+  }
+  return RefuseDuringCapture();
+}
+
+}  // namespace
+}  // namespace pergola::emulator
+
+using pergola::emulator::Captures;
+using pergola::emulator::RefuseDuringCapture;
+using pergola::emulator::RefuseWaiting;
+using pergola::emulator::Report;
+
+cudaError_t cudaDeviceSynchronize() {
+  return RefuseDuringCapture();
+}
+
+cudaError_t cudaStreamCreate(cudaStream_t* stream) {
+  return cudaStreamCreateWithFlags(stream, cudaStreamDefault);
+}
+
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned flags) {
+  if (stream == nullptr || flags > cudaStreamNonBlocking) return Report(cudaErrorInvalidValue);
+  *stream = new CUstream_st();
+  (*stream)->flags = flags;
+  return cudaSuccess;
+}
+
+cudaError_t cudaStreamDestroy(cudaStream_t stream) {
+  if (stream == nullptr) return Report(cudaErrorInvalidResourceHandle);
+  {
+    Captures& all = Captures::Instance();
+    pergola::MutexLock lock(all.mutex);
+    if (stream->capture != nullptr) {
+      stream->capture->invalid = true;
+      stream->capture->streams.erase(stream);
+      if (stream->capture->origin == stream) {
+        for (cudaStream_t other : stream->capture->streams) other->capture = nullptr;
+        all.active.erase(stream->capture);
+      }
+    }
+  }
+  delete stream;
+  return cudaSuccess;
+}
+
+cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+  return RefuseWaiting(stream);
+}
+
+cudaError_t cudaStreamQuery(cudaStream_t stream) {
+  return RefuseWaiting(stream);
+}
+
+cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned /*flags*/) {
+  if (event == nullptr) return Report(cudaErrorInvalidResourceHandle);
+  pergola::MutexLock lock(Captures::Instance().mutex);
+  if (!event->captured) {
+    // A captured stream must not depend on work outside of its capture.
+    if (stream != nullptr && stream->capture != nullptr && event->recorded) {
+      stream->capture->invalid = true;
+      return Report(cudaErrorStreamCaptureIsolation);
+    }
+    return cudaSuccess;
+  }
+  const auto capture = event->capture.lock();
+  if (capture == nullptr) return cudaSuccess;  // the capture has ended
+  if (stream == nullptr) {
+    capture->invalid = true;
+    return Report(cudaErrorStreamCaptureImplicit);
+  }
+  if (stream->capture != nullptr && stream->capture != capture) {
+    capture->invalid = stream->capture->invalid = true;
+    return Report(cudaErrorStreamCaptureMerge);
+  }
+  if (capture->invalid) return Report(cudaErrorStreamCaptureInvalidated);
+  if (stream->capture == nullptr) stream->clock.clear();
+  stream->capture = capture;
+  if (stream != capture->origin) capture->streams.insert(stream);
+  pergola::emulator::Merge(&stream->clock, event->clock);
+  return cudaSuccess;
+}
+
+cudaError_t cudaEventCreate(cudaEvent_t* event) {
+  return cudaEventCreateWithFlags(event, cudaEventDefault);
+}
+
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned flags) {
+  if (event == nullptr) return Report(cudaErrorInvalidValue);
+  *event = new CUevent_st();
+  (*event)->flags = flags;
+  return cudaSuccess;
+}
+
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
+  if (event == nullptr) return Report(cudaErrorInvalidResourceHandle);
+  pergola::MutexLock lock(Captures::Instance().mutex);
+  event->recorded = true;
+  event->captured = stream != nullptr && stream->capture != nullptr;
+  if (event->captured) {
+    if (stream->capture->invalid) return Report(cudaErrorStreamCaptureInvalidated);
+    event->capture = stream->capture;
+    event->clock = stream->clock;
+  } else {
+    event->time = std::chrono::steady_clock::now();
+  }
+  return cudaSuccess;
+}
+
+cudaError_t cudaEventSynchronize(cudaEvent_t event) {
+  return RefuseWaiting(event);
+}
+
+cudaError_t cudaEventQuery(cudaEvent_t event) {
+  return RefuseWaiting(event);
+}
+
+cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t begin, cudaEvent_t end) {
+  if (milliseconds == nullptr || begin == nullptr || end == nullptr || !begin->recorded ||
+      !end->recorded || ((begin->flags | end->flags) & cudaEventDisableTiming) != 0) {
+    return Report(cudaErrorInvalidResourceHandle);
+  }
+  if (begin->captured || end->captured) return Report(cudaErrorCapturedEvent);
+  *milliseconds = std::chrono::duration<float, std::milli>(end->time - begin->time).count();
+  return cudaSuccess;
+}
+
+cudaError_t cudaEventDestroy(cudaEvent_t event) {
+  if (event == nullptr) return Report(cudaErrorInvalidResourceHandle);
+  delete event;
+  return cudaSuccess;
+}
+
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode mode) {
+  if (stream == nullptr) return Report(cudaErrorStreamCaptureUnsupported);
+  Captures& all = Captures::Instance();
+  pergola::MutexLock lock(all.mutex);
+  if (stream->capture != nullptr) return Report(cudaErrorIllegalState);
+  auto capture = std::make_shared<pergola::emulator::Capture>();
+  capture->origin = stream;
+  capture->mode = mode;
+  capture->thread = std::this_thread::get_id();
+  stream->capture = capture;
+  stream->clock.clear();
+  all.active.insert(std::move(capture));
+  return cudaSuccess;
+}
+
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
+  if (stream == nullptr || graph == nullptr) return Report(cudaErrorInvalidValue);
+  *graph = nullptr;
+  Captures& all = Captures::Instance();
+  pergola::MutexLock lock(all.mutex);
+  const auto capture = stream->capture;
+  if (capture == nullptr) return Report(cudaErrorIllegalState);
+  if (capture->origin != stream) {
+    capture->invalid = true;
+    return Report(cudaErrorStreamCaptureUnmatched);
+  }
+  if (capture->mode != cudaStreamCaptureModeRelaxed &&
+      capture->thread != std::this_thread::get_id()) {
+    return Report(cudaErrorStreamCaptureWrongThread);
+  }
+  all.active.erase(capture);
+  // The capture ends for all streams it reached; each must have been joined back.
+  bool unjoined = false;
+  for (cudaStream_t other : capture->streams) {
+    unjoined = unjoined || stream->clock[other] < other->clock[other];
+    other->capture = nullptr;
+  }
+  stream->capture = nullptr;
+  if (capture->invalid) return Report(cudaErrorStreamCaptureInvalidated);
+  if (unjoined) return Report(cudaErrorStreamCaptureUnjoined);
+  *graph = new CUgraph_st{std::move(capture->work)};
+  return cudaSuccess;
+}
+
+cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus* status) {
+  pergola::MutexLock lock(Captures::Instance().mutex);
+  *status = cudaStreamCaptureStatusNone;
+  if (stream != nullptr && stream->capture != nullptr) {
+    *status = stream->capture->invalid ? cudaStreamCaptureStatusInvalidated
+                                       : cudaStreamCaptureStatusActive;
+  }
+  return cudaSuccess;
+}
+
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t* exec, cudaGraph_t graph,
+                                 unsigned long long /*flags*/) {
+  if (exec == nullptr || graph == nullptr) return Report(cudaErrorInvalidValue);
+  *exec = new CUgraphExec_st{graph->work};
+  return cudaSuccess;
+}
+
+cudaError_t cudaGraphExecUpdate(cudaGraphExec_t exec, cudaGraph_t graph,
+                                cudaGraphExecUpdateResultInfo* result) {
+  if (exec == nullptr || graph == nullptr || result == nullptr) {
+    return Report(cudaErrorInvalidValue);
+  }
+  const bool same = exec->work.size() == graph->work.size();
+  *result = {};
+  result->result = same ? cudaGraphExecUpdateSuccess : cudaGraphExecUpdateErrorTopologyChanged;
+  if (!same) return Report(cudaErrorGraphExecUpdateFailure);
+  exec->work = graph->work;
+  return cudaSuccess;
+}
+
+cudaError_t cudaGraphUpload(cudaGraphExec_t exec, cudaStream_t /*stream*/) {
+  return exec == nullptr ? Report(cudaErrorInvalidValue) : cudaSuccess;
+}
+
+cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream) {
+  if (exec == nullptr) return Report(cudaErrorInvalidValue);
+  return pergola::emulator::Enqueue(stream, [work = exec->work] {
+    for (const auto& step : work) step();
+  });
+}
+
+cudaError_t cudaGraphGetNodes(cudaGraph_t graph, cudaGraphNode_t* nodes, size_t* count) {
+  if (graph == nullptr || count == nullptr || nodes != nullptr) {
+    return Report(cudaErrorInvalidValue);  // nodes have no handles here
+  }
+  *count = graph->work.size();
+  return cudaSuccess;
+}
+
+cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
+  if (graph == nullptr) return Report(cudaErrorInvalidValue);
+  delete graph;
+  return cudaSuccess;
+}
+
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec) {
+  if (exec == nullptr) return Report(cudaErrorInvalidValue);
+  delete exec;
+  return cudaSuccess;
+}
+
+// NOLINTEND(bugprone-reserved-identifier)

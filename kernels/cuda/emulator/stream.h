@@ -1,0 +1,22 @@
+// Where work goes that is put on a stream: done at once, or kept by the graph that the stream
+// captures. Private to the emulator.
+#pragma once
+
+#include <functional>
+
+#include "kernels/cuda/emulator/runtime_api.h"
+
+namespace pergola::emulator {
+
+// Does `work` or captures it; an error (recorded as this thread's last) if the stream cannot take
+// it.
+cudaError_t Enqueue(cudaStream_t stream, std::function<void()> work);
+
+// Remembers an error as the calling thread's last and returns it.
+cudaError_t Report(cudaError_t error);
+
+// What a call returns that CUDA does not allow while something is captured (it makes the capture
+// invalid), or cudaSuccess.
+cudaError_t RefuseDuringCapture();
+
+}  // namespace pergola::emulator
