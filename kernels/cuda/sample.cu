@@ -261,7 +261,7 @@ __global__ void __launch_bounds__(kSampleThreads) PrepareKernel(SampleArgs args,
   answer.largest = largest;
   answer.id = best == 0 ? -1 : args.first_id + IdOfKey(best);
   answer.target_logit = job.target >= 0 ? job.logits[job.target] : 0.0F;
-  answer.flags = bad != 0 ? kAnswerInvalid : 0;
+  if (bad != 0) answer.flags |= kAnswerInvalid;
   if (best == 0) {
     answer.flags |= kAnswerAll;
   } else if ((job.flags & kJobDraw) != 0) {

@@ -147,9 +147,10 @@ class FilteredDraw {
       logits[taken] = next.logit;
       ids_.push_back(next);
     }
+    if (taken == 0) return false;
     SoftmaxWeights(target_, logits, taken, static_cast<double>(largest_), inverse_, weights);
     for (int64_t i = 0; i < taken; ++i) ids_[begin + i].weight = weights[i];
-    return taken > 0;
+    return true;
   }
   // The first `count` ids, or all; false if they are not known.
   bool TakeUpTo(int64_t count) {
