@@ -195,8 +195,10 @@ __global__ void __launch_bounds__(kSampleThreads) PartKernel(SampleArgs args, Sc
 __device__ float FindThreshold(const float* maxima, int groups, int wanted, float largest,
                                int32_t* counts) {
   uint32_t low = OrderedBits(-3.402823466e38F), high = OrderedBits(largest) + 1;
-  while (high - low > 1) {
-    const uint32_t middle = low + (high - low) / 2;
+  if (groups < wanted) return ValueOfOrderedBits(low);
+  for (bool first = true; high - low > 1; first = false) {
+    // Masked rows, first of all, may have few finite logits.
+    const uint32_t middle = first ? low : low + (high - low) / 2;
     const float bound = ValueOfOrderedBits(middle);
     int32_t count = 0;
     for (int i = static_cast<int>(threadIdx.x); i < groups; i += kSampleThreads) {
@@ -204,6 +206,7 @@ __device__ float FindThreshold(const float* maxima, int groups, int wanted, floa
     }
     count = SumOverBlock(count, counts);
     if (count < wanted) {
+      if (first) break;
       high = middle;
       continue;
     }
