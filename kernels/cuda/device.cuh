@@ -1,5 +1,5 @@
 // The bottom of all CUDA kernels: launch, warp and block sums, asynchronous copies, tensor core
-// fragments, conversions. The only file with PTX, launch syntax or __CUDA_ARCH__: kernels are
+// fragments, conversions. The only file with PTX, launches or __CUDA_ARCH__: kernels are
 // written against what is declared here, so that g++ compiles them too, against the emulator
 // (kernels/cuda/emulator), which brings its own version of the second half.
 //
@@ -140,6 +140,15 @@ __device__ inline float BlockMax(float value, float* scratch) {
 
 namespace pergola {
 
+// CUDA copies the values before it returns.
+template <typename... P>
+cudaError_t LaunchValues(void (*kernel)(P...), dim3 grid, int threads, int64_t shared_bytes,
+                         cudaStream_t stream, P... values) {
+  void* pointers[] = {const_cast<void*>(static_cast<const void*>(&values))..., nullptr};
+  return cudaLaunchKernel(kernel, grid, dim3(static_cast<unsigned>(threads)), pointers,
+                          static_cast<size_t>(shared_bytes), stream);
+}
+
 template <typename... P, typename... A>
 void Launch(void (*kernel)(P...), dim3 grid, int threads, int64_t shared_bytes,
             const CudaContext& context, A... args) {
@@ -150,9 +159,8 @@ void Launch(void (*kernel)(P...), dim3 grid, int threads, int64_t shared_bytes,
         raised == cudaSuccess,
         std::to_string(shared_bytes) + " bytes of shared memory: " + cudaGetErrorString(raised));
   }
-  kernel<<<grid, threads, static_cast<size_t>(shared_bytes), context.stream> > >(
-      static_cast<P>(args)...);
-  const cudaError_t launched = cudaGetLastError();
+  const cudaError_t launched =
+      LaunchValues(kernel, grid, threads, shared_bytes, context.stream, static_cast<P>(args)...);
   PERGOLA_CHECK_MSG(launched == cudaSuccess,
                     "launch of " + std::to_string(grid.x) + " x " + std::to_string(grid.y) + " x " +
                         std::to_string(grid.z) + " blocks of " + std::to_string(threads) +
