@@ -335,8 +335,8 @@ MergeSpace::MergeSpace(int ranks) : heads(ranks) {
 }
 
 int64_t MergeSpace::Bytes(int ranks) {
-  return ranks * (static_cast<int64_t>(sizeof(int32_t)) +
-                  2 * kMaxCandidates * static_cast<int64_t>(sizeof(MergedId)));
+  const auto id_bytes = static_cast<int64_t>(sizeof(MergedId));
+  return ranks * (static_cast<int64_t>(sizeof(int32_t)) + 2 * id_bytes * kMaxCandidates);
 }
 
 bool MergeTask(const RankAnswers& answers, const TaskJobs& jobs, CpuTarget target,

@@ -9,6 +9,7 @@
 #include <memory>
 
 #include "kernels/cuda/row_sampler.h"
+#include "kernels/sample_space.h"
 #include "tests/kernels/cuda/device_array.h"
 #include "tests/kernels/random_sample_row.h"
 #ifdef PERGOLA_CUDA_EMULATOR
@@ -286,6 +287,52 @@ TEST_P(CudaSampleTest, EditsAreThoseOfTheContract) {
     random.row.min_p = 0;
   });
   EXPECT_EQ(left, 0) << "of " << rows;
+}
+
+// The draws above may not notice a logit that is a little off: this looks at all of them.
+TEST_P(CudaSampleTest, EditedLogitsAreThoseOfTheContractBitForBit) {
+  constexpr int64_t kVocabulary = 101;
+  const Range slice = {17, 90};
+  EditLister lister(slice, kHistory);
+  const TestCudaContext context;
+  std::vector<uint8_t> memory(static_cast<size_t>(SampleSpace::Bytes(kVocabulary, kHistory)));
+  const SampleSpace space = SampleSpace::Cut(memory.data(), kVocabulary);
+  int edited = 0;
+  for (uint32_t seed = 0; seed < 200; ++seed) {
+    RandomSampleRow random(kVocabulary, seed);
+    SampleRow row = random.row;
+    row.mask = nullptr;
+    if (!ListsEdits(row)) continue;
+    ++edited;
+    EditLogits(row, kVocabulary, space);
+    const std::vector<float> before(random.logits.begin() + slice.begin,
+                                    random.logits.begin() + slice.end);
+    const DeviceArray<float> logits(before), unedited(slice.size());
+    std::vector<SampleEdit> edits(static_cast<size_t>(slice.size()));
+    SampleEditRow edit_row;
+    edit_row.logits = logits.data();
+    edit_row.edit_count = static_cast<int32_t>(lister.List(row, edits.data()));
+    EXPECT_LE(edit_row.edit_count, EditBound(row, slice.size()));
+    edit_row.repetition_penalty = row.repetition_penalty;
+    edit_row.presence_penalty = row.presence_penalty;
+    edit_row.frequency_penalty = row.frequency_penalty;
+    const DeviceArray<SampleEdit> device_edits(edits);
+    const DeviceArray<SampleEditRow> rows(std::vector<SampleEditRow>{edit_row});
+    const EditArgs args = {rows.data(), 1, device_edits.data(), unedited.data()};
+    ASSERT_EQ(cudaDeviceSynchronize(), cudaSuccess);
+    EditLogitsCuda(context, args);
+    const std::vector<float> after = logits.Read();
+    for (size_t i = 0; i < after.size(); ++i) {
+      const float want = space.edited[static_cast<size_t>(slice.begin) + i];
+      ASSERT_EQ(std::memcmp(&after[i], &want, sizeof(want)), 0)
+          << "row " << seed << ", id " << slice.begin + static_cast<int64_t>(i) << ": " << after[i]
+          << " instead of " << want;
+    }
+    RestoreLogitsCuda(context, args);
+    const std::vector<float> restored = logits.Read();
+    EXPECT_EQ(std::memcmp(restored.data(), before.data(), before.size() * sizeof(float)), 0);
+  }
+  EXPECT_GT(edited, 80);
 }
 
 TEST_P(CudaSampleTest, MasksOfIdsAndBitsAreThoseOfTheContract) {
