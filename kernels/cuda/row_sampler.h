@@ -58,7 +58,8 @@ class RowSampler {
 
   // What Enqueue will do: the jobs, and the lists of edits and masks in pinned memory. The tasks
   // are as for SampleTasks, but row.logits is the row's slice in device memory, which is edited for
-  // a while. Nothing else of them is looked at later. The answers to the last call have arrived.
+  // a while: no two tasks have the same row. Nothing else of them is looked at later. The answers
+  // to the last call have arrived.
   void Prepare(absl::Span<const SampleTask> tasks);
   // Enqueues it on the context's stream. UNKNOWN with CUDA's word if a copy is refused.
   absl::Status Enqueue();

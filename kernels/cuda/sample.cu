@@ -320,6 +320,7 @@ __global__ void __launch_bounds__(kSampleThreads) CollectKernel(SampleArgs args,
 __device__ int32_t CountReaching(const SampleArgs& args, const SampleJob& job, uint64_t bound,
                                  int32_t* counts) {
   int32_t count = 0;
+#pragma unroll 8
   for (int64_t i = threadIdx.x; i < args.values; i += kSampleThreads) {
     const float value = Processed(job, args.masks, i);
     count += Listed(value) && RankKey(value, i) >= bound ? 1 : 0;
