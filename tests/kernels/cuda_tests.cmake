@@ -2,7 +2,8 @@
 # where there is none. One program, so that it can be taken to a machine with a GPU.
 file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/kernels/*_test.cc)
 list(FILTER sources EXCLUDE REGEX "/emulator_test\\.cc$")
-add_executable(cuda_kernels_tests ${sources} kernels/cuda/device_kernels.cu)
+add_executable(cuda_kernels_tests ${sources} kernels/cuda/device_kernels.cu
+               kernels/cuda/emulator_absent.cc)
 target_link_libraries(cuda_kernels_tests PRIVATE pergola_cuda CUDA::cudart_static GTest::gmock
                       GTest::gtest_main)
 set_target_properties(cuda_kernels_tests PROPERTIES CUDA_RUNTIME_LIBRARY Static)

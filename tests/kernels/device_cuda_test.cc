@@ -28,20 +28,21 @@ TEST_F(DeviceCudaTest, SumsAndMaximaReachAllThreads) {
     SumsCuda(context, x.data(), kBlocks, threads, sums.data(), maxima.data(), warps.data());
     std::vector<float> want_sums(kBlocks), want_maxima(kBlocks, -INFINITY), want_warps;
     double magnitude = 0;
-    for (int b = 0; b < kBlocks; ++b) {
+    const auto block_values = static_cast<size_t>(threads);
+    for (size_t b = 0; b < kBlocks; ++b) {
       double sum = 0, absolute = 0;
-      for (int i = 0; i < threads; ++i) {
-        const float v = values[static_cast<size_t>(b * threads + i)];
+      for (size_t i = 0; i < block_values; ++i) {
+        const float v = values[b * block_values + i];
         sum += v;
         absolute += std::abs(v);
-        want_maxima[static_cast<size_t>(b)] = std::fmax(want_maxima[static_cast<size_t>(b)], v);
+        want_maxima[b] = std::fmax(want_maxima[b], v);
       }
-      want_sums[static_cast<size_t>(b)] = static_cast<float>(sum);
+      want_sums[b] = static_cast<float>(sum);
       magnitude = std::fmax(magnitude, absolute);
     }
-    for (int i = 0; i < kBlocks * threads; ++i) {
+    for (size_t i = 0; i < values.size(); ++i) {
       double sum = 0;
-      for (int j = 0; j < 32; ++j) sum += values[static_cast<size_t>(i / 32 * 32 + j)];
+      for (size_t j = 0; j < 32; ++j) sum += values[i / 32 * 32 + j];
       want_warps.push_back(static_cast<float>(sum));
     }
     // Two butterflies of depth 5 round each term's path at most 10 times, and `want` rounds once.

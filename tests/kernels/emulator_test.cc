@@ -155,6 +155,19 @@ TEST_F(EmulatorDeathTest, RefusesLaunchesThatNoGpuTakes) {
   EmptyCuda(context_, dim3(2, 3, 4), 1024, 227 << 10);
 }
 
+TEST_F(EmulatorDeathTest, RefusesWhatOlderGpusLack) {
+  const TestCudaContext turing(0, 75);
+  const DeviceArray<uint16_t> a(std::vector<uint16_t>(256)), b(std::vector<uint16_t>(128));
+  const DeviceArray<float> c(std::vector<float>(128));
+  EXPECT_DEATH(MmaCuda(turing, DType::kBF16, a.data(), b.data(), c.data(), c.data()),
+               "Mma16816<__nv_bfloat16> below sm_80, on sm_75");
+  MmaCuda(turing, DType::kF16, a.data(), b.data(), c.data(), c.data());
+  EXPECT_DEATH(EmptyCuda(turing, dim3(1), 32, 65537), "65537 bytes .* 65536 are the limit");
+  const TestCudaContext ampere(0, 80), ada(0, 89);
+  EXPECT_DEATH(EmptyCuda(ampere, dim3(1), 32, (163 << 10) + 1), "166912 are the limit");
+  EXPECT_DEATH(EmptyCuda(ada, dim3(1), 32, (99 << 10) + 1), "101376 are the limit");
+}
+
 TEST_F(EmulatorTest, MemoryCallsRefuseWhatCudaRefuses) {
   float host[4] = {};
   const DeviceArray<float> x(4);
@@ -190,6 +203,69 @@ TEST_F(EmulatorTest, DeviceIsAsDescribed) {
   emulator::SetDeviceModel(before);
   EXPECT_EQ(WhyNoCuda(), nullptr);
   cudaGetLastError();
+}
+
+class EmulatorDeferredTest : public EmulatorTest {
+ protected:
+  void SetUp() override {
+    ASSERT_EQ(cudaMallocHost(&pinned_, 12), cudaSuccess);
+    emulator::SetDeferred(true);
+  }
+  void TearDown() override {
+    emulator::SetDeferred(false);
+    EXPECT_EQ(cudaDeviceSynchronize(), cudaSuccess);
+    EXPECT_EQ(cudaFreeHost(pinned_), cudaSuccess);
+  }
+  void CopyOut(cudaStream_t stream) {
+    ASSERT_EQ(cudaMemcpyAsync(pinned_, y_.data(), 12, cudaMemcpyDeviceToHost, stream), cudaSuccess);
+  }
+  std::vector<float> Pinned() const { return {pinned_, pinned_ + 3}; }
+
+  const DeviceArray<float> x_{std::vector<float>{1, 2, 3}};
+  const DeviceArray<float> y_{3};
+  float* pinned_ = nullptr;
+};
+
+TEST_F(EmulatorDeferredTest, ResultsAreThereWhenTheStreamWasWaitedFor) {
+  AddCuda(context_, x_.data(), 10, 3, y_.data());
+  CopyOut(context_.stream());
+  EXPECT_EQ(Nans(Pinned()), 3);
+  EXPECT_EQ(cudaStreamSynchronize(context_.stream()), cudaSuccess);
+  EXPECT_THAT(Pinned(), ElementsAre(11, 12, 13));
+}
+
+TEST_F(EmulatorDeferredTest, EventsBringWhatIsBeforeThem) {
+  const TestCudaContext other;
+  cudaEvent_t first, second;
+  ASSERT_EQ(cudaEventCreate(&first), cudaSuccess);
+  ASSERT_EQ(cudaEventCreate(&second), cudaSuccess);
+  AddCuda(context_, x_.data(), 10, 3, y_.data());
+  ASSERT_EQ(cudaEventRecord(first, context_.stream()), cudaSuccess);
+  AddCuda(context_, x_.data(), 20, 3, y_.data());
+  ASSERT_EQ(cudaEventRecord(second, context_.stream()), cudaSuccess);
+  ASSERT_EQ(cudaStreamWaitEvent(other.stream(), first), cudaSuccess);
+  CopyOut(other.stream());
+  EXPECT_EQ(cudaStreamSynchronize(other.stream()), cudaSuccess);
+  EXPECT_THAT(Pinned(), ElementsAre(11, 12, 13));
+  float milliseconds = -1;
+  EXPECT_EQ(cudaEventElapsedTime(&milliseconds, first, second), cudaErrorNotReady);
+  EXPECT_EQ(cudaEventQuery(second), cudaErrorNotReady);
+  EXPECT_EQ(cudaEventSynchronize(second), cudaSuccess);
+  EXPECT_EQ(cudaEventQuery(second), cudaSuccess);
+  EXPECT_EQ(cudaEventElapsedTime(&milliseconds, first, second), cudaSuccess);
+  EXPECT_GE(milliseconds, 0);
+  EXPECT_EQ(cudaEventDestroy(first), cudaSuccess);
+  EXPECT_EQ(cudaEventDestroy(second), cudaSuccess);
+}
+
+TEST_F(EmulatorDeferredTest, PageableMemoryIsReadAndWrittenAtOnce) {
+  std::vector<float> host = {5, 6, 7};
+  ASSERT_EQ(cudaMemcpyAsync(y_.data(), host.data(), 12, cudaMemcpyHostToDevice, context_.stream()),
+            cudaSuccess);
+  host = {0, 0, 0};
+  ASSERT_EQ(cudaMemcpyAsync(host.data(), y_.data(), 12, cudaMemcpyDeviceToHost, context_.stream()),
+            cudaSuccess);
+  EXPECT_THAT(host, ElementsAre(5, 6, 7));
 }
 
 class EmulatorGraphTest : public EmulatorTest {

@@ -18,7 +18,8 @@ template <typename... P, typename... A>
 void Launch(void (*kernel)(P...), dim3 grid, int threads, int64_t shared_bytes,
             const CudaContext& context, A... args) {
   static_assert(sizeof...(P) == sizeof...(A), "a launch gives the kernel all of its arguments");
-  emulator::CheckLaunch(grid, threads, shared_bytes);
+  const emulator::LaunchShape shape = {grid, threads, shared_bytes, context.compute_capability};
+  emulator::CheckLaunch(shape);
   // The arguments are copied now, as CUDA does, and read when the launch runs.
   using Call = std::pair<void (*)(P...), std::tuple<P...>>;
   const Call call(kernel, std::tuple<P...>(static_cast<P>(args)...));
@@ -27,7 +28,7 @@ void Launch(void (*kernel)(P...), dim3 grid, int threads, int64_t shared_bytes,
       const Call& own = *static_cast<const Call*>(argument);
       std::apply(own.first, own.second);
     };
-    emulator::RunGrid({body, &call}, grid, threads, shared_bytes);
+    emulator::RunGrid({body, &call}, shape);
   });
   PERGOLA_CHECK_MSG(enqueued == cudaSuccess,
                     std::string("launch: ") + cudaGetErrorString(enqueued));
@@ -69,6 +70,7 @@ inline void Mma16816<__half>(float (&d)[4], const uint32_t (&a)[4], const uint32
 }
 template <>
 inline void Mma16816<__nv_bfloat16>(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+  emulator::RequireCapability("Mma16816<__nv_bfloat16>", 80);
   emulator::Mma<emulator::BFloat16Format>("Mma16816<__nv_bfloat16>", d, a, b);
 }
 inline void MmaInt8(int32_t (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {

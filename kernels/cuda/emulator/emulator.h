@@ -17,7 +17,7 @@
 //    places and sizes no code can list, and keep what the last block left;
 //  - CopyAsync's bytes land at the CopyAsyncWait that covers them, and are 0xff until then.
 //
-// Work on streams is done at once, in the order of the calls, unless it is captured.
+// Work on streams is done at once, in the order of the calls, unless it is captured or deferred.
 #pragma once
 
 #include <cstdint>
@@ -29,6 +29,12 @@ enum class Order : uint8_t { kAscending, kDescending, kShuffled };
 // For launches of the calling OS thread from now on; kAscending at first. A shuffle is drawn from
 // `seed` anew for each launch, block, and round of a warp.
 void SetOrder(Order order, uint64_t seed = 0);
+
+// If set, in all threads, work on a stream is not done until something waits for it (the stream, an
+// event behind it, the device, a copy to pageable memory), and no earlier: a host that does not
+// wait reads what was there before. cudaDeviceSynchronize and cudaFree wait for the calling
+// thread's streams. Off at first.
+void SetDeferred(bool deferred);
 
 // What cudaGetDeviceProperties and cudaMemGetInfo say, in all threads.
 struct DeviceModel {

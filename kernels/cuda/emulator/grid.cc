@@ -76,7 +76,8 @@ std::string Place(int thread) {
 // One per OS thread that launches. Its scheduler and the fibers take turns on that OS thread.
 class Engine {
  public:
-  void RunGrid(const KernelCall& call, const dim3& grid, int threads, int64_t shared_bytes);
+  void RunGrid(const KernelCall& call, const LaunchShape& shape);
+  int compute_capability() const { return compute_capability_; }
   Thread& current() { return threads_[static_cast<size_t>(current_)]; }
   int current_index() const { return current_; }
   bool running() const { return current_ >= 0; }
@@ -86,6 +87,7 @@ class Engine {
   void WaitWarp(const char* operation, void* request, void (*compute)(void* const*));
 
  private:
+  void RunWarpOperation();
   void RunBlock(int threads);
   void RunWarp(int warp);
   void RunLane(int thread);
@@ -100,14 +102,17 @@ class Engine {
   std::string Describe(int thread);
 
   KernelCall call_;
+  int compute_capability_ = 0;
   uint64_t random_ = 0;
   SharedMemory shared_;
   std::vector<Thread> threads_;
   int current_ = -1;  // the running thread; -1 outside of a launch
   int barrier_count_ = 0;
 
-  // The warp that runs: its first thread, the order of this round, how far the round is.
+  // The warp that runs: its first thread, how many of its lanes wait for the warp, the order of
+  // this round, how far the round is.
   int64_t warp_begin_ = 0;
+  int lanes_waiting_ = 0;
   std::vector<int64_t> lane_order_;
   size_t round_position_ = 0;
   bool first_round_ = false;
@@ -120,13 +125,14 @@ void Engine::Fail(int thread, const std::string& what) {
   CheckFailed(__FILE__, __LINE__, "the kernel keeps CUDA's rules", Place(thread) + what);
 }
 
-void Engine::RunGrid(const KernelCall& call, const dim3& grid, int threads, int64_t shared_bytes) {
+void Engine::RunGrid(const KernelCall& call, const LaunchShape& shape) {
   PERGOLA_CHECK_MSG(!running(), "a kernel launches a kernel");
-  CheckLaunch(grid, threads, shared_bytes);
+  const dim3& grid = shape.grid;
   call_ = call;
+  compute_capability_ = shape.compute_capability;
   random_ = current_order.seed;
-  threads_.resize(static_cast<size_t>(threads));
-  blockDim = {static_cast<unsigned>(threads), 1, 1};
+  threads_.resize(static_cast<size_t>(shape.threads));
+  blockDim = {static_cast<unsigned>(shape.threads), 1, 1};
   gridDim = {grid.x, grid.y, grid.z};
   const int64_t plane = int64_t{grid.x} * grid.y;
   FillOrder(&block_order_, plane * grid.z, &random_);
@@ -134,10 +140,10 @@ void Engine::RunGrid(const KernelCall& call, const dim3& grid, int threads, int6
     blockIdx = {static_cast<unsigned>(block % grid.x),
                 static_cast<unsigned>(block % plane / grid.x),
                 static_cast<unsigned>(block / plane)};
-    shared_.Begin(shared_bytes);
-    RunBlock(threads);
+    shared_.Begin(shape.shared_bytes);
+    RunBlock(shape.threads);
     if (shared_.WrittenBeyond()) {
-      Fail(0, "some thread wrote beyond the launch's " + std::to_string(shared_bytes) +
+      Fail(0, "some thread wrote beyond the launch's " + std::to_string(shape.shared_bytes) +
                   " bytes of dynamic shared memory");
     }
   }
@@ -177,6 +183,7 @@ void Engine::ReleaseBarrier() {
 // Runs a warp until all of its lanes are done or wait for the block.
 void Engine::RunWarp(int warp) {
   warp_begin_ = int64_t{warp} * kLanes;
+  lanes_waiting_ = 0;
   for (;; first_round_ = false) {
     FillOrder(&lane_order_, kLanes, &random_);
     bool any = false;
@@ -268,19 +275,30 @@ void Engine::WaitWarp(const char* operation, void* request, void (*compute)(void
   t.operation = operation;
   t.request = request;
   t.compute = compute;
-  const int64_t begin = current_ / kLanes * kLanes;
-  void* requests[kLanes];
-  bool all = true;
-  for (int i = 0; i < kLanes && all; ++i) {
-    const Thread& other = thread(begin + i);
-    all = other.state == State::kInWarp && other.operation == operation && other.compute == compute;
-    requests[i] = other.request;
-  }
-  if (all) {
-    compute(requests);
-    for (int i = 0; i < kLanes; ++i) thread(begin + i).state = State::kReady;
-  }
+  if (++lanes_waiting_ == kLanes) RunWarpOperation();
   fibers_.Yield();
+}
+
+// If all lanes wait for the same.
+void Engine::RunWarpOperation() {
+  const Thread& first = thread(warp_begin_);
+  void* requests[kLanes];
+  for (int i = 0; i < kLanes; ++i) {
+    const Thread& lane = thread(warp_begin_ + i);
+    if (lane.operation != first.operation || lane.compute != first.compute) return;
+    requests[i] = lane.request;
+  }
+  first.compute(requests);
+  for (int i = 0; i < kLanes; ++i) thread(warp_begin_ + i).state = State::kReady;
+  lanes_waiting_ = 0;
+}
+
+// CUDA C++ programming guide, table "Technical specifications per compute capability": maximum
+// amount of shared memory per thread block.
+int64_t MaxSharedBytes(int compute_capability) {
+  if (compute_capability < 80) return 64 << 10;
+  if (compute_capability == 86 || compute_capability == 89) return 99 << 10;
+  return compute_capability < 90 ? 163 << 10 : kMaxDynamicSharedBytes;
 }
 
 Engine& ThisEngine() {
@@ -300,21 +318,32 @@ void SetOrder(Order order, uint64_t seed) {
   current_order = {order, seed};
 }
 
-void CheckLaunch(const dim3& grid, int threads, int64_t shared_bytes) {
-  const std::string shape = std::to_string(grid.x) + " x " + std::to_string(grid.y) + " x " +
-                            std::to_string(grid.z) + " blocks of " + std::to_string(threads) +
-                            " threads";
-  PERGOLA_CHECK_MSG(grid.x >= 1 && grid.y >= 1 && grid.z >= 1, shape);
-  PERGOLA_CHECK_MSG(grid.x <= 0x7fffffff && grid.y <= 65535 && grid.z <= 65535, shape);
-  PERGOLA_CHECK_MSG(threads >= 1 && threads <= kMaxThreads, shape);
-  PERGOLA_CHECK_MSG(threads % kLanes == 0, shape + ": not whole warps");
-  PERGOLA_CHECK_MSG(shared_bytes >= 0 && shared_bytes <= kMaxDynamicSharedBytes,
-                    std::to_string(shared_bytes) + " bytes of dynamic shared memory, " +
-                        std::to_string(kMaxDynamicSharedBytes) + " are the limit");
+void CheckLaunch(const LaunchShape& shape) {
+  const dim3& grid = shape.grid;
+  const int threads = shape.threads;
+  const std::string text = std::to_string(grid.x) + " x " + std::to_string(grid.y) + " x " +
+                           std::to_string(grid.z) + " blocks of " + std::to_string(threads) +
+                           " threads";
+  PERGOLA_CHECK_MSG(grid.x >= 1 && grid.y >= 1 && grid.z >= 1, text);
+  PERGOLA_CHECK_MSG(grid.x <= 0x7fffffff && grid.y <= 65535 && grid.z <= 65535, text);
+  PERGOLA_CHECK_MSG(threads >= 1 && threads <= kMaxThreads, text);
+  PERGOLA_CHECK_MSG(threads % kLanes == 0, text + ": not whole warps");
+  const int64_t limit = MaxSharedBytes(shape.compute_capability);
+  PERGOLA_CHECK_MSG(shape.shared_bytes >= 0 && shape.shared_bytes <= limit,
+                    std::to_string(shape.shared_bytes) + " bytes of dynamic shared memory, " +
+                        std::to_string(limit) + " are the limit");
 }
 
-void RunGrid(const KernelCall& call, const dim3& grid, int threads, int64_t shared_bytes) {
-  ThisEngine().RunGrid(call, grid, threads, shared_bytes);
+void RunGrid(const KernelCall& call, const LaunchShape& shape) {
+  ThisEngine().RunGrid(call, shape);
+}
+
+void RequireCapability(const char* operation, int capability) {
+  const int own = RunningEngine().compute_capability();
+  if (own >= capability) return;
+  KernelError((std::string(operation) + " below sm_" + std::to_string(capability) + ", on sm_" +
+               std::to_string(own))
+                  .c_str());
 }
 
 void KernelError(const char* what) {

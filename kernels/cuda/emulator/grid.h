@@ -2,15 +2,15 @@
 // see cuda_runtime.h and emulator.h.
 #pragma once
 
-#include <cstdint>
+#include <vector_types.h>
 
-struct uint3;
-struct dim3;
+#include <cstdint>
 
 namespace pergola::emulator {
 
 inline constexpr int kLanes = 32;
 inline constexpr int kMaxThreads = 1024;
+// On sm_90, the most of any.
 inline constexpr int64_t kMaxDynamicSharedBytes = 227 << 10;
 
 // One kernel with its arguments: body(argument) runs one thread of it.
@@ -18,14 +18,24 @@ struct KernelCall {
   void (*body)(const void* argument) = nullptr;
   const void* argument = nullptr;
 };
-// CHECKs the configuration and returns when all blocks have run.
-void RunGrid(const KernelCall& call, const dim3& grid, int threads, int64_t shared_bytes);
-void CheckLaunch(const dim3& grid, int threads, int64_t shared_bytes);
+struct LaunchShape {
+  dim3 grid;
+  int threads = 0;
+  int64_t shared_bytes = 0;
+  int compute_capability = 90;  // 10 * major + minor
+};
+// CHECKs that a GPU of that capability takes it.
+void CheckLaunch(const LaunchShape& shape);
+// Returns when all blocks have run.
+void RunGrid(const KernelCall& call, const LaunchShape& shape);
 
 // The rest is called by a running CUDA thread.
 
 // Ends the process: "block (x, y, z), thread t: what".
 [[noreturn]] void KernelError(const char* what);
+
+// Ends the process if the launch's GPU is older than `capability`.
+void RequireCapability(const char* operation, int capability);
 
 // Waits until all threads of the block are here; returns how many gave a `predicate` other than 0.
 int BlockBarrier(const char* operation, int predicate);

@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <map>
+#include <vector>
 
 #include "base/mutex.h"
 #include "kernels/cuda/emulator/emulator.h"
@@ -64,15 +65,23 @@ class Registry {
     std::free(pointer);
     return cudaSuccess;
   }
-  // Whether all of [pointer, pointer + bytes) is one allocation's device memory.
-  bool IsDeviceMemory(const void* pointer, size_t bytes) {
+  // What all of [pointer, pointer + bytes) is: pageable if CUDA knows nothing of it.
+  enum class Kind : uint8_t { kPageable, kPinned, kDevice };
+  Kind KindOf(const void* pointer, size_t bytes) {
     MutexLock lock(mutex_);
     const auto at = reinterpret_cast<uintptr_t>(pointer);
     auto found = blocks_.upper_bound(at);
-    if (found == blocks_.begin()) return false;
+    if (found == blocks_.begin()) return Kind::kPageable;
     --found;
     const auto offset = static_cast<int64_t>(at - found->first);
-    return found->second.on_device && offset + static_cast<int64_t>(bytes) <= found->second.bytes;
+    if (offset + static_cast<int64_t>(bytes) > found->second.bytes) return Kind::kPageable;
+    return found->second.on_device ? Kind::kDevice : Kind::kPinned;
+  }
+  bool IsDeviceMemory(const void* pointer, size_t bytes) {
+    return KindOf(pointer, bytes) == Kind::kDevice;
+  }
+  bool IsPageable(const void* pointer, size_t bytes) {
+    return KindOf(pointer, bytes) == Kind::kPageable;
   }
 
  private:
@@ -257,6 +266,7 @@ cudaError_t cudaMalloc(void** pointer, size_t bytes) {
 cudaError_t cudaFree(void* pointer) {
   const cudaError_t refused = RefuseDuringCapture();
   if (refused != cudaSuccess) return refused;
+  pergola::emulator::RunAllDeferred();  // as CUDA waits for the device
   return Report(TheRegistry().Free(pointer, true));
 }
 
@@ -287,7 +297,17 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpy
   if (bytes == 0) return cudaSuccess;
   const cudaError_t error = pergola::emulator::CheckCopy(to, bytes, from, bytes, kind);
   if (error != cudaSuccess) return Report(error);
-  return Enqueue(stream, [=] { std::memmove(to, from, bytes); });
+  if (pergola::emulator::Deferred() && TheRegistry().IsPageable(from, bytes)) {
+    // CUDA has read pageable memory when it returns.
+    const auto* begin = static_cast<const char*>(from);
+    return Enqueue(stream, [to, own = std::vector<char>(begin, begin + bytes)] {
+      std::memcpy(to, own.data(), own.size());
+    });
+  }
+  const cudaError_t put = Enqueue(stream, [=] { std::memmove(to, from, bytes); });
+  // And it has written it.
+  if (TheRegistry().IsPageable(to, bytes)) pergola::emulator::RunDeferred(stream);
+  return put;
 }
 
 cudaError_t cudaMemcpy2DAsync(void* to, size_t to_pitch, const void* from, size_t from_pitch,
@@ -298,12 +318,16 @@ cudaError_t cudaMemcpy2DAsync(void* to, size_t to_pitch, const void* from, size_
   const cudaError_t error = pergola::emulator::CheckCopy(to, to_pitch * (height - 1) + width, from,
                                                          from_pitch * (height - 1) + width, kind);
   if (error != cudaSuccess) return Report(error);
-  return Enqueue(stream, [=] {
+  const cudaError_t put = Enqueue(stream, [=] {
     for (size_t row = 0; row < height; ++row) {
       std::memmove(static_cast<char*>(to) + row * to_pitch,
                    static_cast<const char*>(from) + row * from_pitch, width);
     }
   });
+  if (TheRegistry().IsPageable(to, width) || TheRegistry().IsPageable(from, width)) {
+    pergola::emulator::RunDeferred(stream);
+  }
+  return put;
 }
 
 cudaError_t cudaMemset(void* to, int value, size_t bytes) {

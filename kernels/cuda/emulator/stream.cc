@@ -1,6 +1,7 @@
 // Streams, events, capture and graphs of the emulated runtime API.
 #include "kernels/cuda/emulator/stream.h"
 
+#include <atomic>
 #include <chrono>
 #include <map>
 #include <memory>
@@ -10,6 +11,8 @@
 #include <vector>
 
 #include "base/mutex.h"
+#include "kernels/cuda/emulator/emulator.h"
+#include "kernels/cuda/emulator/stream_queue.h"
 
 namespace pergola::emulator {
 namespace {
@@ -38,12 +41,17 @@ struct CUstream_st {
   // Set while it captures; shared with the other streams that the capture has reached.
   std::shared_ptr<pergola::emulator::Capture> capture;
   pergola::emulator::Clock clock;
+  std::shared_ptr<pergola::emulator::StreamQueue> queue;
 };
 
 struct CUevent_st {
   unsigned flags = 0;
   bool recorded = false;
-  std::chrono::steady_clock::time_point time;
+  // When its turn came; shared with the deferred work that says so.
+  std::shared_ptr<std::chrono::steady_clock::time_point> time;
+  // Where it stands, if it was last recorded on a stream with deferred work.
+  std::shared_ptr<pergola::emulator::StreamQueue> queue;
+  int64_t number = 0;
   // Set if it was last recorded in a capture.
   std::weak_ptr<pergola::emulator::Capture> capture;
   bool captured = false;
@@ -60,6 +68,8 @@ struct CUgraphExec_st {
 
 namespace pergola::emulator {
 namespace {
+
+std::atomic<bool> deferred_setting{false};
 
 // All captures under way in the process, and the lock of every stream's and event's state.
 struct Captures {
@@ -112,8 +122,33 @@ void Merge(Clock* clock, const Clock& other) {
 cudaError_t Enqueue(cudaStream_t stream, std::function<void()> work) {
   cudaError_t error;
   if (TryCapture(stream, &work, &error)) return Report(error);
+  if (stream != nullptr && Deferred()) {
+    stream->queue->Push(std::move(work));
+    return cudaSuccess;
+  }
+  RunDeferred(stream);
   work();
   return cudaSuccess;
+}
+
+void SetDeferred(bool deferred) {
+  deferred_setting = deferred;
+}
+
+bool Deferred() {
+  return deferred_setting;
+}
+
+void RunDeferred(cudaStream_t stream) {
+  if (stream != nullptr) {
+    stream->queue->RunAll();
+  } else {
+    ThreadQueues::Own().RunAll(true);
+  }
+}
+
+void RunAllDeferred() {
+  ThreadQueues::Own().RunAll(false);
 }
 
 cudaError_t RefuseDuringCapture() {
@@ -155,6 +190,20 @@ cudaError_t RefuseWaiting(cudaEvent_t event) {
   return RefuseDuringCapture();
 }
 
+// Of an event that was not recorded in a capture.
+cudaError_t WaitForRecorded(cudaStream_t stream, const CUevent_st& event) {
+  if (stream != nullptr) {
+    // A captured stream must not depend on work outside of its capture.
+    MutexLock lock(Captures::Instance().mutex);
+    if (stream->capture != nullptr && event.recorded) {
+      return Report(Invalidate(stream->capture.get(), cudaErrorStreamCaptureIsolation));
+    }
+  }
+  if (event.queue == nullptr) return cudaSuccess;
+  return Enqueue(stream,
+                 [queue = event.queue, number = event.number] { queue->RunThrough(number); });
+}
+
 }  // namespace
 }  // namespace pergola::emulator
 
@@ -164,7 +213,9 @@ using pergola::emulator::RefuseWaiting;
 using pergola::emulator::Report;
 
 cudaError_t cudaDeviceSynchronize() {
-  return RefuseDuringCapture();
+  const cudaError_t refused = RefuseDuringCapture();
+  if (refused == cudaSuccess) pergola::emulator::RunAllDeferred();
+  return refused;
 }
 
 cudaError_t cudaStreamCreate(cudaStream_t* stream) {
@@ -175,6 +226,8 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned flags) {
   if (stream == nullptr || flags > cudaStreamNonBlocking) return Report(cudaErrorInvalidValue);
   *stream = new CUstream_st();
   (*stream)->flags = flags;
+  (*stream)->queue =
+      pergola::emulator::ThreadQueues::Own().Make((flags & cudaStreamNonBlocking) == 0);
   return cudaSuccess;
 }
 
@@ -192,29 +245,29 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
       }
     }
   }
+  stream->queue->RunAll();
   delete stream;
   return cudaSuccess;
 }
 
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
-  return RefuseWaiting(stream);
+  const cudaError_t refused = RefuseWaiting(stream);
+  if (refused == cudaSuccess) pergola::emulator::RunDeferred(stream);
+  return refused;
 }
 
+// A query lets one piece of work pass, so that a loop of queries ends.
 cudaError_t cudaStreamQuery(cudaStream_t stream) {
-  return RefuseWaiting(stream);
+  const cudaError_t refused = RefuseWaiting(stream);
+  if (refused != cudaSuccess || stream == nullptr || stream->queue->Empty()) return refused;
+  stream->queue->RunOne();
+  return cudaErrorNotReady;
 }
 
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned /*flags*/) {
   if (event == nullptr) return Report(cudaErrorInvalidResourceHandle);
+  if (!event->captured) return pergola::emulator::WaitForRecorded(stream, *event);
   pergola::MutexLock lock(Captures::Instance().mutex);
-  if (!event->captured) {
-    // A captured stream must not depend on work outside of its capture.
-    if (stream != nullptr && stream->capture != nullptr && event->recorded) {
-      stream->capture->invalid = true;
-      return Report(cudaErrorStreamCaptureIsolation);
-    }
-    return cudaSuccess;
-  }
   const auto capture = event->capture.lock();
   if (capture == nullptr) return cudaSuccess;  // the capture has ended
   if (stream == nullptr) {
@@ -253,18 +306,32 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
     if (stream->capture->invalid) return Report(cudaErrorStreamCaptureInvalidated);
     event->capture = stream->capture;
     event->clock = stream->clock;
+    return cudaSuccess;
+  }
+  event->time = std::make_shared<std::chrono::steady_clock::time_point>();
+  event->queue = nullptr;
+  const auto mark = [time = event->time] { *time = std::chrono::steady_clock::now(); };
+  if (stream != nullptr && !stream->queue->Empty()) {
+    event->queue = stream->queue;
+    event->number = stream->queue->Push(mark);
   } else {
-    event->time = std::chrono::steady_clock::now();
+    mark();
   }
   return cudaSuccess;
 }
 
 cudaError_t cudaEventSynchronize(cudaEvent_t event) {
-  return RefuseWaiting(event);
+  const cudaError_t refused = RefuseWaiting(event);
+  if (refused == cudaSuccess && event->queue != nullptr) event->queue->RunThrough(event->number);
+  return refused;
 }
 
 cudaError_t cudaEventQuery(cudaEvent_t event) {
-  return RefuseWaiting(event);
+  const cudaError_t refused = RefuseWaiting(event);
+  if (refused != cudaSuccess || event->queue == nullptr) return refused;
+  if (event->queue->Done(event->number)) return cudaSuccess;
+  event->queue->RunOne();
+  return cudaErrorNotReady;
 }
 
 cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t begin, cudaEvent_t end) {
@@ -273,7 +340,10 @@ cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t begin, cudaEve
     return Report(cudaErrorInvalidResourceHandle);
   }
   if (begin->captured || end->captured) return Report(cudaErrorCapturedEvent);
-  *milliseconds = std::chrono::duration<float, std::milli>(end->time - begin->time).count();
+  for (const cudaEvent_t event : {begin, end}) {
+    if (event->queue != nullptr && !event->queue->Done(event->number)) return cudaErrorNotReady;
+  }
+  *milliseconds = std::chrono::duration<float, std::milli>(*end->time - *begin->time).count();
   return cudaSuccess;
 }
 

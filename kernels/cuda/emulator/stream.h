@@ -1,5 +1,5 @@
-// Where work goes that is put on a stream: done at once, or kept by the graph that the stream
-// captures. Private to the emulator.
+// Where work goes that is put on a stream: done at once, kept by the graph that the stream
+// captures, or deferred. Private to the emulator.
 #pragma once
 
 #include <functional>
@@ -8,8 +8,8 @@
 
 namespace pergola::emulator {
 
-// Does `work` or captures it; an error (recorded as this thread's last) if the stream cannot take
-// it.
+// Does `work`, captures or defers it; an error (recorded as this thread's last) if the stream
+// cannot take it.
 cudaError_t Enqueue(cudaStream_t stream, std::function<void()> work);
 
 // Remembers an error as the calling thread's last and returns it.
@@ -18,5 +18,10 @@ cudaError_t Report(cudaError_t error);
 // What a call returns that CUDA does not allow while something is captured (it makes the capture
 // invalid), or cudaSuccess.
 cudaError_t RefuseDuringCapture();
+
+bool Deferred();
+// Does what is deferred: of the stream, of all streams of this thread.
+void RunDeferred(cudaStream_t stream);
+void RunAllDeferred();
 
 }  // namespace pergola::emulator

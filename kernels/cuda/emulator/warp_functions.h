@@ -162,6 +162,7 @@ inline int __all_sync(unsigned mask, int predicate) {
 // int and unsigned only, sm_80.
 template <typename T>
 T __reduce_add_sync(unsigned mask, T value) {
+  pergola::emulator::RequireCapability("__reduce_add_sync", 80);
   pergola::emulator::CheckMask(mask);
   pergola::emulator::Reduction<T> request = {value, 0};
   pergola::emulator::WarpCompute<pergola::emulator::Reduction<T>, pergola::emulator::ComputeSum<T>>(
@@ -170,6 +171,7 @@ T __reduce_add_sync(unsigned mask, T value) {
 }
 template <typename T>
 T __reduce_max_sync(unsigned mask, T value) {
+  pergola::emulator::RequireCapability("__reduce_max_sync", 80);
   pergola::emulator::CheckMask(mask);
   pergola::emulator::Reduction<T> request = {value, 0};
   pergola::emulator::WarpCompute<pergola::emulator::Reduction<T>, pergola::emulator::ComputeMax<T>>(
@@ -178,6 +180,7 @@ T __reduce_max_sync(unsigned mask, T value) {
 }
 template <typename T>
 T __reduce_min_sync(unsigned mask, T value) {
+  pergola::emulator::RequireCapability("__reduce_min_sync", 80);
   pergola::emulator::CheckMask(mask);
   pergola::emulator::Reduction<T> request = {value, 0};
   pergola::emulator::WarpCompute<pergola::emulator::Reduction<T>, pergola::emulator::ComputeMin<T>>(

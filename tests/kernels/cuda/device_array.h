@@ -59,10 +59,13 @@ inline const char* WhyNoCuda() {
 // A stream of its own, and a workspace.
 class TestCudaContext {
  public:
-  explicit TestCudaContext(int64_t workspace_bytes = 1 << 20) : workspace_(workspace_bytes) {
+  // `compute_capability`: the device's own if 0.
+  explicit TestCudaContext(int64_t workspace_bytes = 1 << 20, int compute_capability = 0)
+      : workspace_(workspace_bytes) {
     cudaDeviceProp properties;
     PERGOLA_CUDA_CHECK(cudaGetDeviceProperties(&properties, 0));
-    context_.compute_capability = 10 * properties.major + properties.minor;
+    context_.compute_capability =
+        compute_capability != 0 ? compute_capability : 10 * properties.major + properties.minor;
     context_.multiprocessors = properties.multiProcessorCount;
     context_.workspace = workspace_.data();
     context_.workspace_bytes = workspace_bytes;

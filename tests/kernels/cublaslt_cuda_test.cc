@@ -1,0 +1,136 @@
+// The emulator's cuBLASLt does what the library documents: the same test runs on a GPU against the
+// library.
+#include <cublasLt.h>
+
+#include <cmath>
+#include <random>
+#include <vector>
+
+#include "gtest/gtest.h"
+#include "tests/kernels/compare.h"
+#include "tests/kernels/cuda/device_array.h"
+#include "tests/kernels/kernel_test_util.h"
+
+namespace pergola {
+namespace {
+
+constexpr int kRows = 24, kColumns = 8, kDepth = 40;
+
+// D [kRows, kColumns] = A [kDepth, kRows] transposed times B [kDepth, kColumns], all by columns.
+class CublasLtCudaTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    if (const char* why = WhyNoCuda()) GTEST_SKIP() << why;
+    ASSERT_EQ(cublasLtCreate(&handle_), CUBLAS_STATUS_SUCCESS);
+  }
+  void TearDown() override {
+    for (cublasLtMatrixLayout_t layout : {a_, b_, d_}) {
+      if (layout != nullptr) cublasLtMatrixLayoutDestroy(layout);
+    }
+    if (operation_ != nullptr) cublasLtMatmulDescDestroy(operation_);
+    if (handle_ != nullptr) cublasLtDestroy(handle_);
+  }
+
+  void Describe(cublasComputeType_t compute, cudaDataType_t input, cudaDataType_t output) {
+    const bool integers = compute == CUBLAS_COMPUTE_32I;
+    cublasLtMatmulDescCreate(&operation_, compute, integers ? CUDA_R_32I : CUDA_R_32F);
+    Set(CUBLASLT_MATMUL_DESC_TRANSA, static_cast<int32_t>(CUBLAS_OP_T));
+    cublasLtMatrixLayoutCreate(&a_, input, kDepth, kRows, kDepth);
+    cublasLtMatrixLayoutCreate(&b_, input, kDepth, kColumns, kDepth);
+    cublasLtMatrixLayoutCreate(&d_, output, kRows, kColumns, kRows);
+  }
+  template <typename T>
+  void Set(cublasLtMatmulDescAttributes_t attribute, T value) {
+    EXPECT_EQ(cublasLtMatmulDescSetAttribute(operation_, attribute, &value, sizeof(value)),
+              CUBLAS_STATUS_SUCCESS);
+  }
+  cublasStatus_t Choose(cublasLtMatmulAlgo_t* algorithm) {
+    cublasLtMatmulPreference_t preference;
+    cublasLtMatmulPreferenceCreate(&preference);
+    cublasLtMatmulHeuristicResult_t result = {};
+    int found = 0;
+    const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(
+        handle_, operation_, a_, b_, d_, d_, preference, 1, &result, &found);
+    cublasLtMatmulPreferenceDestroy(preference);
+    *algorithm = result.algo;
+    EXPECT_EQ(found, status == CUBLAS_STATUS_SUCCESS ? 1 : 0);
+    return status;
+  }
+  template <typename S>
+  void Multiply(const CudaContext& context, const void* a, const void* b, void* d, S alpha,
+                S beta) {
+    cublasLtMatmulAlgo_t algorithm;
+    ASSERT_EQ(Choose(&algorithm), CUBLAS_STATUS_SUCCESS);
+    ASSERT_EQ(cublasLtMatmul(handle_, operation_, &alpha, a, a_, b, b_, &beta, d, d_, d, d_,
+                             &algorithm, nullptr, 0, context.stream),
+              CUBLAS_STATUS_SUCCESS);
+  }
+
+  cublasLtHandle_t handle_ = nullptr;
+  cublasLtMatmulDesc_t operation_ = nullptr;
+  cublasLtMatrixLayout_t a_ = nullptr, b_ = nullptr, d_ = nullptr;
+};
+
+TEST_F(CublasLtCudaTest, MultipliesAndAddsTheBiasOfEachRow) {
+  const TestCudaContext context;
+  std::vector<uint16_t> a, b;
+  for (const float v : RandomValues(kDepth * kRows, 1)) a.push_back(F32ToBF16(v));
+  for (const float v : RandomValues(kDepth * kColumns, 2)) b.push_back(F32ToBF16(v));
+  const std::vector<float> bias = RandomValues(kRows, 3),
+                           before = RandomValues(kRows * kColumns, 4);
+  const DeviceArray<uint16_t> a_device(a), b_device(b);
+  const DeviceArray<float> bias_device(bias), d_device(before);
+  Describe(CUBLAS_COMPUTE_32F, CUDA_R_16BF, CUDA_R_32F);
+  Set(CUBLASLT_MATMUL_DESC_EPILOGUE, static_cast<uint32_t>(CUBLASLT_EPILOGUE_BIAS));
+  Set(CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias_device.data());
+  Multiply(context, a_device.data(), b_device.data(), d_device.data(), 2.0F, 0.5F);
+  std::vector<float> want;
+  std::vector<double> bounds;
+  for (size_t column = 0; column < kColumns; ++column) {
+    for (size_t row = 0; row < kRows; ++row) {
+      const float old = before[column * kRows + row];
+      double sum = 0.5 * old + bias[row], magnitude = std::abs(0.5 * old) + std::abs(bias[row]);
+      for (size_t k = 0; k < kDepth; ++k) {
+        const double product = static_cast<double>(BF16ToF32(a[row * kDepth + k])) *
+                               static_cast<double>(BF16ToF32(b[column * kDepth + k]));
+        sum += 2 * product;
+        magnitude += 2 * std::abs(product);
+      }
+      want.push_back(static_cast<float>(sum));
+      // kDepth products, the scaled old value and the bias; 2 units where sums are cut.
+      bounds.push_back(2 * (kDepth + 4) * kUnit * magnitude);
+    }
+  }
+  EXPECT_TRUE(CompareWith(d_device.Read(), want, [&](size_t i) { return bounds[i]; }));
+}
+
+TEST_F(CublasLtCudaTest, MultipliesInt8Exactly) {
+  const TestCudaContext context;
+  std::mt19937 generator(5);
+  std::vector<int8_t> a(kDepth * kRows), b(kDepth * kColumns);
+  for (int8_t& v : a) v = static_cast<int8_t>(generator());
+  for (int8_t& v : b) v = static_cast<int8_t>(generator());
+  const DeviceArray<int8_t> a_device(a), b_device(b);
+  const DeviceArray<int32_t> d_device(kRows * kColumns);
+  Describe(CUBLAS_COMPUTE_32I, CUDA_R_8I, CUDA_R_32I);
+  Multiply<int32_t>(context, a_device.data(), b_device.data(), d_device.data(), 1, 0);
+  std::vector<int32_t> want;
+  for (size_t column = 0; column < kColumns; ++column) {
+    for (size_t row = 0; row < kRows; ++row) {
+      int32_t sum = 0;
+      for (size_t k = 0; k < kDepth; ++k) sum += a[row * kDepth + k] * b[column * kDepth + k];
+      want.push_back(sum);
+    }
+  }
+  EXPECT_EQ(d_device.Read(), want);
+}
+
+TEST_F(CublasLtCudaTest, RefusesShapesThatDoNotFit) {
+  Describe(CUBLAS_COMPUTE_32F, CUDA_R_32F, CUDA_R_32F);
+  Set(CUBLASLT_MATMUL_DESC_TRANSA, static_cast<int32_t>(CUBLAS_OP_N));
+  cublasLtMatmulAlgo_t algorithm;
+  EXPECT_NE(Choose(&algorithm), CUBLAS_STATUS_SUCCESS);
+}
+
+}  // namespace
+}  // namespace pergola
