@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "kernels/sample_math.h"
+#include "kernels/sample_ngram.h"
 #include "kernels/sample_space.h"
 
 namespace pergola {
@@ -36,33 +37,6 @@ void Penalise(const SampleRow& row, int64_t vocabulary, const SampleSpace& space
   }
 }
 
-// Forbids what followed the last n - 1 ids wherever else they stand in the history: the search of
-// Knuth, Morris and Pratt ("Fast pattern matching in strings", 1977), so that no history makes it
-// slow. borders[i]: length of the longest proper prefix of pattern[0..i] that is its suffix too.
-void ForbidNgrams(const SampleRow& row, int64_t vocabulary, const SampleSpace& space) {
-  const int64_t length = static_cast<int64_t>(row.no_repeat_ngram_size) - 1;
-  if (row.history_count <= length) return;
-  const int32_t* pattern = row.history + row.history_count - length;
-  int32_t* borders = space.borders;
-  int64_t matched = 0;
-  for (int64_t i = 0; i < length; ++i) {
-    while (matched > 0 && pattern[i] != pattern[matched]) matched = borders[matched - 1];
-    if (i > 0 && pattern[i] == pattern[matched]) ++matched;
-    borders[i] = static_cast<int32_t>(matched);
-  }
-  matched = 0;
-  for (int64_t i = 0; i < row.history_count; ++i) {
-    // history[i - length .. i) is the pattern: history[i] must not follow it again.
-    if (matched == length) {
-      if (Known(row.history[i], vocabulary)) space.edited[row.history[i]] = kMinusInfinity;
-      if (length == 0) continue;
-      matched = borders[matched - 1];
-    }
-    while (matched > 0 && row.history[i] != pattern[matched]) matched = borders[matched - 1];
-    if (row.history[i] == pattern[matched]) ++matched;
-  }
-}
-
 void ApplyMask(const uint8_t* mask, int64_t vocabulary, float* logits) {
   for (int64_t begin = 0; begin < vocabulary; begin += 8) {
     const uint8_t allowed = mask[begin / 8];
@@ -84,7 +58,11 @@ void EditLogits(const SampleRow& row, int64_t vocabulary, const SampleSpace& spa
   }
   if (row.looks_back()) {
     Penalise(row, vocabulary, space);
-    if (row.no_repeat_ngram_size > 0) ForbidNgrams(row, vocabulary, space);
+    if (row.no_repeat_ngram_size > 0) {
+      ForEachRepeatedNgramEnd(row, space.borders, [&](int32_t id) {
+        if (Known(id, vocabulary)) space.edited[id] = kMinusInfinity;
+      });
+    }
   }
   if (row.suppresses()) {
     for (int64_t i = 0; i < row.suppressed_count; ++i) {

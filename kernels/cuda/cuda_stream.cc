@@ -23,13 +23,11 @@ namespace {
 constexpr int kOldestCapability = 75;
 constexpr int kFirstWithBf16 = 80;
 
-// Up to as many rows a product is bound by its weights' bytes, and int8 weights multiply the
-// activations as they are; beyond, by arithmetic, and the tensor cores' int8 counts.
+// Eight-bit weights multiply the activations as they are: the bytes are the same, the numbers
+// better, and prompts go through a dense product of decoded tiles.
+constexpr CudaInt8Product kInt8 = CudaInt8Product::kActivations;
+// Products change their way about here, and with it their scratch.
 constexpr int64_t kMostStreamedRows = 32;
-
-CudaInt8Product Int8ProductFor(int64_t rows) {
-  return rows <= kMostStreamedRows ? CudaInt8Product::kActivations : CudaInt8Product::kTokens;
-}
 
 CudaMatrix MatrixOf(const PackedMatrix& matrix) {
   return {matrix.dtype(), matrix.rows(), matrix.columns(), matrix.lead(), matrix.data()};
@@ -188,7 +186,7 @@ void CudaStream::Run(const MatmulArgs& args) {
   cuda.bias = args.bias;
   cuda.accumulate = args.accumulate;
   cuda.y = args.y;
-  cuda.int8_product = Int8ProductFor(args.x.dim(0));
+  cuda.int8_product = kInt8;
   Enqueue(MatmulCuda, cuda);
 }
 

@@ -1,0 +1,136 @@
+// Tasks of kernels/sample.h on logits that lie on a CUDA device, cut over the ranks of a stage by
+// vocabulary. Each rank asks its slice; the answers, some kilobytes a row, are exchanged; each rank
+// merges them (kernels/cuda/sample_merge.h). A step's calls, all from the rank's main thread:
+//
+//   sampler->Prepare(tasks);                   // host work, while the device computes the logits
+//   RETURN_IF_ERROR(sampler->Enqueue());       // after the logits, on the context's stream
+//   TP 1:   RETURN_IF_ERROR(sampler->CopyAnswers()), and wait for the stream
+//   TP > 1: all-gather layout().bytes() bytes at device_answers(), copy to the host, and wait
+//   for (i ...) if (!MergeTask(RankAnswers{sampler->layout(), ...}, sampler->jobs(i), ...))
+//     // rare: copy the row's slices to the host, and SampleTasks (kernels/sample.h)
+//
+// The logits are the same before and after: edits are taken back.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "kernels/cuda/context.h"
+#include "kernels/cuda/sample.h"
+#include "kernels/cuda/sample_edits.h"
+#include "kernels/cuda/sample_merge.h"
+#include "kernels/sample.h"
+#include "model/layout.h"
+
+namespace pergola {
+
+struct RowSamplerShape {
+  int64_t tasks = 0;  // most of a call
+  int64_t vocabulary = 0;
+  Range slice;               // of this rank; at most kMaxSampleValues ids
+  int64_t widest_slice = 0;  // of the stage's ranks
+  int64_t history = 0;       // of the longest row
+  // Edited logits of a call, all rows together, as EditBound counts them. Rows beyond are left to
+  // the host.
+  int64_t edits = 0;
+};
+
+// What Create allocates, and the part of CudaContext::workspace that Enqueue uses (DESIGN I7).
+struct RowSamplerBytes {
+  int64_t device = 0;
+  int64_t pinned = 0;
+  int64_t host = 0;
+  int64_t workspace = 0;
+};
+
+class RowSampler {
+ public:
+  static RowSamplerBytes Bytes(const RowSamplerShape& shape);
+  // INVALID_ARGUMENT if a slice is too wide; RESOURCE_EXHAUSTED if CUDA has not the memory. The
+  // context is copied.
+  static absl::StatusOr<std::unique_ptr<RowSampler>> Create(const RowSamplerShape& shape,
+                                                            const CudaContext& context);
+  ~RowSampler();
+
+  // What Enqueue will do: the jobs, and the lists of edits and masks in pinned memory. The tasks
+  // are as for SampleTasks, but row.logits is the row's slice in device memory, which is edited for
+  // a while: no two tasks have the same row. Nothing else of them is looked at later. The answers
+  // to the last call have arrived.
+  void Prepare(absl::Span<const SampleTask> tasks);
+  // Enqueues it on the context's stream. UNKNOWN with CUDA's word if a copy is refused.
+  absl::Status Enqueue();
+  // Enqueues the copy of the answers to host_answers().
+  absl::Status CopyAnswers();
+
+  // How the answers to the prepared tasks lie in memory: the same on every rank.
+  const AnswerLayout& layout() const { return layout_; }
+  const TaskJobs& jobs(int64_t task) const { return task_jobs_[task]; }
+  const uint8_t* device_answers() const;
+  const uint8_t* host_answers() const;
+  // Most bytes that the answers of a call take.
+  static int64_t MostAnswerBytes(const RowSamplerShape& shape);
+
+ private:
+  // Device memory, or pinned host memory.
+  class Memory {
+   public:
+    enum class Kind : uint8_t { kDevice, kPinned };
+    Memory() = default;
+    ~Memory();
+    Memory(const Memory&) = delete;
+    Memory& operator=(const Memory&) = delete;
+    absl::Status Allocate(Kind kind, int64_t bytes);
+    template <typename T>
+    T* at(int64_t offset) const {
+      return reinterpret_cast<T*>(data_ + offset);
+    }
+
+   private:
+    Kind kind_ = Kind::kDevice;
+    uint8_t* data_ = nullptr;
+  };
+  // What goes to the device, at the same offsets in pinned and in device memory; then the unedited
+  // logits, on the device only.
+  struct Offsets {
+    explicit Offsets(const RowSamplerShape& shape);
+    int64_t edit_rows, edits, masks, unedited;
+    int64_t mask_bytes;  // of a row
+    int64_t end;
+  };
+
+  RowSampler(const RowSamplerShape& shape, const CudaContext& context);
+  void AddDraw(const SampleTask& task, TaskJobs* jobs);
+  void AddLogprobs(const SampleTask& task, SampleJob* to) const;
+  void AddEdits(const SampleRow& row, SampleJob* to);
+  void AddMask(const SampleRow& row, SampleJob* to);
+  int32_t AddJob(const SampleTask& task);
+  absl::Status Upload(int64_t offset, int64_t bytes);
+  SampleJob* job(int32_t number) { return upload_.at<SampleJob>(0) + number; }
+  SampleArgs ArgsOf(int64_t first, int64_t count) const;
+
+  const RowSamplerShape shape_;
+  const CudaContext context_;
+  const Offsets offsets_;
+  Memory upload_;  // pinned
+  Memory device_;  // its copy
+  Memory device_answers_;
+  Memory host_answers_;  // pinned
+  EditLister lister_;
+  std::vector<TaskJobs> task_jobs_;  // [tasks]
+
+  // Of the prepared call.
+  AnswerLayout layout_;
+  int64_t early_jobs_ = 0;  // come before the edits
+  int64_t job_count_ = 0;
+  int64_t edit_row_count_ = 0;
+  int64_t edit_count_ = 0;
+  int64_t edit_bound_ = 0;
+  int64_t mask_count_ = 0;
+  bool early_lists_ = false, late_lists_ = false;
+};
+
+}  // namespace pergola
