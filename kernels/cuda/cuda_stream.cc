@@ -161,8 +161,7 @@ int64_t CudaStream::WorkspaceBytes(const WorkspaceShape& shape) const {
   for (const WorkspaceShape::Matrix& matrix : shape.matrices) {
     const CudaMatrix weights{matrix.dtype, matrix.rows, matrix.columns, matrix.lead, nullptr};
     for (const int64_t rows : {std::min(shape.step_rows, kMostStreamedRows), shape.step_rows}) {
-      bytes = std::max(
-          bytes, MatmulCudaWorkspaceBytes(weights, shape.activation, rows, Int8ProductFor(rows)));
+      bytes = std::max(bytes, MatmulCudaWorkspaceBytes(weights, shape.activation, rows, kInt8));
     }
   }
   return bytes;
