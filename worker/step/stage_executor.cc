@@ -130,6 +130,7 @@ absl::StatusOr<int64_t> DecoderExecutor::BlocksOfGpu(const ShapeSpec& shape,
       options.context_length > 0 ? options.context_length : spec_.context_length;
   limits.block_count = 0;
   std::vector<MemoryPlan> plans;
+  plans.reserve(ranks.size());
   for (const RankLayout& rank : ranks) plans.push_back(PlanRank(shape, rank, limits));
   const auto budget = static_cast<int64_t>(static_cast<double>(stream_.TotalBytes()) *
                                            options.gpu_memory_fraction / options.gpu_ranks);
