@@ -7,6 +7,7 @@
 #include "kernels/cuda/emulator/emulator.h"
 #include "tests/kernels/attention_scene.h"
 #include "tests/kernels/compare.h"
+#include "tests/kernels/cuda/activations.h"
 #include "tests/kernels/cuda/device_array.h"
 
 namespace pergola {
@@ -18,25 +19,6 @@ using Scene = AttentionScene;
 // Unit roundoff.
 double UnitOf(DType dtype) {
   return dtype == DType::kF32 ? kUnit : dtype == DType::kF16 ? 0x1p-11 : 0x1p-8;
-}
-
-std::vector<uint8_t> Encode(DType dtype, const std::vector<float>& values) {
-  std::vector<uint8_t> bytes(values.size() * static_cast<size_t>(BlockBytes(dtype)));
-  for (size_t i = 0; i < values.size(); ++i) {
-    if (dtype == DType::kF32) {
-      std::memcpy(&bytes[i * 4], &values[i], 4);
-    } else {
-      const uint16_t bits = dtype == DType::kF16 ? F32ToF16(values[i]) : F32ToBF16(values[i]);
-      std::memcpy(&bytes[i * 2], &bits, 2);
-    }
-  }
-  return bytes;
-}
-
-std::vector<float> Decode(DType dtype, const std::vector<uint8_t>& bytes) {
-  std::vector<float> values(bytes.size() / static_cast<size_t>(BlockBytes(dtype)));
-  DecodeToF32(dtype, bytes.data(), static_cast<int64_t>(values.size()), values.data());
-  return values;
 }
 
 struct RunOptions {
@@ -67,8 +49,8 @@ std::vector<float> Attend(Scene* scene, DType activation, const RunOptions& opti
   const std::vector<int32_t> groups = PlanHeadGroups(args.kv_of_head, args.heads);
 
   const std::vector<float> qkv_rows(args.qkv.f32(), args.qkv.f32() + args.qkv.values());
-  const DeviceArray<uint8_t> qkv(Encode(activation, qkv_rows));
-  const DeviceArray<uint8_t> device_out(Encode(activation, out));
+  const DeviceArray<uint8_t> qkv(ToBytes(activation, qkv_rows));
+  const DeviceArray<uint8_t> device_out(ToBytes(activation, out));
   const DeviceArray<uint8_t> k(scene->k), v(scene->v);
   const DeviceArray<int32_t> kv_of_head(scene->kv_of_head), tables(scene->tables);
   const DeviceArray<float> slopes(scene->slopes.empty() ? std::vector<float>(1) : scene->slopes);
@@ -121,13 +103,13 @@ std::vector<float> Attend(Scene* scene, DType activation, const RunOptions& opti
   }
   const std::vector<uint8_t> bytes = device_out.Read();
   for (const int32_t count : done.Read()) EXPECT_EQ(count, 0);
-  return Decode(activation, bytes);
+  return ToFloats(activation, bytes);
 }
 
 // The queries become numbers of the activations' type, which the reference then sees too.
 Scene RoundedScene(const Shape& shape, const std::vector<int64_t>& lengths, DType activation) {
   Scene scene = MakeScene(shape, lengths);
-  scene.qkv = Decode(activation, Encode(activation, scene.qkv));
+  scene.qkv = ToFloats(activation, ToBytes(activation, scene.qkv));
   return scene;
 }
 
@@ -372,7 +354,7 @@ TEST_P(CudaAttentionTest, EveryVisibleKeyCountsOnce) {
       for (int64_t p = 0; p < scene.lengths[sequence]; ++p) {
         std::vector<float> value(64, 0.0F);
         value[p % 16] = 1.0F;
-        const std::vector<uint8_t> bytes = Encode(s.kv_dtype, value);
+        const std::vector<uint8_t> bytes = ToBytes(s.kv_dtype, value);
         for (int64_t head = 0; head < s.kv_heads; ++head) {
           std::copy(bytes.begin(), bytes.end(), scene.CacheAt(&scene.v, sequence, p, head));
         }

@@ -30,7 +30,7 @@ TEST_P(CudaEmbeddingTest, DecodesRowsToTheBitAndZerosElsewhere) {
         if (ids[i] < 100 || ids[i] >= 110) continue;
         w.packed.UnpackRow(ids[i] - 100, want.data() + i * static_cast<size_t>(columns));
       }
-      EXPECT_TRUE(CompareBits(Decode(DType::kF32, y.Read()), want))
+      EXPECT_TRUE(CompareBits(ToFloats(DType::kF32, y.Read()), want))
           << "lead " << lead << ", " << columns << " columns";
     }
   }

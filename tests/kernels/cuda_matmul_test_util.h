@@ -14,6 +14,7 @@
 #include "kernels/cuda/matmul.h"
 #include "kernels/int8.h"
 #include "tests/kernels/compare.h"
+#include "tests/kernels/cuda/activations.h"
 #include "tests/kernels/kernel_test_util.h"
 
 #ifdef PERGOLA_CUDA_EMULATOR  // of its cuda_runtime.h
@@ -54,31 +55,6 @@ class DeviceBytes {
   void* data_ = nullptr;
   size_t bytes_;
 };
-
-inline std::vector<uint8_t> Encode(DType dtype, const std::vector<float>& values) {
-  std::vector<uint8_t> bytes(values.size() * static_cast<size_t>(BlockBytes(dtype)));
-  for (size_t i = 0; i < values.size(); ++i) {
-    const uint16_t half = dtype == DType::kBF16 ? F32ToBF16(values[i]) : F32ToF16(values[i]);
-    if (dtype == DType::kF32) {
-      std::memcpy(&bytes[4 * i], &values[i], 4);
-    } else {
-      std::memcpy(&bytes[2 * i], &half, 2);
-    }
-  }
-  return bytes;
-}
-
-inline std::vector<float> Decode(DType dtype, const std::vector<uint8_t>& bytes) {
-  std::vector<float> values(bytes.size() / static_cast<size_t>(BlockBytes(dtype)));
-  if (!values.empty()) {
-    DecodeToF32(dtype, bytes.data(), static_cast<int64_t>(values.size()), values.data());
-  }
-  return values;
-}
-
-inline std::vector<float> Rounded(DType dtype, const std::vector<float>& values) {
-  return Decode(dtype, Encode(dtype, values));
-}
 
 // Unit roundoff of a 16-bit type; f32 0: its roundings are counted where they happen.
 inline double RoundoffOf(DType dtype) {
@@ -190,7 +166,7 @@ struct Product {
 
   std::vector<float> Compute() const {
     const Gpu gpu(c.workspace_bytes);
-    const auto x_bytes = Encode(c.x_dtype, x), y_bytes = Encode(c.y_dtype, y);
+    const auto x_bytes = ToBytes(c.x_dtype, x), y_bytes = ToBytes(c.y_dtype, y);
     const DeviceBytes x_device(x_bytes.data(), x_bytes.size());
     const DeviceBytes y_device(y_bytes.data(), y_bytes.size());
     const DeviceBytes w_device(w.image.data(), w.image.size());
@@ -205,7 +181,7 @@ struct Product {
     args.y_stride = c.outputs + c.y_gap;
     args.int8_product = c.int8_product;
     MatmulCuda(gpu.context, args);
-    return Decode(c.y_dtype, y_device.Read());
+    return ToFloats(c.y_dtype, y_device.Read());
   }
 
   // MatmulRef's result, in y's place. Of int8 by activations as they are: by its values in f32.
