@@ -109,7 +109,7 @@ absl::StatusOr<WorkerOptions> ParseWorkerOptions(int argc, const char* const* ar
   AddNumber(app, "--step-tokens", &options.executor.step_tokens, {1, 1 << 16},
             "most token rows per step");
   AddNumber(app, "--kv-mib", &kv_mib, {0, int64_t{1} << 40},
-            "KV memory per rank; 0: what all slots use, at most 1024");
+            "KV memory per rank; 0: what all slots use, at most 1024, on a GPU what it has left");
   app.add_option("--dtype", dtype, "of the weight matrices: auto, f32, bf16, f16, int8 or int4");
   app.add_option("--kv-dtype", kv_dtype, "f32, bf16 or f16");
   app.add_option("--activation-dtype", activation_dtype,

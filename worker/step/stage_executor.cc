@@ -215,6 +215,10 @@ void DecoderExecutor::FillInfo() {
   info_.kv_dtype = kv_shape_.dtype;
   info_.dtypes =
       absl::StrCat(weights_.dtypes, " weights, ", ToAbsl(DTypeName(kv_shape_.dtype)), " kv");
+  // The CPU computes in f32 whatever it holds.
+  if (!on_cpu()) {
+    absl::StrAppend(&info_.dtypes, ", ", ToAbsl(DTypeName(activation_)), " activations");
+  }
   info_.allocated.weight_bytes[0] = weights_.bytes();
   info_.allocated.block_count = limits_.block_count;
   info_.allocated.block_bytes = kv_->bytes() / limits_.block_count;
