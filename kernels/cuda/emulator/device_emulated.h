@@ -18,7 +18,8 @@ template <typename... P, typename... A>
 void Launch(void (*kernel)(P...), dim3 grid, int threads, int64_t shared_bytes,
             const CudaContext& context, A... args) {
   static_assert(sizeof...(P) == sizeof...(A), "a launch gives the kernel all of its arguments");
-  const emulator::LaunchShape shape = {grid, threads, shared_bytes, context.compute_capability};
+  const emulator::LaunchShape shape = {grid, threads, shared_bytes, context.compute_capability,
+                                       BeginsEarly(context)};
   emulator::CheckLaunch(shape);
   // The arguments are copied now, as CUDA does, and read when the launch runs.
   using Call = std::pair<void (*)(P...), std::tuple<P...>>;
@@ -30,7 +31,7 @@ void Launch(void (*kernel)(P...), dim3 grid, int threads, int64_t shared_bytes,
     };
     emulator::RunGrid({body, &call}, shape, previous);
   };
-  const cudaError_t enqueued = emulator::EnqueueKernel(context.stream, run, BeginsEarly(context));
+  const cudaError_t enqueued = emulator::EnqueueKernel(context.stream, run, shape.early);
   PERGOLA_CHECK_MSG(enqueued == cudaSuccess,
                     std::string("launch: ") + cudaGetErrorString(enqueued));
 }

@@ -157,7 +157,7 @@ void Engine::RunGrid(const KernelCall& call, const LaunchShape& shape,
                   " bytes of dynamic shared memory");
     }
   }
-  if (previous && awaited_ != plane * grid.z * shape.threads) {
+  if (shape.early && awaited_ != plane * grid.z * shape.threads) {
     Fail(0,
          "it may begin before the kernel before it has ended, and not every thread calls "
          "AwaitPrevious");

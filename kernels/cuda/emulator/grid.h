@@ -24,6 +24,7 @@ struct LaunchShape {
   int threads = 0;
   int64_t shared_bytes = 0;
   int compute_capability = 90;  // 10 * major + minor
+  bool early = false;           // a GPU may begin it before the kernel before it has ended
 };
 // CHECKs that a GPU of that capability takes it.
 void CheckLaunch(const LaunchShape& shape);
@@ -43,7 +44,7 @@ void RequireCapability(const char* operation, int capability);
 // Waits until all threads of the block are here; returns how many gave a `predicate` other than 0.
 int BlockBarrier(const char* operation, int predicate);
 
-// Until `previous` of RunGrid has run. Ends the process if not every thread of the grid calls it.
+// Until `previous` of RunGrid has run. Every thread of an early grid calls it, or the process ends.
 void AwaitPreviousKernel();
 
 // Waits until all 32 lanes of the warp are here with the same `operation`. The last one to come
