@@ -86,9 +86,10 @@ std::string RankRange(size_t first, size_t last) {
 
 // Neighbouring ranks of one stage that hold as much share a line.
 std::string MemoryText(const PlanReport& report) {
-  std::string text = absl::StrFormat(
-      "\nmemory of each rank, bytes\n%7s%6s%9s%18s%18s%15s%14s%15s%15s%18s\n", "rank", "stage",
-      "layers", "weights", "KV", "workspaces", "tables", "logits", "peer buffers", "total");
+  std::string text =
+      absl::StrFormat("\nmemory of each rank, bytes\n%7s%6s%9s%18s%18s%15s%14s%15s%15s%10s%18s\n",
+                      "rank", "stage", "layers", "weights", "KV", "workspaces", "tables", "logits",
+                      "peer buffers", "padding", "total");
   for (size_t first = 0; first < report.ranks.size();) {
     const MemoryPlan& plan = report.ranks[first];
     const RankLayout& layout = report.layouts[first];
@@ -98,10 +99,11 @@ std::string MemoryText(const PlanReport& report) {
       ++last;
     }
     absl::StrAppendFormat(
-        &text, "%7s%6d%9s%18s%18s%15s%14s%15s%15s%18s\n", RankRange(first, last), layout.stage,
+        &text, "%7s%6d%9s%18s%18s%15s%14s%15s%15s%10s%18s\n", RankRange(first, last), layout.stage,
         RankRange(layout.layers.begin, layout.layers.end - 1), Grouped(plan.weights()),
         Grouped(plan.kv_bytes()), Grouped(plan.workspace_bytes()), Grouped(plan.table_bytes),
-        Grouped(plan.logit_bytes), Grouped(plan.peer_bytes), Grouped(plan.total()));
+        Grouped(plan.logit_bytes), Grouped(plan.peer_bytes), Grouped(plan.padding()),
+        Grouped(plan.total()));
     first = last + 1;
   }
   absl::StrAppend(&text, "weights of rank 0:");
@@ -186,6 +188,7 @@ nlohmann::ordered_json RankJson(const RankLayout& layout, const MemoryPlan& plan
           {"table_bytes", plan.table_bytes},
           {"logit_bytes", plan.logit_bytes},
           {"peer_bytes", plan.peer_bytes},
+          {"padding_bytes", plan.padding()},
           {"total_bytes", plan.total()}};
 }
 

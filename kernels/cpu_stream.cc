@@ -52,6 +52,8 @@ std::string CpuStream::name() const {
 }
 
 uint8_t* CpuStream::Allocate(int64_t bytes, Place /*place*/) {
+  PERGOLA_CHECK_MSG(!sealed_,
+                    std::to_string(bytes) + " bytes are to be allocated after the rank was loaded");
   return AllocateHostMemory(bytes);
 }
 

@@ -45,6 +45,9 @@ class CpuStream final : public Stream {
   std::string name() const override;
   DType ActivationFor(DType /*weights*/) const override { return DType::kF32; }
   CpuStream& host() override { return *this; }
+  absl::Status Reserve(int64_t /*bytes*/) override { return absl::OkStatus(); }
+  int64_t ReservedBytesLeft() const override { return 0; }
+  void Seal() override { sealed_ = true; }
   uint8_t* Allocate(int64_t bytes, Place place) override;
   void Free(uint8_t* memory, Place place) override;
   int64_t TotalBytes() const override { return 0; }
@@ -59,6 +62,7 @@ class CpuStream final : public Stream {
   void BeginRecording() override;
   std::unique_ptr<Recording> EndRecording() override;
   void Replay(const Recording& recording) override;
+  int64_t RecordedBytes() const override { return 0; }
 
   void Run(const EmbeddingArgs& args) override;
   void Run(const RmsNormArgs& args) override;
@@ -81,6 +85,7 @@ class CpuStream final : public Stream {
   const CpuTarget target_;
   std::unique_ptr<ThreadPool> pool_;
   HostBuffer workspace_;
+  bool sealed_ = false;
 };
 
 bool CpuTargetSupported(CpuTarget target);

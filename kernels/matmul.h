@@ -31,6 +31,25 @@
 
 namespace pergola {
 
+// How a weight matrix [rows = outputs, columns = inputs] is packed, wherever its bytes are.
+struct PackedShape {
+  DType dtype = DType::kF32;
+  int64_t rows = 0;
+  int64_t columns = 0;
+  int lead = 0;        // PackedMatrix::Allocate
+  bool panels = true;  // the CPU's layout; a GPU wants the rows one after the other
+                       // (kernels/cuda/matrix_layout.h)
+
+  int64_t bytes() const;
+};
+
+// Packs `row_count` source rows (as in the file: dense values, or whole blocks that cover lead +
+// columns, or of int8 the f32 scale and then the values) as output rows first_row.. of the matrix
+// into `image`: shape.bytes() of host memory, which were zeros. Rows may come in any order, each
+// once, and different rows from different threads.
+void PackRows(const PackedShape& shape, int64_t first_row, int64_t row_count, const void* source,
+              int64_t source_row_bytes, uint8_t* image);
+
 // Weights [rows = outputs, columns = inputs] in packed tiles. Movable, const after load. May hold
 // several matrices stacked by output (q, k, v; gate, up), which is the same as one tall matrix.
 class PackedMatrix {
@@ -41,24 +60,22 @@ class PackedMatrix {
   // (below BlockValues) says how many values of the first block lie before the cut; a row then
   // holds the blocks that cover lead + columns values.
   static PackedMatrix Allocate(DType dtype, int64_t rows, int64_t columns, int lead = 0);
-  // The same for ops on `stream`: a GPU wants the rows one after the other
-  // (kernels/cuda/matrix_layout.h). They are packed on the host; Upload brings them to the device.
+  // The same in the memory of `stream`, for ops on it; of a GPU the bytes come from the loader
+  // (worker/weights/load_pipeline.h).
   static PackedMatrix Allocate(Stream& stream, DType dtype, int64_t rows, int64_t columns,
                                int lead);
-  // Once all rows are packed. Nothing to do on the CPU.
-  void Upload(Stream& stream);
-  // Packs `row_count` source rows (as in the file: dense values, or whole blocks that cover lead +
-  // columns, or of int8 the f32 scale and then the values) as output rows first_row.. of this
-  // matrix. Rows may come in any order, each once.
+  // Of a CPU's matrix: PackRows above into its memory.
   void PackRows(int64_t first_row, int64_t row_count, const void* source, int64_t source_row_bytes);
 
-  DType dtype() const { return dtype_; }
-  int64_t rows() const { return rows_; }
-  int64_t columns() const { return columns_; }
-  int lead() const { return lead_; }
-  int64_t bytes() const { return panels_ ? buffer_.size() : device_.size(); }
+  const PackedShape& shape() const { return shape_; }
+  DType dtype() const { return shape_.dtype; }
+  int64_t rows() const { return shape_.rows; }
+  int64_t columns() const { return shape_.columns; }
+  int lead() const { return shape_.lead; }
+  int64_t bytes() const { return shape_.panels ? buffer_.size() : device_.size(); }
   // On the device that Allocate named.
-  const uint8_t* data() const { return panels_ ? buffer_.data() : device_.data(); }
+  const uint8_t* data() const { return memory(); }
+  uint8_t* memory() const { return shape_.panels ? buffer_.data() : device_.data(); }
   // Bytes Allocate would take: for the memory plan.
   static int64_t PackedBytes(DType dtype, int64_t rows, int64_t columns, int lead = 0);
   // Of a CPU's matrix: decodes one row to f32 [columns]: embedding lookup of a tied table, and
@@ -68,14 +85,10 @@ class PackedMatrix {
   float Int8Row(int64_t row, int8_t* out) const;
 
  private:
-  PackedMatrix(DType dtype, int64_t rows, int64_t columns, int lead, bool panels);
+  explicit PackedMatrix(const PackedShape& shape);
 
-  DType dtype_ = DType::kF32;
-  int64_t rows_ = 0;
-  int64_t columns_ = 0;
-  int lead_ = 0;
-  bool panels_ = true;   // the CPU's layout
-  HostBuffer buffer_;    // the CPU's matrix, or what a GPU is given
+  PackedShape shape_;
+  HostBuffer buffer_;    // a CPU's matrix
   DeviceBuffer device_;  // a GPU's matrix
 };
 

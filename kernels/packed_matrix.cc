@@ -24,7 +24,7 @@ uint16_t LoadU16(const uint8_t* p) {
   return bits;
 }
 
-// Values k_begin..k_end of one dense row into its lane of the panel.
+// Values k_begin..k_end of one dense row into its lane of the panel. k_begin is even.
 void PackDense(DType dtype, uint8_t* panel, int64_t lane, const uint8_t* row, int64_t k_begin,
                int64_t k_end) {
   if (dtype == DType::kF32) {
@@ -36,9 +36,11 @@ void PackDense(DType dtype, uint8_t* panel, int64_t lane, const uint8_t* row, in
       std::memcpy(panel + (k * kPanelColumns + lane) * 2, row + k * 2, 2);
     }
   } else {
-    for (int64_t k = k_begin; k < k_end; ++k) {
-      std::memcpy(panel + ((k / 2 * kPanelColumns + lane) * 2 + k % 2) * 2, row + k * 2, 2);
+    int64_t k = k_begin;
+    for (; k + 2 <= k_end; k += 2) {
+      std::memcpy(panel + (k / 2 * kPanelColumns + lane) * 4, row + k * 2, 4);
     }
+    if (k < k_end) std::memcpy(panel + (k / 2 * kPanelColumns + lane) * 4, row + k * 2, 2);
   }
 }
 
@@ -70,9 +72,10 @@ void PackInt8Row(uint8_t* panel, int64_t lane, const uint8_t* row, int64_t colum
   std::memcpy(panel + 4 * lane, row, 4);
   const uint8_t* values = row + 4;
   int32_t sum = 0;
-  for (int64_t k = 0; k < columns; ++k) {
-    sum += static_cast<int8_t>(values[k]);
-    panel[kInt8HeaderBytes + (k / 4 * kPanelColumns + lane) * 4 + k % 4] = values[k];
+  for (int64_t k = 0; k < columns; ++k) sum += static_cast<int8_t>(values[k]);
+  for (int64_t k = 0; k < columns; k += 4) {
+    std::memcpy(panel + kInt8HeaderBytes + (k / 4 * kPanelColumns + lane) * 4, values + k,
+                static_cast<size_t>(std::min<int64_t>(4, columns - k)));
   }
   std::memcpy(panel + 4 * (kPanelColumns + lane), &sum, 4);
 }
@@ -92,73 +95,78 @@ int64_t PackedMatrix::PackedBytes(DType dtype, int64_t rows, int64_t columns, in
   return PackedMatrixBytes(dtype, rows, columns, lead);
 }
 
-PackedMatrix::PackedMatrix(DType dtype, int64_t rows, int64_t columns, int lead, bool panels)
-    : dtype_(dtype), rows_(rows), columns_(columns), lead_(lead), panels_(panels) {
-  PERGOLA_CHECK(dtype != DType::kI32);
-  PERGOLA_CHECK(rows >= 0 && columns >= 0);
-  PERGOLA_CHECK(lead >= 0 && lead < BlockValues(dtype));
-  PERGOLA_CHECK(dtype != DType::kInt8 || columns <= kMostInt8Columns);
-  buffer_ = HostBuffer(panels ? PackedBytes(dtype, rows, columns, lead)
-                              : CudaMatrixBytes(dtype, rows, columns, lead));
+int64_t PackedShape::bytes() const {
+  return panels ? PackedMatrixBytes(dtype, rows, columns, lead)
+                : CudaMatrixBytes(dtype, rows, columns, lead);
+}
+
+PackedMatrix::PackedMatrix(const PackedShape& shape) : shape_(shape) {
+  PERGOLA_CHECK(shape.dtype != DType::kI32);
+  PERGOLA_CHECK(shape.rows >= 0 && shape.columns >= 0);
+  PERGOLA_CHECK(shape.lead >= 0 && shape.lead < BlockValues(shape.dtype));
+  PERGOLA_CHECK(shape.dtype != DType::kInt8 || shape.columns <= kMostInt8Columns);
 }
 
 PackedMatrix PackedMatrix::Allocate(DType dtype, int64_t rows, int64_t columns, int lead) {
-  return PackedMatrix(dtype, rows, columns, lead, /*panels=*/true);
+  PackedMatrix matrix(PackedShape{dtype, rows, columns, lead, true});
+  matrix.buffer_ = HostBuffer(matrix.shape_.bytes());
+  return matrix;
 }
 
 PackedMatrix PackedMatrix::Allocate(Stream& stream, DType dtype, int64_t rows, int64_t columns,
                                     int lead) {
-  return PackedMatrix(dtype, rows, columns, lead, stream.device() == Device::kCpu);
-}
-
-void PackedMatrix::Upload(Stream& stream) {
-  if (panels_) return;
-  device_ = DeviceBuffer(stream, buffer_.size());
-  stream.CopyToDevice(device_.data(), buffer_.data(), buffer_.size());
-  // An error stays with the stream.
-  static_cast<void>(stream.Synchronize());
-  buffer_ = HostBuffer();
+  if (stream.device() == Device::kCpu) return Allocate(dtype, rows, columns, lead);
+  PackedMatrix matrix(PackedShape{dtype, rows, columns, lead, false});
+  matrix.device_ = DeviceBuffer(stream, matrix.shape_.bytes());
+  return matrix;
 }
 
 void PackedMatrix::PackRows(int64_t first_row, int64_t row_count, const void* source,
                             int64_t source_row_bytes) {
-  PERGOLA_CHECK(first_row >= 0 && row_count >= 0 && first_row + row_count <= rows_);
-  if (!panels_) {
-    const CudaMatrix matrix{dtype_, rows_, columns_, lead_, nullptr};
-    return PackCudaRows(matrix, first_row, row_count, source, source_row_bytes, buffer_.data());
+  PERGOLA_CHECK(shape_.panels);
+  pergola::PackRows(shape_, first_row, row_count, source, source_row_bytes, buffer_.data());
+}
+
+void PackRows(const PackedShape& shape, int64_t first_row, int64_t row_count, const void* source,
+              int64_t source_row_bytes, uint8_t* image) {
+  PERGOLA_CHECK(first_row >= 0 && row_count >= 0 && first_row + row_count <= shape.rows);
+  const auto [dtype, all_rows, columns, lead, panels] = shape;
+  if (!panels) {
+    const CudaMatrix matrix{dtype, all_rows, columns, lead, nullptr};
+    return PackCudaRows(matrix, first_row, row_count, source, source_row_bytes, image);
   }
   const auto* rows = static_cast<const uint8_t*>(source);
-  if (dtype_ == DType::kInt8) {
+  const int64_t panel_bytes = PanelBytes(dtype, columns, lead);
+  if (dtype == DType::kInt8) {
     for (int64_t i = 0; i < row_count; ++i) {
       const int64_t row = first_row + i;
-      PackInt8Row(buffer_.data() + row / kPanelColumns * PanelBytes(dtype_, columns_, lead_),
-                  row % kPanelColumns, rows + i * source_row_bytes, columns_);
+      PackInt8Row(image + row / kPanelColumns * panel_bytes, row % kPanelColumns,
+                  rows + i * source_row_bytes, columns);
     }
     return;
   }
-  const int64_t panel_bytes = PanelBytes(dtype_, columns_, lead_);
-  const int64_t block = BlockValues(dtype_);
+  const int64_t block = BlockValues(dtype);
   const int64_t piece = std::max(kPieceK, block);
   const bool quantised = block > 1;
-  const int64_t covered = quantised ? StoredK(dtype_, columns_, lead_) : columns_;
+  const int64_t covered = quantised ? StoredK(dtype, columns, lead) : columns;
   for (int64_t begin = 0; begin < row_count;) {
     // The rows of one panel together, a piece of K at a time.
     const int64_t row = first_row + begin;
     const int64_t panel_end = (row / kPanelColumns + 1) * kPanelColumns;
     const int64_t end = std::min(row_count, panel_end - first_row);
-    uint8_t* panel = buffer_.data() + row / kPanelColumns * panel_bytes;
+    uint8_t* panel = image + row / kPanelColumns * panel_bytes;
     for (int64_t k = 0; k < covered; k += piece) {
       const int64_t k_end = std::min(k + piece, covered);
       for (int64_t i = begin; i < end; ++i) {
         const int64_t lane = (first_row + i) % kPanelColumns;
         const uint8_t* from = rows + i * source_row_bytes;
         if (!quantised) {
-          PackDense(dtype_, panel, lane, from, k, k_end);
+          PackDense(dtype, panel, lane, from, k, k_end);
           continue;
         }
         for (int64_t b = k / block; b * block < k_end; ++b) {
-          PackQuantBlock(dtype_, panel + b * QuantPanelBlockBytes(dtype_), lane,
-                         from + b * BlockBytes(dtype_));
+          PackQuantBlock(dtype, panel + b * QuantPanelBlockBytes(dtype), lane,
+                         from + b * BlockBytes(dtype));
         }
       }
     }
@@ -167,29 +175,31 @@ void PackedMatrix::PackRows(int64_t first_row, int64_t row_count, const void* so
 }
 
 void PackedMatrix::UnpackRow(int64_t row, float* out) const {
-  PERGOLA_CHECK(panels_ && row >= 0 && row < rows_);
+  PERGOLA_CHECK(shape_.panels && row >= 0 && row < shape_.rows);
   const int64_t lane = row % kPanelColumns;
-  const uint8_t* panel = buffer_.data() + row / kPanelColumns * PanelBytes(dtype_, columns_, lead_);
-  if (const int64_t block = BlockValues(dtype_); block > 1) {
+  const uint8_t* panel =
+      buffer_.data() + row / kPanelColumns * PanelBytes(shape_.dtype, shape_.columns, shape_.lead);
+  if (const int64_t block = BlockValues(shape_.dtype); block > 1) {
     float values[kMaxBlockValues];
-    for (int64_t k = 0; k < lead_ + columns_; k += block) {
-      UnpackQuantBlock(dtype_, panel + k / block * QuantPanelBlockBytes(dtype_), lane, values);
-      const int64_t skip = std::max<int64_t>(lead_ - k, 0);
-      const int64_t end = std::min(block, lead_ + columns_ - k);
-      for (int64_t i = skip; i < end; ++i) out[k + i - lead_] = values[i];
+    for (int64_t k = 0; k < shape_.lead + shape_.columns; k += block) {
+      UnpackQuantBlock(shape_.dtype, panel + k / block * QuantPanelBlockBytes(shape_.dtype), lane,
+                       values);
+      const int64_t skip = std::max<int64_t>(shape_.lead - k, 0);
+      const int64_t end = std::min(block, shape_.lead + shape_.columns - k);
+      for (int64_t i = skip; i < end; ++i) out[k + i - shape_.lead] = values[i];
     }
     return;
   }
-  if (dtype_ == DType::kInt8) {
-    std::vector<int8_t> values(static_cast<size_t>(columns_));
+  if (shape_.dtype == DType::kInt8) {
+    std::vector<int8_t> values(static_cast<size_t>(shape_.columns));
     const float scale = Int8Row(row, values.data());
-    for (int64_t k = 0; k < columns_; ++k) out[k] = scale * static_cast<float>(values[k]);
+    for (int64_t k = 0; k < shape_.columns; ++k) out[k] = scale * static_cast<float>(values[k]);
     return;
   }
-  for (int64_t k = 0; k < columns_; ++k) {
-    if (dtype_ == DType::kF32) {
+  for (int64_t k = 0; k < shape_.columns; ++k) {
+    if (shape_.dtype == DType::kF32) {
       std::memcpy(out + k, panel + (k * kPanelColumns + lane) * 4, 4);
-    } else if (dtype_ == DType::kF16) {
+    } else if (shape_.dtype == DType::kF16) {
       out[k] = F16ToF32(LoadU16(panel + (k * kPanelColumns + lane) * 2));
     } else {
       out[k] = BF16ToF32(LoadU16(panel + ((k / 2 * kPanelColumns + lane) * 2 + k % 2) * 2));
@@ -198,10 +208,11 @@ void PackedMatrix::UnpackRow(int64_t row, float* out) const {
 }
 
 float PackedMatrix::Int8Row(int64_t row, int8_t* out) const {
-  PERGOLA_CHECK(panels_ && dtype_ == DType::kInt8 && row >= 0 && row < rows_);
+  PERGOLA_CHECK(shape_.panels && shape_.dtype == DType::kInt8 && row >= 0 && row < shape_.rows);
   const int64_t lane = row % kPanelColumns;
-  const uint8_t* panel = buffer_.data() + row / kPanelColumns * PanelBytes(dtype_, columns_, lead_);
-  for (int64_t k = 0; k < columns_; ++k) {
+  const uint8_t* panel =
+      buffer_.data() + row / kPanelColumns * PanelBytes(shape_.dtype, shape_.columns, shape_.lead);
+  for (int64_t k = 0; k < shape_.columns; ++k) {
     const uint8_t* value = panel + kInt8HeaderBytes + (k / 4 * kPanelColumns + lane) * 4 + k % 4;
     out[k] = static_cast<int8_t>(*value);
   }

@@ -71,6 +71,16 @@ class Stream {
   // The CPU stream of the rank, which does what stays on the host; itself on the CPU.
   virtual CpuStream& host() = 0;
 
+  // Takes all device memory that Allocate will give from now on in one allocation of `bytes`:
+  // Allocate cuts pieces off it, each followed by DevicePadding (model/device_piece.h), and what
+  // does not fit is an error. It goes back to the device with its last piece, or when the next
+  // Reserve replaces it. RESOURCE_EXHAUSTED naming the device. Nothing is done on the CPU.
+  virtual absl::Status Reserve(int64_t bytes) = 0;
+  // Bytes of the reservation that are not cut off yet; 0 on the CPU.
+  virtual int64_t ReservedBytesLeft() const = 0;
+  // Everything is loaded: an Allocate from now on is our mistake. On a GPU it stays with the stream
+  // as an error that names what was asked for; on the CPU it is a failed CHECK.
+  virtual void Seal() = 0;
   // Memory, zeroed. On a GPU that has no more, nullptr: Synchronize then tells.
   virtual uint8_t* Allocate(int64_t bytes, Place place) = 0;
   virtual void Free(uint8_t* memory, Place place) = 0;
@@ -97,6 +107,9 @@ class Stream {
   virtual void BeginRecording() = 0;
   virtual std::unique_ptr<Recording> EndRecording() = 0;
   virtual void Replay(const Recording& recording) = 0;
+  // Device memory that recordings have taken, which the driver allocates by itself, also of a
+  // sealed stream: as the device's free memory shrank while they were made.
+  virtual int64_t RecordedBytes() const = 0;
 
   // The ops; called by the functions that check their contracts.
   virtual void Run(const EmbeddingArgs& args) = 0;
@@ -157,6 +170,9 @@ template <typename T>
 class DeviceVector {
  public:
   DeviceVector() = default;
+  // `count` zeros, to be overwritten by whom it lends its memory.
+  DeviceVector(Stream& stream, int64_t count)
+      : buffer_(stream, count * static_cast<int64_t>(sizeof(T))) {}
   // `values` are copied before this returns.
   DeviceVector(Stream& stream, const std::vector<T>& values)
       : buffer_(stream, static_cast<int64_t>(values.size() * sizeof(T))) {
@@ -166,6 +182,7 @@ class DeviceVector {
     static_cast<void>(stream.Synchronize());
   }
   const T* data() const { return reinterpret_cast<const T*>(buffer_.data()); }
+  uint8_t* memory() const { return buffer_.data(); }
   int64_t size() const { return buffer_.size() / static_cast<int64_t>(sizeof(T)); }
   bool empty() const { return buffer_.size() == 0; }
   int64_t bytes() const { return buffer_.size(); }

@@ -57,6 +57,7 @@ class Tensor {
 uint8_t* AllocateHostMemory(int64_t bytes);
 
 // Host memory, 64-byte aligned, zeroed, freed with the object. Allocated at load only (DESIGN I7).
+// Large memory comes in fresh pages, which the thread that first writes them takes and clears.
 class HostBuffer {
  public:
   HostBuffer() = default;
@@ -66,7 +67,10 @@ class HostBuffer {
 
  private:
   struct Free {
-    void operator()(uint8_t* p) const { std::free(p); }
+    Free() : mapped(0) {}
+    explicit Free(size_t bytes) : mapped(bytes) {}
+    void operator()(uint8_t* p) const;
+    size_t mapped;  // bytes of fresh pages; 0: std::free
   };
   std::unique_ptr<uint8_t[], Free> data_;
   int64_t size_ = 0;

@@ -34,6 +34,11 @@ class FileSource final : public ByteSource {
 
   const std::string& name() const override { return path_; }
   int64_t size() const override { return size_; }
+  void Prefetch(int64_t offset, int64_t bytes) const override {
+    // What is refused here is found by the read.
+    (void)posix_fadvise(fd_, static_cast<off_t>(offset), static_cast<off_t>(bytes),
+                        POSIX_FADV_WILLNEED);
+  }
   absl::Status ReadAt(int64_t offset, absl::Span<uint8_t> out) const override {
     RETURN_IF_ERROR(CheckRange(*this, offset, out.size()));
     size_t done = 0;

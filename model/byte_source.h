@@ -23,6 +23,8 @@ class ByteSource {
   virtual int64_t size() const = 0;
   // Fills `out` from `offset`. DATA_LOSS if the source ends before, INTERNAL if the read fails.
   virtual absl::Status ReadAt(int64_t offset, absl::Span<uint8_t> out) const = 0;
+  // A hint that these bytes will be read soon: a file begins to fetch them, and does not wait.
+  virtual void Prefetch(int64_t /*offset*/, int64_t /*bytes*/) const {}
 };
 
 // A regular file, its descriptor kept open. NOT_FOUND if it does not exist, INVALID_ARGUMENT if it

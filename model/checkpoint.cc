@@ -37,6 +37,9 @@ class FileCheckpoint final : public Checkpoint {
                     absl::Span<uint8_t> out) const override {
     return table_->Read(tensor, offset, out);
   }
+  void Prefetch(const TensorInfo& tensor, int64_t offset, int64_t bytes) const override {
+    table_->source(tensor.file).Prefetch(tensor.offset + offset, bytes);
+  }
   absl::StatusOr<std::string> Fingerprint() const override {
     ASSIGN_OR_RETURN(const TextParts text, LoadTextParts(path_));
     Sha256 hash;

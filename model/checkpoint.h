@@ -48,6 +48,9 @@ class Checkpoint {
   // was.
   virtual absl::Status Read(const TensorInfo& tensor, int64_t offset,
                             absl::Span<uint8_t> out) const = 0;
+  // These bytes of the tensor will be read soon: a hint.
+  virtual void Prefetch(const TensorInfo& /*tensor*/, int64_t /*offset*/, int64_t /*bytes*/) const {
+  }
   // SHA-256 (hex) over config, text hash, tensor table, and 4 KiB from start, middle and end of
   // every tensor.
   virtual absl::StatusOr<std::string> Fingerprint() const = 0;

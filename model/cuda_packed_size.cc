@@ -29,6 +29,10 @@ CudaRowShape CudaRowShapeOf(DType dtype, int64_t columns, int lead) {
   return shape;
 }
 
+bool CudaMatrixIsRows(DType dtype) {
+  return dtype != DType::kInt8;
+}
+
 int64_t CudaMatrixBytes(DType dtype, int64_t rows, int64_t columns, int lead) {
   const int64_t scales = dtype == DType::kInt8 ? RoundUp(4 * rows, kCudaRowAlignment) : 0;
   return rows * CudaRowShapeOf(dtype, columns, lead).stride + scales;

@@ -60,6 +60,9 @@ struct CudaRowShape {
 };
 CudaRowShape CudaRowShapeOf(DType dtype, int64_t columns, int lead);
 
+// Whether the matrix is its rows and nothing behind them, so that some rows can be copied alone.
+bool CudaMatrixIsRows(DType dtype);
+
 // Bytes of the whole matrix: for the memory plan, and for the image below.
 int64_t CudaMatrixBytes(DType dtype, int64_t rows, int64_t columns, int lead = 0);
 

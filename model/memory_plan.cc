@@ -6,8 +6,11 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
 #include "base/limits.h"
 #include "base/status.h"
+#include "model/cuda_packed_size.h"
+#include "model/device_piece.h"
 
 namespace pergola {
 namespace {
@@ -34,6 +37,22 @@ int64_t WidestPart(const HeldWeights& held) {
   return widest;
 }
 
+// Between the pieces of a GPU's memory, each of which one object owns; the KV's is not in it.
+int64_t PaddingOf(const HeldWeights& held, const DecoderBuffers& buffers,
+                  const MemoryLimits& limits, const MemoryPlan& plan) {
+  int64_t total = buffers.padding();
+  for (const int64_t bytes : held.vectors) total += DevicePadding(bytes);
+  for (const HeldMatrix& matrix : held.matrices) {
+    total += DevicePadding(matrix.bytes(/*on_gpu=*/true));
+  }
+  const int64_t inputs = limits.step_tokens * kStepInputRowBytes;
+  for (const int64_t piece : {limits.op_workspace_bytes, plan.residual_bytes, inputs,
+                              plan.table_bytes - inputs, plan.logit_bytes, plan.peer_bytes}) {
+    total += DevicePadding(piece);
+  }
+  return total;
+}
+
 }  // namespace
 
 int64_t MemoryLimits::logit_rows() const {
@@ -58,7 +77,8 @@ DecoderBuffers PlanDecoderBuffers(const ShapeSpec& shape, const RankLayout& layo
   buffers.activated = bytes(rows * layout.ffn.size());
   buffers.branch = bytes(rows * spec.hidden);
   buffers.part = bytes(rows * WidestPart(HeldBy(shape, layout)));
-  buffers.heads = words(spec.alibi_slopes.empty() ? heads : 2 * heads);
+  buffers.slopes = !spec.alibi_slopes.empty();
+  buffers.heads = words(buffers.slopes ? 2 * heads : heads);
   if (limits.on_gpu) {
     // There are at most as many groups as heads.
     buffers.head_groups = words(2 * heads);
@@ -114,6 +134,31 @@ int64_t KvBlockBytes(const ModelSpec& spec, const RankLayout& layout, int64_t bl
   return 2 * layout.layers.size() * DTypeBytes(kv_dtype, values);
 }
 
+int64_t DecoderBuffers::padding() const {
+  int64_t total =
+      2 * DevicePadding(rope) + (slopes ? 2 : 1) * DevicePadding(slopes ? heads / 2 : heads);
+  for (const int64_t piece : {normed, qkv, attended, gate_up, activated, branch, part, head_groups,
+                              parts_done, picked, picked_rows}) {
+    total += DevicePadding(piece);
+  }
+  return total;
+}
+
+int64_t LargestStagingBytes(const HeldWeights& held) {
+  int64_t all = 0, largest = kStagingBytes;
+  for (const int64_t bytes : held.vectors) all += bytes + DevicePadding(bytes);
+  for (const HeldMatrix& matrix : held.matrices) {
+    const int64_t bytes = matrix.bytes(/*on_gpu=*/true);
+    all += bytes + DevicePadding(bytes);
+    if (!CudaMatrixIsRows(matrix.dtype)) largest = std::max(largest, bytes + DevicePadding(bytes));
+  }
+  return std::min(all, largest);
+}
+
+int64_t MemoryPlan::KvPadding(int64_t blocks) const {
+  return on_gpu ? DevicePadding(blocks * block_bytes) : 0;
+}
+
 int64_t MemoryPlan::weights() const {
   int64_t total = 0;
   for (const int64_t bytes : weight_bytes) total += bytes;
@@ -123,8 +168,12 @@ int64_t MemoryPlan::weights() const {
 std::string MemoryPlan::ToString() const {
   std::string peers;
   if (peer_bytes > 0) peers = absl::StrCat(" + peer buffers ", MiB(peer_bytes));
+  if (padding() > 0) absl::StrAppend(&peers, " + padding ", MiB(padding()));
   std::string host;
-  if (host_bytes > 0) host = absl::StrCat(" on the device, and ", MiB(host_bytes), " of the host");
+  if (host_bytes > 0) {
+    host = absl::StrCat(" on the device, and ", MiB(host_bytes), " of the host (while loading ",
+                        MiB(staging_bytes), " more)");
+  }
   return absl::StrCat("weights ", MiB(weights()), " + KV ", MiB(kv_bytes()), " + workspaces ",
                       MiB(workspace_bytes()), " + tables ", MiB(table_bytes), " + logits ",
                       MiB(logit_bytes), peers, " = ", MiB(total()), host);
@@ -154,6 +203,9 @@ MemoryPlan PlanRank(const ShapeSpec& shape, const RankLayout& layout, const Memo
                     limits.step_tokens * kStepInputRowBytes;
   plan.table_bytes = PlanStepInputBytes(limits);
   plan.logit_bytes = PlanDeviceLogitBytes(layout, limits);
+  plan.on_gpu = true;
+  plan.padding_bytes = PaddingOf(held, PlanDecoderBuffers(shape, layout, limits), limits, plan);
+  plan.staging_bytes = kStagingBuffers * LargestStagingBytes(held);
   return plan;
 }
 
@@ -223,17 +275,43 @@ int64_t LargestBlockCount(const std::vector<MemoryPlan>& ranks, int64_t budget) 
   int64_t count = std::numeric_limits<int32_t>::max();
   for (const MemoryPlan& plan : ranks) {
     const int64_t left = budget - plan.fixed();
-    count = std::min(count, left < 0 ? -1 : left / plan.block_bytes);
+    int64_t fits = left < 0 ? -1 : left / plan.block_bytes;
+    if (fits > 0 && fits * plan.block_bytes + plan.KvPadding(fits) > left) --fits;
+    count = std::min(count, fits);
   }
   return count;
+}
+
+std::string Remedies(const MemoryPlan& plan, int64_t available) {
+  constexpr int64_t kMostTimes = 64;
+  const int64_t missing = plan.total() - available;
+  std::vector<std::string> remedies;
+  const int64_t for_kv = available - plan.fixed();
+  if (plan.block_count > 0 && for_kv >= plan.block_bytes) {
+    remedies.push_back(absl::StrCat("--kv-mib ", for_kv >> 20, " or less"));
+    if (plan.on_gpu) remedies.emplace_back("a smaller --gpu-memory-fraction");
+  }
+  // Ranks share weights and KV; the rest stays about as it is.
+  const int64_t shared = plan.weights() + plan.kv_bytes();
+  for (int64_t times = 2; times <= kMostTimes; ++times) {
+    if (shared - shared / times < missing) continue;
+    remedies.push_back(absl::StrCat(times, " times as many ranks (--tp, --pp)"));
+    break;
+  }
+  if (missing < plan.weights()) {
+    const int64_t share = (plan.weights() - missing) * 100 / plan.weights();
+    remedies.push_back(
+        absl::StrCat("a --dtype that takes at most ", share, " % of the weights' bytes"));
+  }
+  if (remedies.empty()) return "no layout of this model would do; use more memory or fewer --slots";
+  return absl::StrJoin(remedies, ", or ");
 }
 
 absl::Status CheckFits(const MemoryPlan& plan, int64_t available) {
   if (available == 0 || plan.total() <= available) return absl::OkStatus();
   return absl::ResourceExhaustedError(
       absl::StrCat("the rank needs ", plan.ToString(), ", and ", MiB(available), " are available, ",
-                   plan.total() - available,
-                   " bytes too few; use more ranks, a smaller KV cache or a shorter context"));
+                   plan.total() - available, " bytes too few; ", Remedies(plan, available)));
 }
 
 }  // namespace pergola

@@ -61,11 +61,14 @@ struct DecoderBuffers {
   int64_t rope = 0;  // of cosine, and again of sine; of local and of global layers
   int64_t normed = 0, qkv = 0, attended = 0, gate_up = 0, activated = 0, branch = 0;
   int64_t part = 0;   // outputs of a projection that mixes dtypes
-  int64_t heads = 0;  // kv_of_head and slopes
+  int64_t heads = 0;  // kv_of_head, and again the slopes of ALiBi where `slopes` says so
+  bool slopes = false;
   // Of a GPU: which heads read one KV head together, and per row how many of its parts are done.
   int64_t head_groups = 0, parts_done = 0;
   // Rows that need logits, and which they are; last stage only.
   int64_t picked = 0, picked_rows = 0;
+  // What lies between them on a GPU, where each is a piece (model/device_piece.h).
+  int64_t padding() const;
   int64_t total() const {
     return 2 * rope + normed + qkv + attended + gate_up + activated + branch + part + heads +
            head_groups + parts_done + picked + picked_rows;
@@ -101,19 +104,29 @@ struct MemoryPlan {
   int64_t table_bytes = 0;
   int64_t logit_bytes = 0;
   int64_t peer_bytes = 0;
-  // Of a GPU's rank only: what it keeps in the host's memory; not part of any sum.
+  // On a GPU all of this is one allocation, cut into pieces: the bytes between them, without what
+  // follows the KV.
+  bool on_gpu = false;
+  int64_t padding_bytes = 0;
+  // Of a GPU's rank only: what it keeps in the host's memory, and at most what it has there beside
+  // it while its weights are uploaded; not part of any sum.
   int64_t host_bytes = 0;
+  int64_t staging_bytes = 0;
 
   int64_t weights() const;
   int64_t workspace_bytes() const { return decoder_bytes + residual_bytes; }
   int64_t kv_bytes() const { return block_count * block_bytes; }
-  int64_t total() const { return fixed() + kv_bytes(); }
-  // Everything but the KV.
+  // All padding.
+  int64_t padding() const { return padding_bytes + KvPadding(block_count); }
+  int64_t KvPadding(int64_t blocks) const;
+  int64_t total() const { return fixed() + kv_bytes() + KvPadding(block_count); }
+  // Everything but the KV and its padding.
   int64_t fixed() const {
-    return weights() + workspace_bytes() + table_bytes + logit_bytes + peer_bytes;
+    return weights() + workspace_bytes() + table_bytes + logit_bytes + peer_bytes + padding_bytes;
   }
   // "weights 95.1 MiB + KV 720.0 MiB + workspaces 10.2 MiB + tables 0.1 MiB + logits 12.0 MiB =
-  // 837.4 MiB"; peer buffers are named where there are any, and a GPU's host memory after the sum.
+  // 837.4 MiB"; peer buffers and padding are named where there are any, and a GPU's host memory
+  // after the sum.
   std::string ToString() const;
 };
 
@@ -152,8 +165,19 @@ int64_t LargestBlockBytes(const ModelSpec& spec, const std::vector<RankLayout>& 
 // rest alone does not fit. Blocks of the plans given are ignored.
 int64_t LargestBlockCount(const std::vector<MemoryPlan>& ranks, int64_t budget);
 
-// RESOURCE_EXHAUSTED with the plan and the missing bytes if it takes more than `available` bytes
-// (0: unknown, never refused).
+// Host memory through which the weights of `held` go to a GPU, three buffers of this many bytes: a
+// layer, or what of it is at most kStagingBytes, or a matrix that can only be copied whole. At most
+// what all weights take.
+inline constexpr int64_t kStagingBytes = int64_t{128} << 20;
+inline constexpr int kStagingBuffers = 3;
+int64_t LargestStagingBytes(const HeldWeights& held);
+
+// What would let the rank's plan fit into `available` bytes, each by itself: "--kv-mib 12 or less,
+// or 2 times as many ranks (--tp, --pp), or ...".
+std::string Remedies(const MemoryPlan& plan, int64_t available);
+
+// RESOURCE_EXHAUSTED with the plan, the missing bytes and what would help if it takes more than
+// `available` bytes (0: unknown, never refused).
 absl::Status CheckFits(const MemoryPlan& plan, int64_t available);
 
 }  // namespace pergola

@@ -266,12 +266,20 @@ int64_t HeldMatrix::bytes(bool on_gpu) const {
 
 HeldWeights HeldBy(const ShapeSpec& shape, const RankLayout& layout) {
   HeldWeights held;
+  const WeightShape* last_vector = nullptr;
   for (const WeightShape& weight : shape.weights) {
     if (!Holds(weight.place, weight.split, weight.layer, layout)) continue;
     const Cut cut = CutOf(weight.split, weight.shape, shape.spec.head_dim, layout);
     if (!weight.matrix()) {
-      held.vector_bytes[static_cast<int>(weight.kind)] +=
-          cut.rows.size() * static_cast<int64_t>(sizeof(float));
+      const int64_t bytes = cut.rows.size() * static_cast<int64_t>(sizeof(float));
+      held.vector_bytes[static_cast<int>(weight.kind)] += bytes;
+      if (last_vector != nullptr && weight.stack != kNoStack &&
+          last_vector->stack == weight.stack && last_vector->layer == weight.layer) {
+        held.vectors.back() += bytes;
+      } else {
+        held.vectors.push_back(bytes);
+      }
+      last_vector = &weight;
       continue;
     }
     HeldMatrix matrix;

@@ -85,6 +85,8 @@ struct HeldMatrix {
 struct HeldWeights {
   std::vector<HeldMatrix> matrices;
   int64_t vector_bytes[kWeightKinds] = {};
+  // The same one by one: what is stacked shares a vector.
+  std::vector<int64_t> vectors;
 };
 
 // What a rank of this layout holds.

@@ -14,6 +14,7 @@
 #include "kernels/cuda/cuda_handle.h"
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/dense_product.h"
+#include "kernels/cuda/device_arena.h"
 #include "kernels/cuda/matmul.h"
 #include "kernels/decoder_ops.h"
 
@@ -72,6 +73,9 @@ class CudaStream final : public Stream {
     context_.workspace = memory;
     context_.workspace_bytes = bytes;
   }
+  absl::Status Reserve(int64_t bytes) override;
+  int64_t ReservedBytesLeft() const override { return arena_.bytes_left(); }
+  void Seal() override { sealed_ = true; }
   uint8_t* Allocate(int64_t bytes, Place place) override;
   void Free(uint8_t* memory, Place place) override;
   int64_t AvailableBytes() const override;
@@ -83,6 +87,7 @@ class CudaStream final : public Stream {
   void BeginRecording() override;
   std::unique_ptr<Recording> EndRecording() override;
   void Replay(const Recording& recording) override;
+  int64_t RecordedBytes() const override { return recorded_bytes_; }
 
   void Run(const EmbeddingArgs& args) override;
   void Run(const RmsNormArgs& args) override { Enqueue(RmsNormCuda, args); }
@@ -106,18 +111,24 @@ class CudaStream final : public Stream {
   }
   // Remembers the first error.
   void Check(cudaError_t error, const char* what);
+  uint8_t* AllocatePinned(int64_t bytes);
+  uint8_t* AllocateOnDevice(int64_t bytes);
 
   const int device_;
   CpuStream& host_;
   CudaContext context_ = {};
   bool after_kernel_ = false;
   int64_t total_bytes_ = 0;
+  int64_t recorded_bytes_ = 0;
+  DeviceArena arena_;
+  bool sealed_ = false;
   std::unique_ptr<DenseProduct> dense_;
   absl::Status status_;
 };
 
 CudaStream::~CudaStream() {
   // Nothing can be done about errors here; the memory goes with the process at the latest.
+  for (uint8_t* memory : arena_.All()) static_cast<void>(cudaFree(memory));
   if (context_.stream != nullptr) static_cast<void>(cudaStreamDestroy(context_.stream));
 }
 
@@ -195,25 +206,62 @@ void CudaStream::Run(const MatmulArgs& args) {
   Enqueue(MatmulCuda, cuda);
 }
 
-uint8_t* CudaStream::Allocate(int64_t bytes, Place place) {
-  if (bytes == 0 || !status_.ok()) return nullptr;
-  void* memory = nullptr;
-  const auto size = static_cast<size_t>(bytes);
-  if (place == Place::kPinned) {
-    const std::string what = absl::StrCat("allocating ", bytes, " bytes of pinned memory");
-    Check(cudaMallocHost(&memory, size), what.c_str());
-    if (status_.ok()) std::fill_n(static_cast<uint8_t*>(memory), bytes, 0);
-  } else {
-    const std::string what = absl::StrCat("allocating ", bytes, " bytes");
-    Check(cudaMalloc(&memory, size), what.c_str());
-    EndOverlap(context_);
-    if (status_.ok()) Check(cudaMemsetAsync(memory, 0, size, context_.stream), "clearing memory");
+absl::Status CudaStream::Reserve(int64_t bytes) {
+  RETURN_IF_ERROR(status_);
+  if (uint8_t* unused = arena_.Replace(nullptr, 0); unused != nullptr) {
+    Check(cudaFree(unused), "freeing memory");
   }
+  if (bytes == 0) return status_;
+  void* memory = nullptr;
+  const std::string what = absl::StrCat("reserving ", bytes, " bytes");
+  Check(cudaMalloc(&memory, static_cast<size_t>(bytes)), what.c_str());
+  RETURN_IF_ERROR(status_);
+  EndOverlap(context_);
+  Check(cudaMemsetAsync(memory, 0, static_cast<size_t>(bytes), context_.stream), "clearing memory");
+  arena_.Replace(static_cast<uint8_t*>(memory), bytes);
+  return status_;
+}
+
+uint8_t* CudaStream::AllocatePinned(int64_t bytes) {
+  void* memory = nullptr;
+  const std::string what = absl::StrCat("allocating ", bytes, " bytes of pinned memory");
+  Check(cudaMallocHost(&memory, static_cast<size_t>(bytes)), what.c_str());
+  if (status_.ok()) std::fill_n(static_cast<uint8_t*>(memory), bytes, 0);
   return static_cast<uint8_t*>(memory);
 }
 
+uint8_t* CudaStream::AllocateOnDevice(int64_t bytes) {
+  if (arena_.reserved()) {
+    if (uint8_t* piece = arena_.Cut(bytes); piece != nullptr) return piece;
+    status_ = absl::ResourceExhaustedError(absl::StrCat(
+        "CUDA device ", device_, ": ", bytes, " bytes are wanted, and ", arena_.bytes_left(),
+        " are left of the ", arena_.bytes(), " that are planned"));
+    return nullptr;
+  }
+  void* memory = nullptr;
+  const auto size = static_cast<size_t>(bytes);
+  const std::string what = absl::StrCat("allocating ", bytes, " bytes");
+  Check(cudaMalloc(&memory, size), what.c_str());
+  EndOverlap(context_);
+  if (status_.ok()) Check(cudaMemsetAsync(memory, 0, size, context_.stream), "clearing memory");
+  return static_cast<uint8_t*>(memory);
+}
+
+uint8_t* CudaStream::Allocate(int64_t bytes, Place place) {
+  if (bytes == 0 || !status_.ok()) return nullptr;
+  if (sealed_) {
+    status_ = absl::InternalError(absl::StrCat("CUDA device ", device_, ": ", bytes, " bytes of ",
+                                               place == Place::kPinned ? "pinned" : "its",
+                                               " memory are wanted after the rank was loaded"));
+    return nullptr;
+  }
+  return place == Place::kPinned ? AllocatePinned(bytes) : AllocateOnDevice(bytes);
+}
+
 void CudaStream::Free(uint8_t* memory, Place place) {
-  Check(place == Place::kPinned ? cudaFreeHost(memory) : cudaFree(memory), "freeing memory");
+  if (place == Place::kPinned) return Check(cudaFreeHost(memory), "freeing memory");
+  if (arena_.Holds(memory)) memory = arena_.Return(memory);
+  if (memory != nullptr) Check(cudaFree(memory), "freeing memory");
 }
 
 int64_t CudaStream::AvailableBytes() const {
@@ -268,7 +316,11 @@ std::unique_ptr<Recording> CudaStream::EndRecording() {
   cudaGraph_t graph = nullptr;
   Check(cudaStreamEndCapture(context_.stream, &graph), "recording a step");
   cudaGraphExec_t ready = nullptr;
+  const int64_t before = AvailableBytes();
   if (status_.ok()) Check(cudaGraphInstantiate(&ready, graph, 0), "preparing a recorded step");
+  // Uploaded here rather than by the first replay, so that the memory is taken now.
+  if (status_.ok()) Check(cudaGraphUpload(ready, context_.stream), "preparing a recorded step");
+  recorded_bytes_ += std::max<int64_t>(0, before - AvailableBytes());
   if (graph != nullptr) Check(cudaGraphDestroy(graph), "recording a step");
   if (ready == nullptr) return nullptr;
   return std::make_unique<CudaRecording>(ready);

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -75,7 +76,7 @@ class MemoryCheckpoint : public Checkpoint {
     const std::vector<uint8_t>& bytes = bytes_.at(tensor.name);
     PERGOLA_CHECK(offset >= 0 && offset + out.size() <= bytes.size());
     std::memcpy(out.data(), bytes.data() + offset, out.size());
-    bytes_read_ += static_cast<int64_t>(out.size());
+    bytes_read_.value += static_cast<int64_t>(out.size());
     return absl::OkStatus();
   }
   absl::StatusOr<std::string> Fingerprint() const override { return std::string("none"); }
@@ -90,8 +91,8 @@ class MemoryCheckpoint : public Checkpoint {
   TensorInfo& Tensor(Role role, int64_t layer) {
     return const_cast<TensorInfo&>(*Find(RoleName(role, layer)));
   }
-  int64_t bytes_read() const { return bytes_read_; }
-  void ResetBytesRead() { bytes_read_ = 0; }
+  int64_t bytes_read() const { return bytes_read_.value; }
+  void ResetBytesRead() { bytes_read_.value = 0; }
 
  private:
   static void Append(std::vector<uint8_t>* bytes, const void* data, size_t count) {
@@ -181,7 +182,13 @@ class MemoryCheckpoint : public Checkpoint {
   std::vector<TensorInfo> tensors_;
   std::map<std::string, std::vector<uint8_t>> bytes_;
   std::map<std::string, std::vector<float>> values_;
-  mutable int64_t bytes_read_ = 0;
+  // Of several threads; a copy of the checkpoint counts on from here.
+  struct Counter {
+    std::atomic<int64_t> value{0};
+    Counter() = default;
+    Counter(const Counter& other) : value(other.value.load()) {}
+  };
+  mutable Counter bytes_read_;
 };
 
 }  // namespace pergola

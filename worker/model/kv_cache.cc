@@ -8,27 +8,19 @@ int64_t KvShape::block_bytes() const {
   return DTypeBytes(dtype, kv_heads_local * block_tokens * head_dim);
 }
 
-KvCache::KvCache(const KvShape& shape, int64_t block_count, Stream& stream) : shape_(shape) {
-  const int64_t bytes = block_count * shape.block_bytes();
-  for (int64_t i = 0; i < shape.layers.size(); ++i) {
-    layers_.push_back(Layer{DeviceBuffer(stream, bytes), DeviceBuffer(stream, bytes)});
-  }
-}
-
-int64_t KvCache::bytes() const {
-  int64_t total = 0;
-  for (const Layer& layer : layers_) total += layer.k.size() + layer.v.size();
-  return total;
-}
+KvCache::KvCache(const KvShape& shape, int64_t block_count, Stream& stream)
+    : shape_(shape),
+      part_bytes_(block_count * shape.block_bytes()),
+      memory_(stream, block_count * shape.all_layers_block_bytes()) {}
 
 void KvCache::Copy(Stream& stream, int64_t from, int64_t to) const {
-  for (const Layer& layer : layers_) {
+  for (int64_t layer = shape_.layers.begin; layer < shape_.layers.end; ++layer) {
     CopyBlockArgs args;
     args.from = from;
     args.to = to;
     args.block_bytes = shape_.block_bytes();
-    args.k_cache = layer.k.data();
-    args.v_cache = layer.v.data();
+    args.k_cache = K(layer);
+    args.v_cache = V(layer);
     CopyBlock(stream, args);
   }
 }

@@ -3,7 +3,6 @@
 #pragma once
 
 #include <cstdint>
-#include <vector>
 
 #include "kernels/stream.h"
 #include "kernels/tensor.h"
@@ -31,20 +30,20 @@ class KvCache {
   KvCache(const KvShape& shape, int64_t block_count, Stream& stream);
 
   const KvShape& shape() const { return shape_; }
-  int64_t bytes() const;
+  int64_t bytes() const { return memory_.size(); }
   // [block_count, kv_heads_local, block_tokens, head_dim] of `layer`, which counts over the whole
   // model.
-  void* K(int64_t layer) const { return layers_[layer - shape_.layers.begin].k.data(); }
-  void* V(int64_t layer) const { return layers_[layer - shape_.layers.begin].v.data(); }
+  void* K(int64_t layer) const { return Part(2 * (layer - shape_.layers.begin)); }
+  void* V(int64_t layer) const { return Part(2 * (layer - shape_.layers.begin) + 1); }
   // Copies a block in every layer.
   void Copy(Stream& stream, int64_t from, int64_t to) const;
 
  private:
-  struct Layer {
-    DeviceBuffer k, v;
-  };
+  uint8_t* Part(int64_t index) const { return memory_.data() + index * part_bytes_; }
+
   KvShape shape_;
-  std::vector<Layer> layers_;
+  int64_t part_bytes_;   // of K or of V in one layer
+  DeviceBuffer memory_;  // K and V of the first layer, of the next, ...
 };
 
 }  // namespace pergola

@@ -151,11 +151,19 @@ absl::StatusOr<int64_t> DecoderExecutor::BlocksOfGpu(const ShapeSpec& shape,
   const int64_t most = limits.slot_count * limits.BlocksOf(limits.context_length);
   const int64_t blocks = std::min(most, LargestBlockCount(plans, budget));
   if (blocks > 0) return blocks;
+  MemoryPlan least = *std::max_element(
+      plans.begin(), plans.end(),
+      [](const MemoryPlan& a, const MemoryPlan& b) { return a.total() < b.total(); });
+  least.block_count = 1;
+  const double fraction = static_cast<double>(least.total()) * options.gpu_ranks /
+                          static_cast<double>(stream_.TotalBytes());
+  const std::string larger =
+      fraction > 1 ? "" : absl::StrCat("--gpu-memory-fraction above ", fraction, ", or ");
   return absl::ResourceExhaustedError(absl::StrCat(
-      "a rank needs ", plans[layout_.world_rank].ToString(), " beside the KV cache, and ", budget,
+      "with one block of KV cache a rank needs ", least.ToString(), ", and ", budget,
       " bytes are its part of the GPU's ", stream_.TotalBytes(), " (--gpu-memory-fraction ",
-      options.gpu_memory_fraction, ", ", options.gpu_ranks,
-      " ranks on it); use more GPUs, a larger fraction or a smaller dtype"));
+      options.gpu_memory_fraction, ", ", options.gpu_ranks, " ranks on it), ",
+      least.total() - budget, " too few; ", larger, Remedies(least, budget)));
 }
 
 absl::Status DecoderExecutor::PlanMemory(const ShapeSpec& shape, const ExecutorOptions& options) {
@@ -249,6 +257,9 @@ void DecoderExecutor::FillInfo() {
   info_.allocated.logit_bytes = sampler_ == nullptr ? 0 : sampler_->device_bytes();
   info_.allocated.peer_bytes = reducer_->bytes() + (links_ == nullptr ? 0 : links_->bytes());
   info_.allocated.host_bytes = slots_->bytes() + logits;
+  // What was taken of the device beside what its owners name.
+  info_.allocated.padding_bytes =
+      info_.memory.total() - stream_.ReservedBytesLeft() - info_.allocated.total();
 }
 
 absl::Status DecoderExecutor::Init(const Checkpoint& checkpoint, const ExecutorOptions& options,
@@ -259,13 +270,24 @@ absl::Status DecoderExecutor::Init(const Checkpoint& checkpoint, const ExecutorO
   // What does not fit is refused before the first weight is read.
   RETURN_IF_ERROR(PlanMemory(shape, options));
   RETURN_IF_ERROR(CheckFits(info_.memory, stream_.AvailableBytes()));
+  const absl::Status reserved = stream_.Reserve(info_.memory.total());
+  if (!reserved.ok()) {
+    return Prefixed(reserved, ToStd(absl::StrCat("the rank needs ", info_.memory.ToString())));
+  }
 
   const ByteProgress read = [&](int64_t done, int64_t total) {
     if (progress) progress("reading weights", done, total);
   };
-  ASSIGN_OR_RETURN(weights_, LoadStageWeights(checkpoint, layout_, stream_, read, options.weights));
+  LoadTimes times;
+  ASSIGN_OR_RETURN(weights_,
+                   LoadStageWeights(checkpoint, layout_, stream_, read, options.weights, &times));
+  LOG_INFO("weights of rank {}: {}", layout_.world_rank, times.ToString());
   RETURN_IF_ERROR(Allocate());
   FillInfo();
+  if (stream_.ReservedBytesLeft() != 0) {
+    return absl::InternalError(absl::StrCat("of the planned ", info_.memory.total(), " bytes ",
+                                            stream_.ReservedBytesLeft(), " are used by nothing"));
+  }
   LOG_INFO("memory plan of rank {}: {} ({}, {} KV blocks of {} tokens)", layout_.world_rank,
            info_.memory.ToString(), info_.dtypes, limits_.block_count, limits_.block_tokens);
   return absl::OkStatus();

@@ -17,6 +17,8 @@
 //    places and sizes no code can list, and keep what the last block left;
 //  - CopyAsync's bytes land at the CopyAsyncWait that covers them, and are 0xff until then.
 //
+// A prepared graph takes device memory, as the driver's do, though not as much.
+//
 // Work on streams is done at once, in the order of the calls, unless it is captured or deferred, or
 // stands behind work that waits for other ranks (nccl.h): such a stream goes on when it is asked
 // for or waited for.
@@ -54,5 +56,12 @@ struct DeviceModel {
 };
 void SetDeviceModel(const DeviceModel& model);
 DeviceModel GetDeviceModel();
+
+// Allocations of device and of pinned memory so far, of all threads.
+int64_t AllocationCount();
+
+// The copy after the next `count` ones fails as after an illegal address, and those behind it; a
+// negative count (as at first): none does. In all threads.
+void FailCopiesAfter(int64_t count);
 
 }  // namespace pergola::emulator

@@ -3,6 +3,7 @@
 // allocated are refused as CUDA refuses them.
 #include <cuda_runtime.h>
 
+#include <atomic>
 #include <cstdlib>
 #include <cstring>
 #include <map>
@@ -46,6 +47,17 @@ class Registry {
     MutexLock lock(mutex_);
     return allocated_[device];
   }
+  int64_t allocation_count() {
+    MutexLock lock(mutex_);
+    return allocation_count_;
+  }
+  cudaError_t TakeDriverMemory(int64_t bytes) {
+    MutexLock lock(mutex_);
+    int64_t& allocated = allocated_[current_device];
+    if (bytes > model_.memory_bytes - allocated) return cudaErrorMemoryAllocation;
+    allocated += bytes;
+    return cudaSuccess;
+  }
   cudaError_t Allocate(void** pointer, size_t bytes, bool on_device) {
     if (pointer == nullptr) return cudaErrorInvalidValue;
     *pointer = nullptr;
@@ -59,6 +71,7 @@ class Registry {
     if (memory == nullptr) return cudaErrorMemoryAllocation;
     std::memset(memory, 0xff, bytes);
     blocks_[reinterpret_cast<uintptr_t>(memory)] = {size, on_device, current_device};
+    ++allocation_count_;
     if (on_device) allocated_[current_device] += size;
     *pointer = memory;
     return cudaSuccess;
@@ -105,14 +118,22 @@ class Registry {
   DeviceModel model_ GUARDED_BY(mutex_) = ModelFromEnvironment();
   std::map<uintptr_t, Block> blocks_ GUARDED_BY(mutex_);
   std::map<int, int64_t> allocated_ GUARDED_BY(mutex_);  // of each device
+  int64_t allocation_count_ GUARDED_BY(mutex_) = 0;
 };
 
 Registry& TheRegistry() {
   return Registry::Instance();
 }
 
+// Copies until one fails; negative: none does.
+std::atomic<int64_t> good_copies{-1};
+
 cudaError_t CheckCopy(void* to, size_t to_bytes, const void* from, size_t from_bytes,
                       cudaMemcpyKind kind) {
+  for (int64_t left = good_copies; left >= 0;) {
+    if (left == 0) return cudaErrorIllegalAddress;
+    if (good_copies.compare_exchange_weak(left, left - 1)) break;
+  }
   if (kind < cudaMemcpyHostToHost || kind > cudaMemcpyDefault) {
     return cudaErrorInvalidMemcpyDirection;
   }
@@ -135,6 +156,18 @@ DeviceModel GetDeviceModel() {
 
 bool IsDeviceMemory(const void* pointer, size_t bytes) {
   return TheRegistry().IsDeviceMemory(pointer, bytes);
+}
+
+int64_t AllocationCount() {
+  return TheRegistry().allocation_count();
+}
+
+void FailCopiesAfter(int64_t count) {
+  good_copies = count;
+}
+
+cudaError_t TakeDriverMemory(int64_t bytes) {
+  return TheRegistry().TakeDriverMemory(bytes);
 }
 
 cudaError_t Report(cudaError_t error) {

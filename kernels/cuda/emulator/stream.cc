@@ -64,6 +64,7 @@ struct CUgraph_st {
 
 struct CUgraphExec_st {
   pergola::emulator::WorkList work;
+  int64_t driver_bytes = 0;
 };
 
 namespace pergola::emulator {
@@ -469,7 +470,11 @@ cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus* 
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t* exec, cudaGraph_t graph,
                                  unsigned long long /*flags*/) {
   if (exec == nullptr || graph == nullptr) return Report(cudaErrorInvalidValue);
-  *exec = new CUgraphExec_st{graph->work};
+  // Of the order of a node's parameters.
+  const auto bytes = static_cast<int64_t>(graph->work.size()) * 512;
+  const cudaError_t taken = pergola::emulator::TakeDriverMemory(bytes);
+  if (taken != cudaSuccess) return Report(taken);
+  *exec = new CUgraphExec_st{graph->work, bytes};
   return cudaSuccess;
 }
 
@@ -517,6 +522,7 @@ cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
 
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec) {
   if (exec == nullptr) return Report(cudaErrorInvalidValue);
+  static_cast<void>(pergola::emulator::TakeDriverMemory(-exec->driver_bytes));
   delete exec;
   return cudaSuccess;
 }

@@ -54,6 +54,9 @@ cudaError_t EnqueueKernel(cudaStream_t stream, std::function<void(const Action& 
 // Remembers an error as the calling thread's last and returns it.
 cudaError_t Report(cudaError_t error);
 
+// Device memory that the driver takes for itself, or gives back where it is negative.
+cudaError_t TakeDriverMemory(int64_t bytes);
+
 // What a call returns that CUDA does not allow while something is captured (it makes the capture
 // invalid), or cudaSuccess.
 cudaError_t RefuseDuringCapture();
