@@ -10,7 +10,14 @@ namespace pergola::emulator {
 
 // Does `work`, captures or defers it; an error (recorded as this thread's last) if the stream
 // cannot take it.
-cudaError_t Enqueue(cudaStream_t stream, std::function<void()> work);
+using Work = std::function<void()>;
+cudaError_t Enqueue(cudaStream_t stream, Work work);
+
+// The same for a kernel. run(previous) runs it; `previous`, where it is not empty, is the kernel
+// before it, which runs when this one first awaits it (emulator.h, SetOverlap). `early`: it may be
+// given one.
+cudaError_t EnqueueKernel(cudaStream_t stream, std::function<void(const Work& previous)> run,
+                          bool early);
 
 // Remembers an error as the calling thread's last and returns it.
 cudaError_t Report(cudaError_t error);
