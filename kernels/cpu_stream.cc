@@ -9,6 +9,7 @@
 #include "kernels/cpu/decoder_ops_cpu.h"
 #include "kernels/cpu/matmul_cpu.h"
 #include "kernels/decoder_ops.h"
+#include "kernels/device_sampler.h"
 #include "kernels/matmul.h"
 #include "kernels/thread_pool.h"
 
@@ -71,6 +72,15 @@ void CpuStream::CopyToDevice(void* to, const void* from, int64_t bytes) {
 
 void CpuStream::CopyToHost(void* to, const void* from, int64_t bytes) {
   std::memcpy(to, from, static_cast<size_t>(bytes));
+}
+
+DeviceSamplerBytes CpuStream::SamplerBytes(const DeviceSamplerShape& /*shape*/) const {
+  return {};
+}
+
+absl::StatusOr<std::unique_ptr<DeviceSampler>> CpuStream::MakeSampler(
+    const DeviceSamplerShape& /*shape*/) {
+  return std::unique_ptr<DeviceSampler>();
 }
 
 void CpuStream::BeginRecording() {
@@ -167,6 +177,12 @@ void CpuStream::Run(const CopyColumnsArgs& args) {
 
 void CpuStream::Run(const ScatterArgs& args) {
   for (int64_t i = 0; i < args.count; ++i) args.to[args.at[i]] = args.values[i];
+}
+
+void CpuStream::Run(const TakeTokensArgs& args) {
+  for (int64_t i = 0; i < args.count; ++i) {
+    if (IsTokenOfEntry(args.ids[i])) args.ids[i] = args.tokens[TokenOfEntry(args.ids[i])];
+  }
 }
 
 void CpuStream::Run(const CopyBlockArgs& args) {

@@ -58,6 +58,13 @@ class CpuStream final : public Stream {
   void CopyToHost(void* to, const void* from, int64_t bytes) override;
   absl::Status Synchronize() override { return absl::OkStatus(); }
   bool Idle() override { return true; }
+  std::unique_ptr<StreamEvent> MakeEvent() override { return std::make_unique<StreamEvent>(); }
+  void Record(StreamEvent& /*event*/) override {}
+  bool Reached(StreamEvent& /*event*/) override { return true; }
+  absl::Status Wait(StreamEvent& /*event*/) override { return absl::OkStatus(); }
+  DeviceSamplerBytes SamplerBytes(const DeviceSamplerShape& shape) const override;
+  absl::StatusOr<std::unique_ptr<DeviceSampler>> MakeSampler(
+      const DeviceSamplerShape& shape) override;
   bool records() const override { return false; }
   void BeginRecording() override;
   std::unique_ptr<Recording> EndRecording() override;
@@ -76,6 +83,7 @@ class CpuStream final : public Stream {
   void Run(const CopyRowsArgs& args) override;
   void Run(const CopyColumnsArgs& args) override;
   void Run(const ScatterArgs& args) override;
+  void Run(const TakeTokensArgs& args) override;
   void Run(const CopyBlockArgs& args) override;
   void Run(const MatmulArgs& args) override;
 

@@ -103,6 +103,11 @@ void Scatter(Stream& stream, const ScatterArgs& args) {
   stream.Run(args);
 }
 
+void TakeTokens(Stream& stream, const TakeTokensArgs& args) {
+  PERGOLA_CHECK(args.count >= 0);
+  stream.Run(args);
+}
+
 void CopyBlock(Stream& stream, const CopyBlockArgs& args) {
   PERGOLA_CHECK(args.from >= 0 && args.to >= 0 && args.block_bytes >= 0);
   if (args.from != args.to) stream.Run(args);

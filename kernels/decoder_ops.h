@@ -183,6 +183,22 @@ struct ScatterArgs {
 };
 void Scatter(Stream& stream, const ScatterArgs& args);
 
+// ids[i] = tokens[e] where ids[i] is TokenOfEntry(e); the others stay: an id that the device itself
+// has chosen a moment ago, and the host does not know yet. -1 is nobody's token. TokenOfEntry is
+// its own inverse.
+constexpr int32_t TokenOfEntry(int64_t entry) {
+  return static_cast<int32_t>(-2 - entry);
+}
+constexpr bool IsTokenOfEntry(int32_t id) {
+  return id <= TokenOfEntry(0);
+}
+struct TakeTokensArgs {
+  int32_t* ids = nullptr;           // [count]
+  const int32_t* tokens = nullptr;  // by entry
+  int64_t count = 0;
+};
+void TakeTokens(Stream& stream, const TakeTokensArgs& args);
+
 // Copies block `from` to block `to` for K and V of one layer.
 struct CopyBlockArgs {
   int64_t from = 0, to = 0;

@@ -11,11 +11,15 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "kernels/tensor.h"
 
 namespace pergola {
 
 class CpuStream;
+class DeviceSampler;
+struct DeviceSamplerBytes;
+struct DeviceSamplerShape;
 struct ActivateArgs;
 struct AddArgs;
 struct AttentionArgs;
@@ -30,6 +34,7 @@ struct RmsNormArgs;
 struct RopeAndStoreArgs;
 struct ScatterArgs;
 struct SoftCapArgs;
+struct TakeTokensArgs;
 
 enum class Device : uint8_t { kCpu, kCuda };
 
@@ -40,6 +45,12 @@ enum class Place : uint8_t { kDevice, kPinned };
 class Recording {
  public:
   virtual ~Recording() = default;
+};
+
+// A point in a stream's work.
+class StreamEvent {
+ public:
+  virtual ~StreamEvent() = default;
 };
 
 // What a decoder asks of its device's scratch memory: every shape that its ops will have.
@@ -100,6 +111,21 @@ class Stream {
   // Whether Synchronize would return at once.
   virtual bool Idle() = 0;
 
+  // Points in the stream's work, made at load: nullptr if the device has no more, Synchronize then
+  // tells. Record sets one to where the work stands now. Reached: whether all before it is done,
+  // without waiting. Wait returns when it is, with the errors of Synchronize; after an error of the
+  // device every event is reached.
+  virtual std::unique_ptr<StreamEvent> MakeEvent() = 0;
+  virtual void Record(StreamEvent& event) = 0;
+  virtual bool Reached(StreamEvent& event) = 0;
+  virtual absl::Status Wait(StreamEvent& event) = 0;
+
+  // Choosing tokens on the device; its workspace is that of UseWorkspace. On the CPU there is none
+  // (nullptr): SampleTasks does it.
+  virtual DeviceSamplerBytes SamplerBytes(const DeviceSamplerShape& shape) const = 0;
+  virtual absl::StatusOr<std::unique_ptr<DeviceSampler>> MakeSampler(
+      const DeviceSamplerShape& shape) = 0;
+
   // Whether the stream can record. From BeginRecording on, ops are kept instead of run; nothing may
   // be synchronised, allocated or copied from the host until EndRecording, which gives nullptr if
   // that failed: Synchronize then tells. Replay enqueues what was recorded, with the same pointers.
@@ -124,6 +150,7 @@ class Stream {
   virtual void Run(const CopyRowsArgs& args) = 0;
   virtual void Run(const CopyColumnsArgs& args) = 0;
   virtual void Run(const ScatterArgs& args) = 0;
+  virtual void Run(const TakeTokensArgs& args) = 0;
   virtual void Run(const CopyBlockArgs& args) = 0;
   virtual void Run(const MatmulArgs& args) = 0;
 

@@ -112,7 +112,12 @@ int64_t PlanLogitBytes(const ShapeSpec& shape, const RankLayout& layout,
   }
   const int64_t own_rows = (rows + ranks - 1) / ranks;
   const int64_t whole_rows = ranks > 1 ? own_rows * vocabulary : 0;
-  return (ranks * rows * widest + whole_rows) * static_cast<int64_t>(sizeof(float)) +
+  const int64_t answers = ranks > 1 ? ranks * limits.sampler_answer_bytes : 0;
+  // A task, and its entry, for every row.
+  const int64_t tasks =
+      limits.on_gpu ? rows * (kSampleTaskBytes + static_cast<int64_t>(sizeof(int32_t))) : 0;
+  return answers + tasks +
+         (ranks * rows * widest + whole_rows) * static_cast<int64_t>(sizeof(float)) +
          rows * kTurnRowBytes + ranks * rows * kBestBytes + own_rows * kSampleTaskBytes +
          ranks * own_rows * kSampleAnswerBytes + limits.step_tokens * kWantedRowBytes;
 }
@@ -123,9 +128,14 @@ int64_t PlanStepInputBytes(const MemoryLimits& limits) {
          limits.slot_count * table * static_cast<int64_t>(sizeof(int32_t));
 }
 
+int64_t PlanPinnedInputBytes(const MemoryLimits& limits) {
+  return 2 * PlanStepInputBytes(limits);
+}
+
 int64_t PlanDeviceLogitBytes(const RankLayout& layout, const MemoryLimits& limits) {
   if (!layout.last_stage()) return 0;
-  return limits.logit_rows() * layout.vocabulary.size() * static_cast<int64_t>(sizeof(float));
+  return limits.logit_rows() * layout.vocabulary.size() * static_cast<int64_t>(sizeof(float)) +
+         limits.sampler_device_bytes;
 }
 
 int64_t KvBlockBytes(const ModelSpec& spec, const RankLayout& layout, int64_t block_tokens,
@@ -199,8 +209,9 @@ MemoryPlan PlanRank(const ShapeSpec& shape, const RankLayout& layout, const Memo
   plan.logit_bytes = PlanLogitBytes(shape, layout, limits);
   plan.peer_bytes = limits.peer_bytes;
   if (!limits.on_gpu) return plan;
-  plan.host_bytes = plan.table_bytes + plan.logit_bytes + plan.residual_bytes +
-                    limits.step_tokens * kStepInputRowBytes;
+  plan.host_bytes =
+      plan.table_bytes + plan.logit_bytes + plan.residual_bytes + PlanPinnedInputBytes(limits);
+  if (layout.last_stage()) plan.host_bytes += limits.sampler_host_bytes;
   plan.table_bytes = PlanStepInputBytes(limits);
   plan.logit_bytes = PlanDeviceLogitBytes(layout, limits);
   plan.on_gpu = true;

@@ -29,7 +29,7 @@ inline constexpr int64_t kStepInputRowBytes = 40;
 // What the token sampler keeps: of each row of a step; of each row whose logits are held, and again
 // for each rank of the stage; of each row that falls to the rank itself; of each row's answer.
 inline constexpr int64_t kWantedRowBytes = 48;
-inline constexpr int64_t kTurnRowBytes = 12;
+inline constexpr int64_t kTurnRowBytes = 16;
 inline constexpr int64_t kBestBytes = 8;
 inline constexpr int64_t kSampleTaskBytes = 520;
 inline constexpr int64_t kSampleAnswerBytes = 344;
@@ -48,6 +48,9 @@ struct MemoryLimits {
   bool on_gpu = false;
   int64_t op_workspace_bytes = 0;  // scratch of a GPU's ops
   int64_t peer_bytes = 0;          // what the device and its communicator keep
+  // Of a GPU's last stage: what choosing tokens there takes of the device and of the host, and the
+  // most that a rank of the stage tells the others.
+  int64_t sampler_device_bytes = 0, sampler_host_bytes = 0, sampler_answer_bytes = 0;
 
   // Rows whose logits are held at once: one per slot, and for few slots enough that a prompt's
   // logits (tests, scoring) do not go one by one.
@@ -81,8 +84,10 @@ DecoderBuffers PlanDecoderBuffers(const ShapeSpec& shape, const RankLayout& layo
 // ids too.
 int64_t PlanTableBytes(const RankLayout& layout, const MemoryLimits& limits);
 
-// On a GPU: the copies of a step's inputs and of the block tables; the logits of a turn of rows.
+// On a GPU: the copies of a step's inputs and of the block tables, and what goes there from pinned
+// memory, in turn; the logits of a turn of rows, and what it takes to choose tokens of them.
 int64_t PlanStepInputBytes(const MemoryLimits& limits);
+int64_t PlanPinnedInputBytes(const MemoryLimits& limits);
 int64_t PlanDeviceLogitBytes(const RankLayout& layout, const MemoryLimits& limits);
 
 // The sampler's buffers, of a rank of the last stage: the gathered logits, the rank's own rows put

@@ -18,6 +18,7 @@ void AddCuda(const CudaContext& context, const AddArgs& args);
 void CopyRowsCuda(const CudaContext& context, const CopyRowsArgs& args);
 void CopyColumnsCuda(const CudaContext& context, const CopyColumnsArgs& args);
 void ScatterCuda(const CudaContext& context, const ScatterArgs& args);
+void TakeTokensCuda(const CudaContext& context, const TakeTokensArgs& args);
 void CopyBlockCuda(const CudaContext& context, const CopyBlockArgs& args);
 
 }  // namespace pergola

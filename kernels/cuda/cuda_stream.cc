@@ -13,6 +13,7 @@
 #include "kernels/cuda/context.h"
 #include "kernels/cuda/cuda_handle.h"
 #include "kernels/cuda/cuda_ops.h"
+#include "kernels/cuda/cuda_sampler.h"
 #include "kernels/cuda/dense_product.h"
 #include "kernels/cuda/device_arena.h"
 #include "kernels/cuda/matmul.h"
@@ -46,6 +47,18 @@ class CudaRecording final : public Recording {
 
  private:
   const cudaGraphExec_t graph_;
+};
+
+class CudaEvent final : public StreamEvent {
+ public:
+  explicit CudaEvent(cudaEvent_t event) : event_(event) {}
+  CudaEvent(const CudaEvent&) = delete;
+  CudaEvent& operator=(const CudaEvent&) = delete;
+  ~CudaEvent() override { static_cast<void>(cudaEventDestroy(event_)); }
+  cudaEvent_t event() const { return event_; }
+
+ private:
+  const cudaEvent_t event_;
 };
 
 class CudaStream final : public Stream {
@@ -83,6 +96,17 @@ class CudaStream final : public Stream {
   void CopyToHost(void* to, const void* from, int64_t bytes) override;
   bool Idle() override;
   absl::Status Synchronize() override;
+  std::unique_ptr<StreamEvent> MakeEvent() override;
+  void Record(StreamEvent& event) override;
+  bool Reached(StreamEvent& event) override;
+  absl::Status Wait(StreamEvent& event) override;
+  DeviceSamplerBytes SamplerBytes(const DeviceSamplerShape& shape) const override {
+    return CudaSampler::Bytes(shape, host_.threads());
+  }
+  absl::StatusOr<std::unique_ptr<DeviceSampler>> MakeSampler(
+      const DeviceSamplerShape& shape) override {
+    return CudaSampler::Create(shape, context_, *this);
+  }
   bool records() const override { return true; }
   void BeginRecording() override;
   std::unique_ptr<Recording> EndRecording() override;
@@ -101,6 +125,7 @@ class CudaStream final : public Stream {
   void Run(const CopyRowsArgs& args) override { Enqueue(CopyRowsCuda, args); }
   void Run(const CopyColumnsArgs& args) override { Enqueue(CopyColumnsCuda, args); }
   void Run(const ScatterArgs& args) override { Enqueue(ScatterCuda, args); }
+  void Run(const TakeTokensArgs& args) override { Enqueue(TakeTokensCuda, args); }
   void Run(const CopyBlockArgs& args) override { Enqueue(CopyBlockCuda, args); }
   void Run(const MatmulArgs& args) override;
 
@@ -300,6 +325,35 @@ bool CudaStream::Idle() {
 
 absl::Status CudaStream::Synchronize() {
   if (status_.ok()) Check(cudaStreamSynchronize(context_.stream), "waiting for it");
+  return status_;
+}
+
+std::unique_ptr<StreamEvent> CudaStream::MakeEvent() {
+  if (!status_.ok()) return nullptr;
+  cudaEvent_t event = nullptr;
+  Check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "making an event");
+  if (event == nullptr) return nullptr;
+  return std::make_unique<CudaEvent>(event);
+}
+
+void CudaStream::Record(StreamEvent& event) {
+  if (!status_.ok()) return;
+  Check(cudaEventRecord(static_cast<CudaEvent&>(event).event(), context_.stream),
+        "recording an event");
+}
+
+bool CudaStream::Reached(StreamEvent& event) {
+  if (!status_.ok()) return true;
+  const cudaError_t state = cudaEventQuery(static_cast<CudaEvent&>(event).event());
+  if (state == cudaErrorNotReady) return false;
+  Check(state, "asking for an event");
+  return true;
+}
+
+absl::Status CudaStream::Wait(StreamEvent& event) {
+  if (status_.ok()) {
+    Check(cudaEventSynchronize(static_cast<CudaEvent&>(event).event()), "waiting for it");
+  }
   return status_;
 }
 

@@ -119,6 +119,14 @@ __global__ void __launch_bounds__(kThreads)
   for (int64_t i = FirstItem(); i < count; i += ItemStride()) to[at[i]] = values[i];
 }
 
+// An id of TokenOfEntry(e) is -2 - e.
+__global__ void __launch_bounds__(kThreads)
+    TakeTokensKernel(int32_t* ids, const int32_t* tokens, int64_t count) {
+  for (int64_t i = FirstItem(); i < count; i += ItemStride()) {
+    if (ids[i] <= -2) ids[i] = tokens[-2 - ids[i]];
+  }
+}
+
 }  // namespace
 
 void ActivateCuda(const CudaContext& context, const ActivateArgs& args) {
@@ -178,6 +186,12 @@ void ScatterCuda(const CudaContext& context, const ScatterArgs& args) {
   if (args.count == 0) return;
   Launch(ScatterKernel, dim3(BlocksFor(context, args.count)), kThreads, 0, context, args.at,
          args.values, args.count, args.to);
+}
+
+void TakeTokensCuda(const CudaContext& context, const TakeTokensArgs& args) {
+  if (args.count == 0) return;
+  Launch(TakeTokensKernel, dim3(BlocksFor(context, args.count)), kThreads, 0, context, args.ids,
+         args.tokens, args.count);
 }
 
 void CopyBlockCuda(const CudaContext& context, const CopyBlockArgs& args) {

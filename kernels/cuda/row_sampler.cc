@@ -109,6 +109,7 @@ RowSamplerBytes RowSampler::Bytes(const RowSamplerShape& shape) {
   bytes.host = EditLister::Bytes(shape.slice, shape.history) +
                shape.tasks * static_cast<int64_t>(sizeof(TaskJobs));
   bytes.workspace = SampleScratchBytes(2 * shape.tasks, shape.slice.size());
+  bytes.answers = MostAnswerBytes(shape);
   return bytes;
 }
 

@@ -23,29 +23,14 @@
 #include "kernels/cuda/sample.h"
 #include "kernels/cuda/sample_edits.h"
 #include "kernels/cuda/sample_merge.h"
+#include "kernels/device_sampler.h"
 #include "kernels/sample.h"
 #include "model/layout.h"
 
 namespace pergola {
 
-struct RowSamplerShape {
-  int64_t tasks = 0;  // most of a call
-  int64_t vocabulary = 0;
-  Range slice;               // of this rank; at most kMaxSampleValues ids
-  int64_t widest_slice = 0;  // of the stage's ranks
-  int64_t history = 0;       // of the longest row
-  // Edited logits of a call, all rows together, as EditBound counts them. Rows beyond are left to
-  // the host.
-  int64_t edits = 0;
-};
-
-// What Create allocates, and the part of CudaContext::workspace that Enqueue uses (DESIGN I7).
-struct RowSamplerBytes {
-  int64_t device = 0;
-  int64_t pinned = 0;
-  int64_t host = 0;
-  int64_t workspace = 0;
-};
+// `workspace`: the part of CudaContext::workspace that Enqueue uses.
+using RowSamplerBytes = DeviceSamplerBytes;
 
 class RowSampler {
  public:
@@ -69,6 +54,7 @@ class RowSampler {
   // How the answers to the prepared tasks lie in memory: the same on every rank.
   const AnswerLayout& layout() const { return layout_; }
   const TaskJobs& jobs(int64_t task) const { return task_jobs_[task]; }
+  const SampleJob* device_jobs() const { return device_.at<SampleJob>(0); }
   const uint8_t* device_answers() const;
   const uint8_t* host_answers() const;
   // Most bytes that the answers of a call take.

@@ -40,8 +40,8 @@ class FakeExecutor : public StageExecutor {
     }
     return absl::OkStatus();
   }
-  absl::Status Execute(const v1::StepPlan& plan, absl::Span<const int32_t> ids, float* hidden,
-                       std::vector<v1::EntryResult>* results) override {
+  absl::Status Begin(const v1::StepPlan& plan, absl::Span<const int32_t> ids,
+                     float* hidden) override {
     const int64_t rows = PlanRows(plan);
     for (int64_t row = 0; row < rows; ++row) {
       for (int64_t i = 0; i < kHidden; ++i) {
@@ -69,10 +69,17 @@ class FakeExecutor : public StageExecutor {
         for (int64_t i = 1; i < kHidden; ++i) EXPECT_EQ(last[i], last[0] + static_cast<float>(i));
         result.add_ids(static_cast<int32_t>(last[0]));
       }
-      results->push_back(result);
+      begun_.push_back(result);
     }
     return absl::OkStatus();
   }
+  absl::Status Finish(std::vector<v1::EntryResult>* results) override {
+    *results = std::exchange(begun_, {});
+    return absl::OkStatus();
+  }
+  bool RunsAhead() const override { return false; }
+  bool MayBegin(const v1::StepPlan&) const override { return false; }
+  bool Ready() override { return true; }
   void ForgetSlots() override { ++forgotten; }
   void KeepLogits(bool) override {}
   absl::Span<const float> Logits(int64_t) const override { return {}; }
@@ -86,6 +93,7 @@ class FakeExecutor : public StageExecutor {
   const RankLayout layout_;
   StageCommunicator* const communicator_;
   std::shared_future<void>* hang_ = nullptr;
+  std::vector<v1::EntryResult> begun_;
   ExecutorInfo info_;
 };
 

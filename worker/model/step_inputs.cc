@@ -23,11 +23,14 @@ StepInputs::StepInputs(Stream& stream, int64_t step_rows, int64_t tables, int64_
       table_stride_(table_stride),
       context_length_(context_length) {
   if (stream.device() == Device::kCpu) return;
-  staged_ = DeviceBuffer(stream, step_rows * kStepInputRowBytes, Place::kPinned);
+  const int64_t table_bytes = tables * table_stride * kWord;
+  for (DeviceBuffer& staged : staged_) {
+    staged = DeviceBuffer(stream, step_rows * kStepInputRowBytes + table_bytes, Place::kPinned);
+  }
   attention_.decode_rows.reserve(step_rows);
   attention_.prefill_tiles.reserve(2 * step_rows);
   mirror_ = DeviceBuffer(stream, step_rows * kStepInputRowBytes);
-  tables_ = DeviceBuffer(stream, tables * table_stride * kWord);
+  tables_ = DeviceBuffer(stream, table_bytes);
 }
 
 StepInputs::Parts StepInputs::Cut(uint8_t* memory, int64_t step_rows) {
@@ -50,27 +53,39 @@ void StepInputs::Pad(const Parts& parts, int64_t count, int64_t padded) {
   }
 }
 
-StepInputs::Uploaded StepInputs::Upload(const StepRows& rows, absl::Span<const int32_t> ids,
-                                        absl::Span<const TableChange> changes) {
-  if (stream_.device() == Device::kCpu) return {rows, ids.data(), false};
-  PERGOLA_CHECK(rows.count <= step_rows_ && rows.table_stride == table_stride_);
-  PERGOLA_CHECK(ids.empty() || static_cast<int64_t>(ids.size()) == rows.count);
-  const Parts staged = Cut(staged_.data(), step_rows_);
-  std::copy_n(rows.slot_of_row, rows.count, staged.slot_of_row);
-  std::copy(ids.begin(), ids.end(), staged.ids);
-  std::copy_n(rows.positions, rows.count, staged.positions);
-  std::copy_n(rows.table_of_row, rows.count, staged.table_of_row);
+int64_t StepInputs::StageChanges(absl::Span<const TableChange> changes, const int32_t* tables,
+                                 const Parts& staged, int32_t* runs) {
   int64_t single = 0;
   for (const TableChange& change : changes) {
     const int64_t at = change.table * table_stride_ + change.first;
     if (change.count == 1 && single < step_rows_) {
       staged.changed_at[single] = static_cast<int32_t>(at);
-      staged.changed_to[single++] = rows.block_tables[at];
-    } else {
-      stream_.CopyToDevice(tables_.data() + at * kWord, rows.block_tables + at,
-                           change.count * kWord);
+      staged.changed_to[single++] = tables[at];
+      continue;
     }
+    std::copy_n(tables + at, change.count, runs);
+    stream_.CopyToDevice(tables_.data() + at * kWord, runs, change.count * kWord);
+    runs += change.count;
   }
+  return single;
+}
+
+StepInputs::Uploaded StepInputs::Upload(const StepRows& rows, absl::Span<const int32_t> ids,
+                                        absl::Span<const TableChange> changes,
+                                        const int32_t* tokens) {
+  if (stream_.device() == Device::kCpu) return {rows, ids.data(), false};
+  PERGOLA_CHECK(rows.count <= step_rows_ && rows.table_stride == table_stride_);
+  PERGOLA_CHECK(ids.empty() || static_cast<int64_t>(ids.size()) == rows.count);
+  turn_ = 1 - turn_;
+  uint8_t* memory = staged_[turn_].data();
+  const int64_t message_bytes = step_rows_ * kStepInputRowBytes;
+  const Parts staged = Cut(memory, step_rows_);
+  std::copy_n(rows.slot_of_row, rows.count, staged.slot_of_row);
+  std::copy(ids.begin(), ids.end(), staged.ids);
+  std::copy_n(rows.positions, rows.count, staged.positions);
+  std::copy_n(rows.table_of_row, rows.count, staged.table_of_row);
+  const int64_t single = StageChanges(changes, rows.block_tables, staged,
+                                      reinterpret_cast<int32_t*>(memory + message_bytes));
   PlanAttention(rows.positions, rows.table_of_row, rows.count, &attention_);
   std::copy(attention_.decode_rows.begin(), attention_.decode_rows.end(), staged.decode_rows);
   std::copy(attention_.prefill_tiles.begin(), attention_.prefill_tiles.end(), staged.prefill_tiles);
@@ -79,12 +94,13 @@ StepInputs::Uploaded StepInputs::Upload(const StepRows& rows, absl::Span<const i
   const bool pads = context_length_ > 0 && decodes;
   const int64_t padded = pads ? StepGraphs::PaddedRows(rows.count, step_rows_) : rows.count;
   if (pads) Pad(staged, rows.count, padded);
-  stream_.CopyToDevice(mirror_.data(), staged_.data(), staged_.size());
+  stream_.CopyToDevice(mirror_.data(), memory, message_bytes);
   const Parts mirror = Cut(mirror_.data(), step_rows_);
   auto* tables = reinterpret_cast<int32_t*>(tables_.data());
   if (single > 0) {
     Scatter(stream_, ScatterArgs{mirror.changed_at, mirror.changed_to, single, tables});
   }
+  if (tokens != nullptr) TakeTokens(stream_, TakeTokensArgs{mirror.ids, tokens, rows.count});
   Uploaded uploaded;
   uploaded.padded = pads;
   uploaded.rows = rows;

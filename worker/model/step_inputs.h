@@ -3,6 +3,7 @@
 // memory, and the block tables live on the device, so that a step sends only what is new.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <vector>
 
@@ -29,17 +30,20 @@ class StepInputs {
 
   // What the constructor allocated of the device's memory.
   int64_t bytes() const { return mirror_.size() + tables_.size(); }
+  // And of the host's.
+  int64_t pinned_bytes() const { return staged_[0].size() + staged_[1].size(); }
 
   // `rows` as the slot table gives them and the `ids` of the rows (none where they are not read),
-  // enqueued; valid on the device until the next call. The stream has been synchronised since the
-  // call before, and the host's block tables stay as they are until it is again.
+  // enqueued; valid on the device until what the next call enqueues. The stream has done what the
+  // call before the last enqueued. An id may be TokenOfEntry(e) (kernels/decoder_ops.h): then
+  // `tokens`, by entry, is where the device finds it.
   struct Uploaded {
     StepRows rows;
     const int32_t* ids = nullptr;
     bool padded = false;  // to a shape of StepGraphs
   };
   Uploaded Upload(const StepRows& rows, absl::Span<const int32_t> ids,
-                  absl::Span<const TableChange> changes);
+                  absl::Span<const TableChange> changes, const int32_t* tokens = nullptr);
 
  private:
   // The parts of a step's message, each as long as a step may make it.
@@ -55,6 +59,10 @@ class StepInputs {
     int32_t* prefill_tiles = nullptr;  // two of each tile
   };
   static Parts Cut(uint8_t* memory, int64_t step_rows);
+  // Puts the new block ids on their way: single ones into the message (their number is returned),
+  // runs in copies of their own.
+  int64_t StageChanges(absl::Span<const TableChange> changes, const int32_t* tables,
+                       const Parts& staged, int32_t* runs);
   // Fills the rows from `count` on with rows of nothing.
   static void Pad(const Parts& parts, int64_t count, int64_t padded);
 
@@ -63,8 +71,10 @@ class StepInputs {
   const int64_t table_stride_;
   const int64_t context_length_;
   AttentionPlan attention_;
-  DeviceBuffer staged_;  // pinned
-  DeviceBuffer mirror_;  // what staged_ held at the last Upload
+  // Pinned, used in turn: the message, then runs of block ids as long as all tables.
+  std::array<DeviceBuffer, 2> staged_;
+  size_t turn_ = 0;
+  DeviceBuffer mirror_;  // what the message held at the last Upload
   DeviceBuffer tables_;  // [tables, table_stride] i32
 };
 

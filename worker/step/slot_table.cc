@@ -453,6 +453,18 @@ SampleRow SlotTable::Row(int64_t slot, int64_t position) const {
   return row;
 }
 
+void SlotTable::Correct(const v1::StepPlan& plan, absl::Span<const int32_t> ids) {
+  int64_t row = 0;
+  for (const v1::Entry& entry : plan.entries()) {
+    if (limits_.samples && slots_[entry.slot()].looks_back) {
+      std::copy_n(
+          ids.begin() + row, EntryRows(entry),
+          history_.begin() + entry.slot() * limits_.context_length + entry.first_position());
+    }
+    row += EntryRows(entry);
+  }
+}
+
 StepRows SlotTable::Apply(const v1::StepPlan& plan, absl::Span<const int32_t> ids) {
   for (const v1::SlotStart& start : plan.starts()) Start(start);
   changes_.clear();

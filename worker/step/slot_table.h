@@ -64,8 +64,13 @@ class SlotTable {
 
   // Takes over starts, block tables, positions and, where this rank samples, histories of a
   // validated plan. `ids`: of all rows, every TokenRef resolved; may be empty where the rank does
-  // not sample. The rows returned are valid until the next call.
+  // not sample, and negative where Correct follows. The rows returned are valid until the next
+  // call.
   StepRows Apply(const v1::StepPlan& plan, absl::Span<const int32_t> ids);
+
+  // The ids of the plan applied last once more: some were not known then (TokenOfEntry of
+  // kernels/decoder_ops.h).
+  void Correct(const v1::StepPlan& plan, absl::Span<const int32_t> ids);
 
   // What the last Apply changed in the block tables.
   absl::Span<const TableChange> changes() const { return changes_; }

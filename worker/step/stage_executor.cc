@@ -1,11 +1,15 @@
 #include "worker/step/stage_executor.h"
 
 #include <algorithm>
+#include <array>
 #include <utility>
 
 #include "base/check.h"
+#include "base/limits.h"
 #include "base/log.h"
 #include "base/status.h"
+#include "kernels/decoder_ops.h"
+#include "kernels/device_sampler.h"
 #include "model/memory_plan.h"
 #include "worker/model/decoder.h"
 #include "worker/model/kv_cache.h"
@@ -13,11 +17,15 @@
 #include "worker/model/step_inputs.h"
 #include "worker/step/hop.h"
 #include "worker/step/slot_table.h"
+#include "worker/step/token_board.h"
 #include "worker/step/token_sampler.h"
 #include "worker/weights/loader.h"
 
 namespace pergola {
 namespace {
+
+// Of a row whose sampling looks back, on average, that the device's lists have room for.
+constexpr int64_t kEditsPerRow = 4096;
 
 absl::Status ValidateOptions(const ModelSpec& spec, const ExecutorOptions& options) {
   const auto refuse = [](absl::string_view name, int64_t value, absl::string_view limit) {
@@ -61,10 +69,23 @@ class DecoderExecutor final : public StageExecutor {
   const ExecutorInfo& info() const override { return info_; }
   void LimitBlocks(int64_t block_count) override { slots_->LimitBlocks(block_count); }
   absl::Status Validate(const v1::StepPlan& plan) const override { return slots_->Validate(plan); }
-  absl::Status Execute(const v1::StepPlan& plan, absl::Span<const int32_t> ids, float* hidden,
-                       std::vector<v1::EntryResult>* results) override;
+  absl::Status Begin(const v1::StepPlan& plan, absl::Span<const int32_t> ids,
+                     float* hidden) override;
+  absl::Status Finish(std::vector<v1::EntryResult>* results) override;
+  // Ranks that sample together, and stages that get their ids by message, wait for their hosts.
+  bool RunsAhead() const override {
+    return !on_cpu() && layout_.tensor_parallel == 1 && layout_.pipeline_parallel == 1;
+  }
+  bool MayBegin(const v1::StepPlan& next) const override;
+  bool Ready() override {
+    PERGOLA_CHECK(begun_count_ > 0);
+    return sampler_ == nullptr || sampler_->Ready();
+  }
+  void ForgetSlots() override {
+    PERGOLA_CHECK(begun_count_ == 0);
+    slots_->Clear();
+  }
   bool hops_on_device() const override { return column() != nullptr; }
-  void ForgetSlots() override { slots_->Clear(); }
   void KeepLogits(bool keep) override {
     if (sampler_ != nullptr) sampler_->Keep(keep);
   }
@@ -88,8 +109,19 @@ class DecoderExecutor final : public StageExecutor {
   absl::Status ReceiveHidden(int64_t values);
   absl::Status SendHidden(int64_t values);
   absl::Status Wait(uint64_t plan_id);
+  // A plan that is not finished.
+  struct Begun {
+    const v1::StepPlan* plan = nullptr;
+    StepRows rows;             // the host's
+    float* hidden = nullptr;   // the device's
+    bool guesses = false;      // some of its ids are the device's guesses
+    std::vector<int32_t> ids;  // then: as given to Begin
+  };
+
   absl::Status Forward(const StepInputs::Uploaded& step, float* hidden);
+  absl::Status ConfirmGuesses(const std::vector<v1::EntryResult>& results);
   absl::Status PlanMemory(const ShapeSpec& shape, const ExecutorOptions& options);
+  void PlanSampler(const ExecutorOptions& options, MemoryLimits* limits);
   WorkspaceShape WorkspaceOf(const ShapeSpec& shape, const ExecutorOptions& options) const;
   absl::StatusOr<int64_t> BlocksOfGpu(const ShapeSpec& shape, const std::vector<RankLayout>& ranks,
                                       MemoryLimits limits, const ExecutorOptions& options) const;
@@ -106,6 +138,7 @@ class DecoderExecutor final : public StageExecutor {
   DecoderBounds bounds_;
   SlotLimits limits_;
   SamplerShape sampler_shape_;
+  DeviceSamplerShape device_sampler_;
   ExecutorInfo info_;
   DType activation_ = DType::kF32;
   int64_t workspace_bytes_ = 0;  // as planned
@@ -118,6 +151,9 @@ class DecoderExecutor final : public StageExecutor {
   std::unique_ptr<StepGraphs> graphs_;     // where steps are recorded
   DeviceBuffer hidden_;                    // [step_tokens, hidden] f32 and padding, on a GPU
   std::unique_ptr<TokenSampler> sampler_;  // last stage only
+  // The oldest first; two only where it runs ahead.
+  std::array<Begun, 2> begun_;
+  int begun_count_ = 0;
 };
 
 // Every shape that the decoder's ops will have.
@@ -166,6 +202,38 @@ absl::StatusOr<int64_t> DecoderExecutor::BlocksOfGpu(const ShapeSpec& shape,
       least.total() - budget, " too few; ", larger, Remedies(least, budget)));
 }
 
+// The last stage's; the other stages plan for it.
+void DecoderExecutor::PlanSampler(const ExecutorOptions& options, MemoryLimits* limits) {
+  SamplerShape& shape = sampler_shape_;
+  shape.tensor_parallel = layout_.tensor_parallel;
+  shape.tp_rank = layout_.tp_rank;
+  shape.vocabulary = spec_.vocabulary;
+  shape.logit_rows = limits->logit_rows();
+  shape.step_tokens = limits->step_tokens;
+  for (int tp_rank = 0; tp_rank < layout_.tensor_parallel; ++tp_rank) {
+    shape.slices.push_back(VocabularyPart(spec_, layout_.tensor_parallel, tp_rank));
+  }
+  RowSamplerShape& rows = device_sampler_.rows;
+  rows.tasks = shape.logit_rows;
+  rows.vocabulary = shape.vocabulary;
+  rows.slice = shape.slices[shape.tp_rank];
+  rows.widest_slice = shape.widest_slice();
+  // The context served may be shorter, but that is known only when the KV is planned.
+  rows.history = options.context_length > 0 ? options.context_length : spec_.context_length;
+  // Some thousand ids that each row has seen, and all that a single one can look back at.
+  const int64_t longest = 2 * rows.history + int64_t{kMaxLogitBiases} + int64_t{kMaxSuppressedIds};
+  rows.edits = std::max(rows.tasks * std::min(rows.widest_slice, kEditsPerRow),
+                        std::min(rows.widest_slice, longest));
+  device_sampler_.slices = shape.slices;
+  device_sampler_.entries = std::min(limits->step_tokens, limits->slot_count);
+  const DeviceSamplerBytes bytes = stream_.SamplerBytes(device_sampler_);
+  shape.answer_bytes = bytes.answers;
+  limits->sampler_device_bytes = bytes.device;
+  limits->sampler_host_bytes = bytes.pinned + bytes.host;
+  limits->sampler_answer_bytes = bytes.answers;
+  if (layout_.last_stage()) workspace_bytes_ = std::max(workspace_bytes_, bytes.workspace);
+}
+
 absl::Status DecoderExecutor::PlanMemory(const ShapeSpec& shape, const ExecutorOptions& options) {
   MemoryLimits limits;
   limits.slot_count = options.slot_count;
@@ -183,8 +251,9 @@ absl::Status DecoderExecutor::PlanMemory(const ShapeSpec& shape, const ExecutorO
   limits.peer_bytes =
       DeviceReducer::PlannedBytes(staged(), limits.step_tokens * spec_.hidden, activation_);
   if (links_ != nullptr) limits.peer_bytes += links_->bytes();
-  limits.op_workspace_bytes = workspace_bytes_ =
-      stream_.WorkspaceBytes(WorkspaceOf(shape, options));
+  workspace_bytes_ = stream_.WorkspaceBytes(WorkspaceOf(shape, options));
+  PlanSampler(options, &limits);
+  limits.op_workspace_bytes = workspace_bytes_;
   limits.kv_dtype = options.kv_dtype_set        ? options.kv_dtype
                     : shape.AllMatricesAreF32() ? DType::kF32
                     : on_cpu()                  ? DType::kF16
@@ -216,17 +285,7 @@ absl::Status DecoderExecutor::PlanMemory(const ShapeSpec& shape, const ExecutorO
   bounds_.context_length = limits.context_length;
   bounds_.activation = activation_;
   bounds_.buffers = PlanDecoderBuffers(shape, layout_, limits);
-  if (layout_.last_stage()) {
-    bounds_.logit_rows = limits.logit_rows();
-    sampler_shape_.tensor_parallel = layout_.tensor_parallel;
-    sampler_shape_.tp_rank = layout_.tp_rank;
-    sampler_shape_.vocabulary = spec_.vocabulary;
-    sampler_shape_.logit_rows = bounds_.logit_rows;
-    sampler_shape_.step_tokens = limits.step_tokens;
-    for (int tp_rank = 0; tp_rank < layout_.tensor_parallel; ++tp_rank) {
-      sampler_shape_.slices.push_back(VocabularyPart(spec_, layout_.tensor_parallel, tp_rank));
-    }
-  }
+  if (layout_.last_stage()) bounds_.logit_rows = limits.logit_rows();
   info_.memory = PlanRank(shape, layout_, limits);
   return absl::OkStatus();
 }
@@ -254,9 +313,14 @@ void DecoderExecutor::FillInfo() {
   }
   info_.allocated.residual_bytes = hidden_.size();
   info_.allocated.table_bytes = inputs_->bytes();
-  info_.allocated.logit_bytes = sampler_ == nullptr ? 0 : sampler_->device_bytes();
   info_.allocated.peer_bytes = reducer_->bytes() + (links_ == nullptr ? 0 : links_->bytes());
-  info_.allocated.host_bytes = slots_->bytes() + logits;
+  // Without the step loop's rows, as on the CPU.
+  info_.allocated.host_bytes = slots_->bytes() + inputs_->pinned_bytes() + logits;
+  if (sampler_ != nullptr) {
+    const DeviceSamplerBytes device = stream_.SamplerBytes(device_sampler_);
+    info_.allocated.logit_bytes = sampler_->device_bytes() + device.device;
+    info_.allocated.host_bytes += device.pinned + device.host;
+  }
   // What was taken of the device beside what its owners name.
   info_.allocated.padding_bytes =
       info_.memory.total() - stream_.ReservedBytesLeft() - info_.allocated.total();
@@ -310,7 +374,9 @@ absl::Status DecoderExecutor::Allocate() {
     hidden_ = DeviceBuffer(stream_, info_.memory.residual_bytes);
   }
   if (layout_.last_stage()) {
-    sampler_ = std::make_unique<TokenSampler>(sampler_shape_, stream_, communicator_);
+    ASSIGN_OR_RETURN(auto device, stream_.MakeSampler(device_sampler_));
+    sampler_ = std::make_unique<TokenSampler>(sampler_shape_, stream_, communicator_, *slots_,
+                                              *decoder_, std::move(device));
   }
   return stream_.Synchronize();
 }
@@ -343,33 +409,92 @@ absl::Status DecoderExecutor::Wait(uint64_t plan_id) {
   return links_->Synchronize(stream_, "GPU work of plan", plan_id);
 }
 
-absl::Status DecoderExecutor::Execute(const v1::StepPlan& plan, absl::Span<const int32_t> ids,
-                                      float* hidden, std::vector<v1::EntryResult>* results) {
+absl::Status DecoderExecutor::Begin(const v1::StepPlan& plan, absl::Span<const int32_t> ids,
+                                    float* hidden) {
   const int64_t row_count = PlanRows(plan);
   const bool needs_ids = layout_.first_stage() || layout_.last_stage();
   if (needs_ids && static_cast<int64_t>(ids.size()) != row_count) {
     return absl::InvalidArgumentError(absl::StrCat("plan ", plan.plan_id(), " has ", row_count,
                                                    " rows but ", ids.size(), " ids"));
   }
+  PERGOLA_CHECK(begun_count_ == 0 || MayBegin(plan));
+  // The residual stream of the plan before is about to be overwritten.
+  if (begun_count_ > 0) RETURN_IF_ERROR(sampler_->Settle());
   for (const v1::BlockCopy& copy : plan.copies()) {
     kv_->Copy(stream_, copy.from_block(), copy.to_block());
   }
-  const StepRows rows = slots_->Apply(plan, ids);
-  const StepInputs::Uploaded step = inputs_->Upload(rows, ids, slots_->changes());
+  Begun& begun = begun_[begun_count_];
+  begun.plan = &plan;
+  begun.guesses =
+      std::any_of(ids.begin(), ids.end(), [](int32_t id) { return IsTokenOfEntry(id); });
+  if (begun.guesses) begun.ids.assign(ids.begin(), ids.end());
+  const StepRows rows = begun.rows = slots_->Apply(plan, ids);
+  const StepInputs::Uploaded step = inputs_->Upload(
+      rows, ids, slots_->changes(), begun.guesses ? sampler_->device_tokens() : nullptr);
   const int64_t values = rows.count * spec_.hidden;
   const int64_t bytes = DTypeBytes(DType::kF32, values);
   const bool copies = !on_cpu() && !hops_on_device();
-  float* stream_of_rows = on_cpu() ? hidden : reinterpret_cast<float*>(hidden_.data());
+  begun.hidden = on_cpu() ? hidden : reinterpret_cast<float*>(hidden_.data());
   if (rows.count > 0) {
-    if (copies && !layout_.first_stage()) stream_.CopyToDevice(stream_of_rows, hidden, bytes);
+    if (copies && !layout_.first_stage()) stream_.CopyToDevice(begun.hidden, hidden, bytes);
     if (hops_on_device() && !layout_.first_stage()) RETURN_IF_ERROR(ReceiveHidden(values));
-    RETURN_IF_ERROR(Forward(step, stream_of_rows));
+    RETURN_IF_ERROR(Forward(step, begun.hidden));
     if (hops_on_device() && !layout_.last_stage()) RETURN_IF_ERROR(SendHidden(values));
-    if (copies && !layout_.last_stage()) stream_.CopyToHost(hidden, stream_of_rows, bytes);
+    if (copies && !layout_.last_stage()) stream_.CopyToHost(hidden, begun.hidden, bytes);
   }
-  RETURN_IF_ERROR(Wait(plan.plan_id()));
-  if (sampler_ == nullptr) return absl::OkStatus();
-  return sampler_->Sample(plan, *slots_, *decoder_, stream_of_rows, results);
+  // What a row's choice looks back at is known when the plan before is finished.
+  if (++begun_count_ > 1 || sampler_ == nullptr) return absl::OkStatus();
+  // A peer that is gone shows here, not in the sampler.
+  if (links_ != nullptr) RETURN_IF_ERROR(Wait(plan.plan_id()));
+  return sampler_->Begin(plan, begun.hidden);
+}
+
+absl::Status DecoderExecutor::Finish(std::vector<v1::EntryResult>* results) {
+  PERGOLA_CHECK(begun_count_ > 0);
+  if (sampler_ == nullptr) {
+    begun_count_ = 0;
+    return Wait(begun_[0].plan->plan_id());
+  }
+  RETURN_IF_ERROR(sampler_->Finish(results));
+  if (--begun_count_ == 0) return absl::OkStatus();
+  std::swap(begun_[0], begun_[1]);
+  if (begun_[0].guesses) RETURN_IF_ERROR(ConfirmGuesses(*results));
+  return sampler_->Begin(*begun_[0].plan, begun_[0].hidden);
+}
+
+// The results of the plan before say whether the ids with which a forward pass was enqueued are
+// right. If not, it is repeated: it reads nothing that it writes but the KV of its own rows.
+absl::Status DecoderExecutor::ConfirmGuesses(const std::vector<v1::EntryResult>& results) {
+  Begun& begun = begun_[0];
+  bool right = true;
+  for (int32_t& id : begun.ids) {
+    if (!IsTokenOfEntry(id)) continue;
+    const int64_t entry = TokenOfEntry(id);
+    id = LastToken(results[entry]);
+    right = right && id == sampler_->Guess(entry);
+  }
+  slots_->Correct(*begun.plan, begun.ids);
+  if (right) return absl::OkStatus();
+  // The memory of the inputs before is free then.
+  RETURN_IF_ERROR(stream_.Synchronize());
+  return Forward(inputs_->Upload(begun.rows, begun.ids, {}), begun.hidden);
+}
+
+bool DecoderExecutor::MayBegin(const v1::StepPlan& next) const {
+  if (begun_count_ == 0) return true;
+  if (!RunsAhead() || begun_count_ == 2) return false;
+  const v1::StepPlan& before = *begun_[0].plan;
+  for (const v1::Entry& entry : next.entries()) {
+    const bool refers = entry.ids().empty() && entry.from().plan_id() == before.plan_id();
+    if (refers && !sampler_->guesses()) return false;
+  }
+  // A slot that starts anew forgets what its last row was drawn with.
+  for (const v1::SlotStart& start : next.starts()) {
+    for (const v1::Entry& entry : before.entries()) {
+      if (entry.slot() == start.slot()) return false;
+    }
+  }
+  return true;
 }
 
 }  // namespace
@@ -382,6 +507,12 @@ absl::StatusOr<std::unique_ptr<StageExecutor>> StageExecutor::Load(
                                                     options.links);
   RETURN_IF_ERROR(executor->Init(checkpoint, options, progress));
   return std::unique_ptr<StageExecutor>(std::move(executor));
+}
+
+absl::Status StageExecutor::Execute(const v1::StepPlan& plan, absl::Span<const int32_t> ids,
+                                    float* hidden, std::vector<v1::EntryResult>* results) {
+  RETURN_IF_ERROR(Begin(plan, ids, hidden));
+  return Finish(results);
 }
 
 int64_t PlanRows(const v1::StepPlan& plan) {

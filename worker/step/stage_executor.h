@@ -81,22 +81,40 @@ class StageExecutor {
   // rank. The message names field and value.
   virtual absl::Status Validate(const v1::StepPlan& plan) const = 0;
 
-  // Executes a validated plan. Rows are the entries' tokens in order.
+  // Executes a validated plan, in two halves: Begin hands it to the device, Finish waits for what
+  // became of it. Rows are the entries' tokens in order. `plan` and `hidden` stay until Finish.
   //   ids: [rows] token ids with every TokenRef resolved; read in the first stage (embedding) and
   //        in the last (token histories), may be empty elsewhere. An id outside the vocabulary
-  //        embeds as zeros: a TokenRef to an entry that ended with NAN may be -1.
-  //   hidden: [rows, hidden] f32. In: the previous stage's output (unused in the first stage). Out:
-  //        this stage's output (in the last stage: unspecified). Unused if hops_on_device().
+  //        embeds as zeros: a TokenRef to an entry that ended with NAN may be -1. If the plan
+  //        before is not finished, TokenOfEntry(e) (kernels/decoder_ops.h) is what its entry e
+  //        samples.
+  //   hidden: [rows, hidden] f32. In: the previous stage's output (unused in the first stage). Out,
+  //        at Finish: this stage's output (in the last stage: unspecified). Unused if
+  //        hops_on_device().
   //   results: in the last stage, one EntryResult per entry, equal on every rank of the stage; else
   //        untouched.
-  virtual absl::Status Execute(const v1::StepPlan& plan, absl::Span<const int32_t> ids,
-                               float* hidden, std::vector<v1::EntryResult>* results) = 0;
+  virtual absl::Status Begin(const v1::StepPlan& plan, absl::Span<const int32_t> ids,
+                             float* hidden) = 0;
+  // Of the oldest plan that is not finished.
+  virtual absl::Status Finish(std::vector<v1::EntryResult>* results) = 0;
+  absl::Status Execute(const v1::StepPlan& plan, absl::Span<const int32_t> ids, float* hidden,
+                       std::vector<v1::EntryResult>* results);
 
-  // Whether Execute itself takes the hidden state from the stage before and gives it to the next,
+  // Whether Begin itself takes the hidden state from the stage before and gives it to the next,
   // on the device. Each rank has its share from its column and gathers the rest within its stage.
   virtual bool hops_on_device() const = 0;
 
-  // Forgets all slots (a new epoch). Weights stay.
+
+  // Whether it is of use to begin a plan before the one before is finished: a device computes
+  // beside the host, and knows the tokens first. False: each Begin is followed by its Finish.
+  virtual bool RunsAhead() const = 0;
+  // Where it runs ahead: whether `next`, validated, may begin now. At most two plans are begun; a
+  // plan that needs the host's word on the plan before waits for its Finish.
+  virtual bool MayBegin(const v1::StepPlan& next) const = 0;
+  // Whether Finish would not wait long.
+  virtual bool Ready() = 0;
+
+  // Forgets all slots (a new epoch); every plan begun is finished. Weights stay.
   virtual void ForgetSlots() = 0;
 
   // Test hook: the f32 logits [vocabulary] of the last Execute's i-th needed row (last stage,

@@ -5,6 +5,7 @@
 
 #include "base/check.h"
 #include "base/status.h"
+#include "worker/comm/backoff.h"
 #include "worker/step/hop.h"
 
 namespace pergola {
@@ -21,6 +22,12 @@ constexpr char kEndFrame = 'E';
 // any, as a second message: a plan of some dozen decode entries needs one round.
 constexpr size_t kFirstBytes = 2048;
 constexpr size_t kLengthBytes = 8;
+
+// While a device computes, the loop looks for the next plan: some 30 ms busily, which is longer
+// than a step that only decodes, then in sleeps that are short beside one that does not.
+constexpr int kStepPolls = 20'000;
+constexpr int64_t kFirstSleepUs = 20;
+constexpr int64_t kLongestSleepUs = 100;
 
 // References reach back at most the depth of the pipeline (stages + 1); some more cost nothing.
 int BoardPlans(const RankLayout& layout) {
@@ -46,6 +53,8 @@ StepLoop::StepLoop(const StepLoopOptions& options, const StepLoopParts& parts)
   PERGOLA_CHECK(layout_.world_rank != 0 || parts.plans != nullptr);
   PERGOLA_CHECK(!layout_.last_stage() || !layout_.leader() || parts.results != nullptr);
   PERGOLA_CHECK(layout_.pipeline_parallel == 1 || parts.transport != nullptr);
+  PERGOLA_CHECK(!parts.executor->RunsAhead() ||
+                layout_.tensor_parallel * layout_.pipeline_parallel == 1);
   const int64_t tp = layout_.tensor_parallel;
   // Room for the padding of the shares.
   hidden_.resize(options.step_tokens * options.hidden + tp);
@@ -54,12 +63,15 @@ StepLoop::StepLoop(const StepLoopOptions& options, const StepLoopParts& parts)
 
 absl::Status StepLoop::Run() {
   while (true) {
-    ASSIGN_OR_RETURN(const bool more, NextPlan());
-    if (!more) return absl::OkStatus();
-    ASSIGN_OR_RETURN(const bool current, CheckOrder());
-    if (!current) continue;
-    const absl::Status done = Step();
-    if (!done.ok()) return Prefixed(done, absl::StrCat("plan ", plan_.plan_id()));
+    const absl::StatusOr<Next> next = NextPlan();
+    absl::Status status = next.status();
+    const bool plan = next.ok() && *next == Next::kPlan;
+    if (plan) status = Begin();
+    // What computes while the next plan is prepared is finished when that has begun, or when there
+    // is none. What came before a plan that fails is answered.
+    const size_t unfinished = plan && status.ok() && parts_.executor->RunsAhead() ? 1 : 0;
+    while (steps_.size() > unfinished) RETURN_IF_ERROR(FinishOldest());
+    if (!status.ok() || *next == Next::kEnd) return status;
   }
 }
 
@@ -73,7 +85,7 @@ absl::Status StepLoop::Forward(const std::string& frame) {
 
 absl::Status StepLoop::TakePlans() {
   while (true) {
-    const bool wait = queue_.empty();
+    const bool wait = queue_.empty() && steps_.empty();
     // A sleeping main thread moves no message, so everything leaves first.
     if (wait && parts_.transport != nullptr) RETURN_IF_ERROR(parts_.transport->Flush());
     v1::StepPlan plan;
@@ -126,76 +138,136 @@ absl::StatusOr<std::string> StepLoop::NextFrame() {
   return frame;
 }
 
-absl::StatusOr<bool> StepLoop::NextPlan() {
+absl::StatusOr<bool> StepLoop::PlanComes() {
+  ScopedWait wait(*parts_.board, "execute plan", steps_.front().plan.plan_id(), -1);
+  Backoff backoff({kStepPolls, kFirstSleepUs, kLongestSleepUs});
+  while (queue_.empty()) {
+    RETURN_IF_ERROR(TakePlans());
+    if (!queue_.empty()) break;
+    if (parts_.executor->Ready()) return false;
+    backoff.Pause();
+  }
+  return true;
+}
+
+absl::StatusOr<StepLoop::Next> StepLoop::NextPlan() {
   while (true) {
+    if (!steps_.empty()) {
+      ASSIGN_OR_RETURN(const bool comes, PlanComes());
+      if (!comes) return Next::kNone;
+    }
     ASSIGN_OR_RETURN(const std::string frame, NextFrame());
     const char kind = frame.empty() ? '\0' : frame[0];
     if (kind == kTickFrame) continue;
-    if (kind == kEndFrame) return false;
+    if (kind == kEndFrame) return Next::kEnd;
     if (kind == kPlanFrame &&
-        plan_.ParseFromArray(frame.data() + 1, static_cast<int>(frame.size() - 1))) {
-      return true;
+        next_.ParseFromArray(frame.data() + 1, static_cast<int>(frame.size() - 1))) {
+      return Next::kPlan;
     }
     return absl::InternalError(
         absl::StrCat("a plan of ", frame.size(), " bytes came damaged from rank 0"));
   }
 }
 
-absl::StatusOr<bool> StepLoop::CheckOrder() {
-  if (plan_.epoch() < epoch()) return false;
-  if (plan_.epoch() > epoch()) {
-    epoch_.store(plan_.epoch(), std::memory_order_relaxed);
+absl::Status StepLoop::CheckOrder() {
+  if (next_.epoch() > epoch()) {
+    RETURN_IF_ERROR(FinishAll());
+    epoch_.store(next_.epoch(), std::memory_order_relaxed);
     plan_id_.store(0, std::memory_order_relaxed);
+    last_begun_ = 0;
     tokens_.Clear();
     parts_.executor->ForgetSlots();
   }
-  if (plan_.plan_id() != plan_id() + 1) {
-    return absl::InvalidArgumentError(absl::StrCat("plan_id is ", plan_.plan_id(), "; expected ",
-                                                   plan_id() + 1, " in epoch ", epoch()));
+  if (next_.plan_id() != last_begun_ + 1) {
+    return absl::InvalidArgumentError(absl::StrCat("plan_id is ", next_.plan_id(), "; expected ",
+                                                   last_begun_ + 1, " in epoch ", epoch()));
   }
-  plan_id_.store(plan_.plan_id(), std::memory_order_relaxed);
-  return true;
+  last_begun_ = next_.plan_id();
+  if (steps_.empty()) plan_id_.store(last_begun_, std::memory_order_relaxed);
+  return absl::OkStatus();
 }
 
-absl::Status StepLoop::Step() {
-  RETURN_IF_ERROR(parts_.executor->Validate(plan_));
-  const int64_t rows = PlanRows(plan_);
+absl::Status StepLoop::Begin() {
+  if (next_.epoch() < epoch()) return absl::OkStatus();
+  RETURN_IF_ERROR(CheckOrder());
+  const auto prefixed = [id = last_begun_](const absl::Status& status) {
+    return status.ok() ? status : Prefixed(status, absl::StrCat("plan ", id));
+  };
+  RETURN_IF_ERROR(prefixed(parts_.executor->Validate(next_)));
+  const int64_t rows = PlanRows(next_);
   if (rows > options_.step_tokens) {
-    return absl::InvalidArgumentError(absl::StrCat("entries have ", rows, " tokens; the limit is ",
-                                                   options_.step_tokens, " per step"));
+    return prefixed(absl::InvalidArgumentError(absl::StrCat(
+        "entries have ", rows, " tokens; the limit is ", options_.step_tokens, " per step")));
   }
-  RETURN_IF_ERROR(ResolveIds());
-  times_.Clear();
-  times_.set_plan_id(plan_.plan_id());
-  times_.set_epoch(plan_.epoch());
+  if (!steps_.empty() && !parts_.executor->MayBegin(next_)) RETURN_IF_ERROR(FinishAll());
+  if (!steps_.empty()) tokens_.Expect(steps_.back().plan);
+  RETURN_IF_ERROR(prefixed(ResolveIds(next_)));
+  Step& step = steps_.emplace_back();
+  step.plan.Swap(&next_);
+  step.rows = rows;
+  const absl::Status begun = Execute(&step);
+  if (!begun.ok()) steps_.pop_back();
+  return prefixed(begun);
+}
+
+absl::Status StepLoop::Execute(Step* step) {
+  step->received_us = received_us_;
+  step->times.set_plan_id(step->plan.plan_id());
+  step->times.set_epoch(step->plan.epoch());
+  if (!layout_.first_stage() && !parts_.executor->hops_on_device()) {
+    RETURN_IF_ERROR(ReceiveHidden(step, step->rows));
+  }
+  step->begin_us = options_.now_us();
+  // Within it the collectives publish their own waits; a computation that never returns is overdue
+  // too.
+  ScopedWait wait(*parts_.board, "execute plan", step->plan.plan_id(), -1);
+  return parts_.executor->Begin(step->plan, ids_, hidden_.data());
+}
+
+absl::Status StepLoop::FinishAll() {
+  while (!steps_.empty()) RETURN_IF_ERROR(FinishOldest());
+  return absl::OkStatus();
+}
+
+absl::Status StepLoop::FinishOldest() {
+  const uint64_t id = steps_.front().plan.plan_id();
+  const absl::Status done = Finish(&steps_.front());
+  if (!done.ok()) {
+    steps_.clear();  // the group ends with this one
+    return Prefixed(done, absl::StrCat("plan ", id));
+  }
+  steps_.pop_front();
+  plan_id_.store(steps_.empty() ? last_begun_ : steps_.front().plan.plan_id(),
+                 std::memory_order_relaxed);
+  return absl::OkStatus();
+}
+
+absl::Status StepLoop::Finish(Step* step) {
+  std::vector<v1::EntryResult> entries;
+  {
+    ScopedWait wait(*parts_.board, "execute plan", step->plan.plan_id(), -1);
+    RETURN_IF_ERROR(parts_.executor->Finish(&entries));
+  }
   // Where the hidden state goes from device to device, the message has the times only, and comes
   // when the stage before is done.
   const bool on_device = parts_.executor->hops_on_device();
-  if (!layout_.first_stage() && !on_device) RETURN_IF_ERROR(ReceiveHidden(rows));
-
-  std::vector<v1::EntryResult> entries;
-  const int64_t begin_us = options_.now_us();
-  {
-    // Within it the collectives publish their own waits; a computation that never returns is
-    // overdue too.
-    ScopedWait wait(*parts_.board, "execute plan", plan_.plan_id(), -1);
-    RETURN_IF_ERROR(parts_.executor->Execute(plan_, ids_, hidden_.data(), &entries));
-  }
-  if (!layout_.first_stage() && on_device) RETURN_IF_ERROR(ReceiveHidden(0));
-  const int64_t end_us = options_.now_us();
-  v1::StageTime* time = times_.add_stages();
-  time->set_start_us(static_cast<uint32_t>(std::max<int64_t>(0, begin_us - received_us_)));
+  if (!layout_.first_stage() && on_device) RETURN_IF_ERROR(ReceiveHidden(step, 0));
+  // A step that began beside the one before has its turn when that is done.
+  const int64_t begin_us = std::max(step->begin_us, finished_us_);
+  const int64_t end_us = finished_us_ = options_.now_us();
+  v1::StageTime* time = step->times.add_stages();
+  time->set_start_us(static_cast<uint32_t>(std::max<int64_t>(0, begin_us - step->received_us)));
   time->set_compute_us(static_cast<uint32_t>(std::max<int64_t>(0, end_us - begin_us)));
   if (parts_.trace != nullptr) {
-    parts_.trace->Complete("step", begin_us, end_us, plan_.plan_id(), rows);
+    parts_.trace->Complete("step", begin_us, end_us, step->plan.plan_id(), step->rows);
   }
-  if (!layout_.last_stage()) return SendHidden(on_device ? 0 : rows);
-  return Finish(std::move(entries));
+  if (!layout_.last_stage()) return SendHidden(*step, on_device ? 0 : step->rows);
+  return Answer(step, std::move(entries));
 }
 
-absl::Status StepLoop::ResolveIds() {
+absl::Status StepLoop::ResolveIds(const v1::StepPlan& plan) {
   ids_.clear();
-  for (const v1::Entry& entry : plan_.entries()) {
+  for (const v1::Entry& entry : plan.entries()) {
     if (!entry.ids().empty()) {
       ids_.insert(ids_.end(), entry.ids().begin(), entry.ids().end());
     } else if (layout_.first_stage() || layout_.last_stage()) {
@@ -216,10 +288,10 @@ absl::Status StepLoop::ResolveIds() {
 }
 
 absl::StatusOr<int32_t> StepLoop::Resolve(const v1::TokenRef& reference) {
-  if (reference.plan_id() == 0 || reference.plan_id() >= plan_.plan_id()) {
+  if (reference.plan_id() == 0 || reference.plan_id() >= last_begun_) {
     return absl::InvalidArgumentError(absl::StrCat("from.plan_id is ", reference.plan_id(),
                                                    "; it must be an earlier plan, 1 to ",
-                                                   plan_.plan_id() - 1));
+                                                   last_begun_ - 1));
   }
   while (!layout_.last_stage() && tokens_.latest() < reference.plan_id()) {
     RETURN_IF_ERROR(ReceiveTokens());
@@ -240,26 +312,26 @@ absl::Status StepLoop::ReceiveTokens() {
   return absl::OkStatus();
 }
 
-absl::Status StepLoop::ReceiveHidden(int64_t rows) {
+absl::Status StepLoop::ReceiveHidden(Step* step, int64_t rows) {
   const int tp = layout_.tensor_parallel;
   const int from = layout_.RankOf(layout_.stage - 1, layout_.tp_rank);
   const int64_t begin_us = options_.now_us();
   RETURN_IF_ERROR(parts_.transport->Receive(from, Tag::kHidden, &message_, /*idle=*/false));
   const int64_t share = HopShare(rows * options_.hidden, tp);
   float* own = hidden_.data() + share * layout_.tp_rank;
-  RETURN_IF_ERROR(DecodeHop(message_, plan_, share, &times_, own));
+  RETURN_IF_ERROR(DecodeHop(message_, step->plan, share, &step->times, own));
   if (parts_.trace != nullptr) {
     parts_.trace->Complete("wait for the stage before", begin_us, options_.now_us(),
-                           plan_.plan_id(), rows);
+                           step->plan.plan_id(), step->rows);
   }
   if (share == 0) return absl::OkStatus();
   return parts_.communicator->AllGather(own, share * static_cast<int64_t>(sizeof(float)),
                                         hidden_.data());
 }
 
-absl::Status StepLoop::SendHidden(int64_t rows) {
+absl::Status StepLoop::SendHidden(const Step& step, int64_t rows) {
   std::vector<uint8_t> message;
-  EncodeHop(times_, hidden_.data(), rows * options_.hidden, layout_.tp_rank,
+  EncodeHop(step.times, hidden_.data(), rows * options_.hidden, layout_.tp_rank,
             layout_.tensor_parallel, &message);
   const int to = layout_.RankOf(layout_.stage + 1, layout_.tp_rank);
   return parts_.transport->Send(to, Tag::kHidden, message.data(),
@@ -284,20 +356,20 @@ absl::Status StepLoop::SendTokens(const v1::StepResult& result) {
   return absl::OkStatus();
 }
 
-absl::Status StepLoop::Finish(std::vector<v1::EntryResult> entries) {
-  if (static_cast<int>(entries.size()) != plan_.entries_size()) {
+absl::Status StepLoop::Answer(Step* step, std::vector<v1::EntryResult> entries) {
+  if (static_cast<int>(entries.size()) != step->plan.entries_size()) {
     return absl::InternalError(absl::StrCat("the executor answered ", entries.size(), " of ",
-                                            plan_.entries_size(), " entries"));
+                                            step->plan.entries_size(), " entries"));
   }
   v1::StepResult result;
-  result.set_plan_id(plan_.plan_id());
-  result.set_epoch(plan_.epoch());
+  result.set_plan_id(step->plan.plan_id());
+  result.set_epoch(step->plan.epoch());
   for (v1::EntryResult& entry : entries) *result.add_entries() = std::move(entry);
   // Every rank of the last stage has sampled what later plans refer to.
   tokens_.Record(result.plan_id(), result.entries());
   if (!layout_.leader()) return absl::OkStatus();
   if (layout_.pipeline_parallel > 1) RETURN_IF_ERROR(SendTokens(result));
-  *result.mutable_stages() = times_.stages();
+  result.mutable_stages()->Swap(step->times.mutable_stages());
   parts_.results->Push(std::move(result));
   return absl::OkStatus();
 }

@@ -5,6 +5,10 @@
 //   oldest other leaders     receive plans from rank 0 and share them within their stage every rank
 //   checks the plan, executes it, sends its share of the activations to the next stage last stage
 //   its first rank gives the result away and sends the sampled ids back to stage 0
+//
+// Each plan is begun and finished before the next, but where the executor runs ahead (a GPU that is
+// a group of its own): there the next plan begins while the device computes the one before, so that
+// the device never waits for the host. Results stay in plan order.
 #pragma once
 
 #include <atomic>
@@ -55,7 +59,7 @@ class StepLoop {
   // plan and cause, and the group must end (DESIGN I6).
   absl::Status Run();
 
-  // Where the loop stands, for a Fault. Any thread.
+  // The oldest plan without a result, or the last one, for a Fault. Any thread.
   uint64_t epoch() const { return epoch_.load(std::memory_order_relaxed); }
   uint64_t plan_id() const { return plan_id_.load(std::memory_order_relaxed); }
 
@@ -65,8 +69,20 @@ class StepLoop {
     int64_t received_us;
   };
 
-  // The next plan into plan_; false when the group ends.
-  absl::StatusOr<bool> NextPlan();
+  // A plan that has begun, and what it needs to finish.
+  struct Step {
+    v1::StepPlan plan;
+    int64_t received_us = 0;
+    int64_t begin_us = 0;
+    int64_t rows = 0;
+    v1::StepResult times;  // plan, epoch and the stages' times so far
+  };
+  enum class Next { kPlan, kNone, kEnd };
+
+  // The next plan into next_; kNone if steps_ should be finished before the loop waits for one.
+  absl::StatusOr<Next> NextPlan();
+  // Whether plans wait, or come before the oldest step is done.
+  absl::StatusOr<bool> PlanComes();
   // The next frame (see step_loop.cc) that this rank's stage is given.
   absl::StatusOr<std::string> NextFrame();
   // Rank 0: passes on all plans that wait; sleeps for one if none is queued, and passes on a tick
@@ -75,16 +91,23 @@ class StepLoop {
   absl::Status Forward(const std::string& frame);
   absl::Status ShareInStage(std::string* frame);
 
-  // False: the plan is of an old epoch and is dropped.
-  absl::StatusOr<bool> CheckOrder();
-  absl::Status Step();
-  absl::Status ResolveIds();
+  // Checks next_ and begins it; an old epoch's is dropped.
+  absl::Status Begin();
+  absl::Status Execute(Step* step);
+  // Of an epoch that is not over.
+  absl::Status CheckOrder();
+  absl::Status ResolveIds(const v1::StepPlan& plan);
   absl::StatusOr<int32_t> Resolve(const v1::TokenRef& reference);
   absl::Status ReceiveTokens();
-  absl::Status ReceiveHidden(int64_t rows);
-  absl::Status SendHidden(int64_t rows);
+  // Of `rows` rows: none where the executor moves them itself.
+  absl::Status ReceiveHidden(Step* step, int64_t rows);
+  absl::Status SendHidden(const Step& step, int64_t rows);
   absl::Status SendTokens(const v1::StepResult& result);
-  absl::Status Finish(std::vector<v1::EntryResult> entries);
+  // The oldest step, and all of them; the error names the plan.
+  absl::Status FinishOldest();
+  absl::Status FinishAll();
+  absl::Status Finish(Step* step);
+  absl::Status Answer(Step* step, std::vector<v1::EntryResult> entries);
 
   const StepLoopOptions options_;
   const RankLayout& layout_;
@@ -93,9 +116,11 @@ class StepLoop {
   std::atomic<uint64_t> plan_id_{0};
 
   std::deque<Pending> queue_;  // rank 0: forwarded, not executed
-  v1::StepPlan plan_;
+  v1::StepPlan next_;
   int64_t received_us_ = 0;
-  v1::StepResult times_;  // plan, epoch and the stages' times so far
+  uint64_t last_begun_ = 0;  // of this epoch's plans, or refused
+  std::deque<Step> steps_;   // begun, not finished; at most two
+  int64_t finished_us_ = 0;  // when the last one was
   TokenBoard tokens_;
   std::vector<int32_t> ids_;
   std::vector<float> hidden_;

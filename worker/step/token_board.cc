@@ -3,25 +3,44 @@
 #include <utility>
 
 #include "base/status.h"
+#include "kernels/decoder_ops.h"
 
 namespace pergola {
+
+int32_t LastToken(const v1::EntryResult& entry) {
+  const bool has = entry.status() == v1::ENTRY_STATUS_OK && !entry.ids().empty();
+  return has ? entry.ids(entry.ids_size() - 1) : 0;
+}
+
+void TokenBoard::Add(Plan plan) {
+  // Its results come where they are expected.
+  if (!board_.empty() && board_.back().plan_id == plan.plan_id) board_.pop_back();
+  board_.push_back(std::move(plan));
+  while (static_cast<int>(board_.size()) > plans_) board_.pop_front();
+}
+
+void TokenBoard::Expect(const v1::StepPlan& expected) {
+  Plan plan = {expected.plan_id(), {}};
+  plan.entries.reserve(expected.entries_size());
+  for (int e = 0; e < expected.entries_size(); ++e) {
+    const bool samples = !expected.entries(e).logits_at().empty();
+    plan.entries.push_back({samples ? Kind::kToken : Kind::kNothing, TokenOfEntry(e)});
+  }
+  Add(std::move(plan));
+}
 
 void TokenBoard::Record(uint64_t plan_id,
                         const google::protobuf::RepeatedPtrField<v1::EntryResult>& entries) {
   Plan plan = {plan_id, {}};
   plan.entries.reserve(entries.size());
   for (const v1::EntryResult& entry : entries) {
-    if (entry.status() != v1::ENTRY_STATUS_OK) {
-      plan.entries.push_back({Kind::kNan, 0});
-    } else if (entry.ids().empty()) {
-      plan.entries.push_back({Kind::kNothing, 0});
-    } else {
-      plan.entries.push_back({Kind::kToken, entry.ids(entry.ids_size() - 1)});
-    }
+    const Kind kind = entry.status() != v1::ENTRY_STATUS_OK ? Kind::kNan
+                      : entry.ids().empty()                 ? Kind::kNothing
+                                                            : Kind::kToken;
+    plan.entries.push_back({kind, LastToken(entry)});
   }
   latest_ = plan_id;
-  board_.push_back(std::move(plan));
-  while (static_cast<int>(board_.size()) > plans_) board_.pop_front();
+  Add(std::move(plan));
 }
 
 void TokenBoard::Clear() {

@@ -12,11 +12,17 @@
 
 namespace pergola {
 
+// What an entry sampled last; 0 where it has no token.
+int32_t LastToken(const v1::EntryResult& entry);
+
 class TokenBoard {
  public:
   // Remembers the last `plans` plans.
   explicit TokenBoard(int plans) : plans_(plans) {}
 
+  // The next plan, begun but not finished: until its results are recorded, what an entry samples
+  // is TokenOfEntry(its number) (kernels/decoder_ops.h). Nothing comes between Expect and Record.
+  void Expect(const v1::StepPlan& plan);
   // The results of the next plan, in plan order.
   void Record(uint64_t plan_id, const google::protobuf::RepeatedPtrField<v1::EntryResult>& entries);
   // The newest plan recorded; 0: none.
@@ -32,12 +38,14 @@ class TokenBoard {
   enum class Kind : uint8_t { kToken, kNan, kNothing };
   struct Last {
     Kind kind;
-    int32_t id;
+    int32_t id;  // or TokenOfEntry
   };
   struct Plan {
     uint64_t plan_id;
     std::vector<Last> entries;
   };
+
+  void Add(Plan plan);
 
   const int plans_;
   uint64_t latest_ = 0;

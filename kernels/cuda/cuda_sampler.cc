@@ -1,0 +1,129 @@
+#include "kernels/cuda/cuda_sampler.h"
+
+#include <algorithm>
+#include <atomic>
+#include <utility>
+
+#include "base/check.h"
+#include "base/status.h"
+#include "kernels/cuda/sample_choose.h"
+#include "kernels/thread_pool.h"
+
+namespace pergola {
+namespace {
+
+int64_t ChoiceBytes(const DeviceSamplerShape& shape) {
+  return shape.rows.tasks * static_cast<int64_t>(sizeof(ChooseTask));
+}
+int64_t TokenBytes(const DeviceSamplerShape& shape) {
+  return shape.entries * static_cast<int64_t>(sizeof(int32_t));
+}
+
+}  // namespace
+
+DeviceSamplerBytes CudaSampler::Bytes(const DeviceSamplerShape& shape, int threads) {
+  const int64_t own = ChoiceBytes(shape) + TokenBytes(shape);
+  const auto ranks = static_cast<int>(shape.slices.size());
+  DeviceSamplerBytes bytes = RowSampler::Bytes(shape.rows);
+  bytes.device += own;
+  bytes.pinned += own;
+  bytes.host += threads * MergeSpace::Bytes(ranks) + shape.rows.tasks;
+  return bytes;
+}
+
+absl::StatusOr<std::unique_ptr<DeviceSampler>> CudaSampler::Create(const DeviceSamplerShape& shape,
+                                                                   const CudaContext& context,
+                                                                   Stream& stream) {
+  ASSIGN_OR_RETURN(std::unique_ptr<RowSampler> rows, RowSampler::Create(shape.rows, context));
+  std::unique_ptr<DeviceSampler> sampler(new CudaSampler(shape, context, stream, std::move(rows)));
+  // Where memory was missing.
+  RETURN_IF_ERROR(stream.Synchronize());
+  return sampler;
+}
+
+CudaSampler::CudaSampler(const DeviceSamplerShape& shape, const CudaContext& context,
+                         Stream& stream, std::unique_ptr<RowSampler> rows)
+    : shape_(shape),
+      context_(context),
+      stream_(stream),
+      rows_(std::move(rows)),
+      spaces_(stream.host().threads(), MergeSpace(static_cast<int>(shape.slices.size()))),
+      merged_(shape.rows.tasks),
+      choices_(stream, ChoiceBytes(shape)),
+      host_choices_(stream, ChoiceBytes(shape), Place::kPinned),
+      tokens_(stream, TokenBytes(shape)),
+      host_tokens_(stream, TokenBytes(shape), Place::kPinned) {}
+
+int64_t CudaSampler::ListChoices(absl::Span<const SampleTask> tasks,
+                                 absl::Span<const int32_t> entries) {
+  guesses_ = shape_.slices.size() == 1;
+  auto* choices = reinterpret_cast<ChooseTask*>(host_choices_.data());
+  int64_t count = 0;
+  for (size_t i = 0; i < tasks.size(); ++i) {
+    if (entries[i] < 0) continue;
+    PERGOLA_CHECK(entries[i] < shape_.entries);
+    const SampleRow& row = tasks[i].row;
+    const TaskJobs& jobs = rows_->jobs(static_cast<int64_t>(i));
+    const bool typical = row.temperature > 0 && row.typical_p > 0 && row.typical_p < 1;
+    guesses_ = guesses_ && !typical && !jobs.host;
+    ChooseTask choice;
+    choice.job = jobs.host ? -1 : jobs.draw;
+    choice.entry = entries[i];
+    choice.greedy = row.temperature == 0 ? 1 : 0;
+    if (row.top_k < shape_.rows.vocabulary) choice.top_k = static_cast<int32_t>(row.top_k);
+    choice.top_p = row.top_p;
+    choice.min_p = row.min_p;
+    choices[count++] = choice;
+  }
+  return count;
+}
+
+absl::Status CudaSampler::Enqueue(absl::Span<const SampleTask> tasks,
+                                  absl::Span<const int32_t> entries) {
+  PERGOLA_CHECK(tasks.size() == entries.size());
+  rows_->Prepare(tasks);
+  RETURN_IF_ERROR(rows_->Enqueue());
+  ChooseArgs args;
+  args.count = ListChoices(tasks, entries);
+  // The stages of several ranks have no guesses: each knows its part of a row alone.
+  if (shape_.slices.size() == 1 && args.count > 0) {
+    stream_.CopyToDevice(choices_.data(), host_choices_.data(),
+                         args.count * static_cast<int64_t>(sizeof(ChooseTask)));
+    args.tasks = reinterpret_cast<const ChooseTask*>(choices_.data());
+    args.jobs = rows_->device_jobs();
+    const uint8_t* answers = rows_->device_answers();
+    args.answers = reinterpret_cast<const SampleAnswer*>(answers);
+    args.candidates =
+        reinterpret_cast<const ValueAndId*>(answers + rows_->layout().candidates_offset());
+    args.stride = rows_->layout().stride;
+    args.tokens = reinterpret_cast<int32_t*>(tokens_.data());
+    ChooseTokensCuda(context_, args);
+    stream_.CopyToHost(host_tokens_.data(), tokens_.data(), tokens_.size());
+  }
+  return rows_->CopyAnswers();
+}
+
+void CudaSampler::Merge(absl::Span<const uint8_t* const> ranks, absl::Span<SampleTask> tasks,
+                        std::vector<int32_t>* left) {
+  const RankAnswers answers = {rows_->layout(), ranks, shape_.slices, shape_.rows.vocabulary};
+  CpuStream& host = stream_.host();
+  const auto count = static_cast<int64_t>(tasks.size());
+  std::atomic<int64_t> next{0};
+  const auto work = [&](int thread) {
+    for (int64_t i = next++; i < count; i = next++) {
+      merged_[i] =
+          MergeTask(answers, rows_->jobs(i), host.target(), &spaces_[thread], &tasks[i]) ? 1 : 0;
+    }
+  };
+  // A greedy row is merged faster than a thread is woken.
+  if (rows_->layout().stride == 0 || count == 1) {
+    work(0);
+  } else {
+    host.pool().Run(work);
+  }
+  for (int64_t i = 0; i < count; ++i) {
+    if (merged_[i] == 0) left->push_back(static_cast<int32_t>(i));
+  }
+}
+
+}  // namespace pergola

@@ -1,0 +1,61 @@
+// A GPU's way of choosing tokens: the logits stay, the answers come (kernels/device_sampler.h).
+#include <cstring>
+
+#include "base/check.h"
+#include "base/status.h"
+#include "worker/step/token_sampler.h"
+
+namespace pergola {
+
+absl::Status TokenSampler::EnqueueChoice() {
+  const int64_t values = shape_.slices[shape_.tp_rank].size();
+  for (int64_t i = 0; i < count_; ++i) {
+    const Wanted& wanted = wanted_[begin_ + i];
+    FillTask(wanted, &tasks_[i]);
+    tasks_[i].row.logits = device_logits() + i * values;
+    // What later plans call the entry's token is the last that it draws.
+    entries_[i] = wanted.last_draw ? wanted.entry : -1;
+  }
+  return device_->Enqueue(absl::MakeConstSpan(tasks_.data(), count_),
+                          absl::MakeConstSpan(entries_.data(), count_));
+}
+
+absl::Status TokenSampler::MergeAnswers() {
+  const absl::Span<const uint8_t> own = device_->answers();
+  std::vector<const uint8_t*> ranks = {own.data()};
+  if (shape_.tensor_parallel > 1) {
+    const auto bytes = static_cast<int64_t>(own.size());
+    PERGOLA_CHECK(bytes <= shape_.answer_bytes);
+    RETURN_IF_ERROR(Prefixed(communicator_->AllGather(own.data(), bytes, gathered_.data()),
+                             "all-gather of the sampling answers"));
+    ranks.clear();
+    for (int rank = 0; rank < shape_.tensor_parallel; ++rank) {
+      ranks.push_back(gathered_.data() + rank * bytes);
+    }
+  }
+  if (keep_) {
+    PickAll();
+    RETURN_IF_ERROR(GatherPicked());
+    KeepPicked();
+  }
+  picked_.clear();
+  device_->Merge(ranks, absl::MakeSpan(tasks_.data(), count_), &picked_);
+  return picked_.empty() ? absl::OkStatus() : ChooseLeft();
+}
+
+// The rows that the answers did not suffice for.
+absl::Status TokenSampler::ChooseLeft() {
+  RETURN_IF_ERROR(GatherPicked());
+  RETURN_IF_ERROR(DrawPicked());
+  for (int64_t i = 0; i < picked(); ++i) {
+    SampleTask& task = tasks_[picked_[i]];
+    task.id = choices_[i].id;
+    task.valid = choices_[i].valid != 0;
+    if (!turn_has_logprobs_) continue;
+    task.id_logprobs = logprobs_[PlaceOf(i)].of_id;
+    task.target_logprobs = logprobs_[PlaceOf(i)].of_target;
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace pergola
