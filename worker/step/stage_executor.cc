@@ -86,6 +86,7 @@ class DecoderExecutor final : public StageExecutor {
     slots_->Clear();
   }
   bool hops_on_device() const override { return column() != nullptr; }
+  int64_t recordings() const override { return graphs_ == nullptr ? 0 : graphs_->recordings(); }
   void KeepLogits(bool keep) override {
     if (sampler_ != nullptr) sampler_->Keep(keep);
   }
