@@ -171,6 +171,8 @@ absl::Status Rank::Load() {
   executor.gpu_ranks = gpu_ranks_;
   ASSIGN_OR_RETURN(executor_, StageExecutor::Load(*checkpoint_, layout_, executor, stream(),
                                                   communicator_.get(), progress));
+  stream().Seal();
+  host_->Seal();
   return absl::OkStatus();
 }
 
