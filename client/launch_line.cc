@@ -5,7 +5,9 @@
 
 #include <algorithm>
 
+#include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
+#include "base/cli/device_list.h"
 #include "base/limits.h"
 #include "base/status.h"
 
@@ -38,12 +40,38 @@ absl::Status CheckLayout(const GroupOptions& options) {
   return absl::OkStatus();
 }
 
+// What every rank, or the last one, would refuse after it was started.
+absl::Status CheckDevices(const GroupOptions& options, int ranks_per_host) {
+  ASSIGN_OR_RETURN(const std::vector<int> devices, ParseDevices(options.devices));
+  if (devices.empty()) return absl::OkStatus();
+  if (options.device == "cpu") {
+    return absl::InvalidArgumentError("--devices is set beside --device cpu, which uses none");
+  }
+  if (ranks_per_host <= static_cast<int>(devices.size())) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(
+      "--devices is '", options.devices, "', ", devices.size(), " GPUs for the ", ranks_per_host,
+      " ranks of a machine; name one for each (ranks share GPUs only where --devices is not set)"));
+}
+
+// The GPUs of group `i` of those that share this machine: as many as it has ranks.
+absl::StatusOr<std::string> DealDevices(const GroupOptions& one, int i, int count) {
+  ASSIGN_OR_RETURN(const std::vector<int> devices, ParseDevices(one.devices));
+  const int ranks = one.tensor_parallel * one.pipeline_parallel;
+  if (static_cast<int>(devices.size()) < ranks * count) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--devices is '", one.devices, "', ", devices.size(), " GPUs for ", count,
+                     " groups of ", ranks, " ranks; name one for each"));
+  }
+  return absl::StrJoin(devices.begin() + i * ranks, devices.begin() + (i + 1) * ranks, ",");
+}
+
 }  // namespace
 
 absl::StatusOr<std::vector<std::string>> GroupCommand(const GroupOptions& options) {
   RETURN_IF_ERROR(CheckLayout(options));
   ASSIGN_OR_RETURN(const int ranks_per_host,
                    RanksPerHost(options.hosts, options.tensor_parallel, options.pipeline_parallel));
+  RETURN_IF_ERROR(CheckDevices(options, ranks_per_host));
   const int ranks = options.tensor_parallel * options.pipeline_parallel;
   std::vector<std::string> line = {options.mpirun, "-n", std::to_string(ranks)};
   // mpirun binds each rank to one core even with --oversubscribe (measured); the worker's pool pins
@@ -101,6 +129,9 @@ absl::StatusOr<std::vector<GroupOptions>> DealGroups(const GroupOptions& one, in
       const auto first = one.hosts.begin() + ptrdiff_t{i} * (host_count / count);
       group.hosts.assign(first, first + host_count / count);
       continue;
+    }
+    if (!one.devices.empty()) {
+      ASSIGN_OR_RETURN(group.devices, DealDevices(one, i, count));
     }
     if (group.threads == 0) group.threads = std::max(1, cpu_count / ranks);
     if (cpu_count == 0) continue;

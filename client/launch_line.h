@@ -32,13 +32,14 @@ struct GroupOptions {
 };
 
 // mpirun and its arguments. INVALID_ARGUMENT naming value and limit if the layout cannot be spread
-// over the hosts.
+// over the hosts, and if `devices` is no list of GPUs or has fewer than a host has ranks.
 absl::StatusOr<std::vector<std::string>> GroupCommand(const GroupOptions& options);
 
 // `count` groups like `one`, named group-0, group-1, ... Hosts are dealt evenly, each to one group:
 // INVALID_ARGUMENT with both numbers if they do not divide. Without hosts the groups share this
-// machine: each gets its share of `cpus` (one of them if they are fewer than the groups), and, if
-// `one` leaves it to the worker, which knows only its own group, the number of threads per rank.
+// machine: each gets its own of the `devices` that `one` names (INVALID_ARGUMENT if they are too
+// few), its share of `cpus` (one of them if they are fewer than the groups), and, if `one` leaves
+// it to the worker, which knows only its own group, the number of threads per rank.
 absl::StatusOr<std::vector<GroupOptions>> DealGroups(const GroupOptions& one, int count,
                                                      const std::vector<int>& cpus);
 

@@ -285,10 +285,10 @@ int64_t LargestBlockBytes(const ModelSpec& spec, const std::vector<RankLayout>& 
 int64_t LargestBlockCount(const std::vector<MemoryPlan>& ranks, int64_t budget) {
   int64_t count = std::numeric_limits<int32_t>::max();
   for (const MemoryPlan& plan : ranks) {
-    const int64_t left = budget - plan.fixed();
-    int64_t fits = left < 0 ? -1 : left / plan.block_bytes;
-    if (fits > 0 && fits * plan.block_bytes + plan.KvPadding(fits) > left) --fits;
-    count = std::min(count, fits);
+    int64_t left = budget - plan.fixed();
+    // The KV takes whole steps of the alignment there.
+    if (plan.on_gpu && left > 0) left -= left % kDevicePieceAlignment;
+    count = std::min(count, left < 0 ? -1 : left / plan.block_bytes);
   }
   return count;
 }

@@ -173,6 +173,8 @@ absl::Status Rank::Load() {
   executor.links = links_.get();
   ASSIGN_OR_RETURN(executor_, StageExecutor::Load(*checkpoint_, layout_, executor, stream(),
                                                   communicator_.get(), progress));
+  stream().Seal();
+  host_->Seal();
   return absl::OkStatus();
 }
 

@@ -1,12 +1,10 @@
 #include "worker/worker_options.h"
 
 #include <CLI/CLI.hpp>
-#include <algorithm>
 #include <fstream>
 
 #include "absl/strings/ascii.h"
-#include "absl/strings/numbers.h"
-#include "absl/strings/str_split.h"
+#include "base/cli/device_list.h"
 #include "base/cli/number_option.h"
 #include "base/status.h"
 
@@ -14,7 +12,6 @@ namespace pergola {
 namespace {
 
 constexpr int kMaxThreads = 1024;
-constexpr int kMaxDevices = 64;  // of a node
 constexpr int64_t kMaxMilliseconds = 30LL * 24 * 3600 * 1000;
 constexpr size_t kMaxGroupCharacters = 64;  // worker.proto
 
@@ -55,25 +52,6 @@ absl::StatusOr<Collectives> ParseCollectives(const std::string& name) {
   if (name == "host") return Collectives::kHost;
   return absl::InvalidArgumentError(
       absl::StrCat("--collectives is '", name, "'; it must be auto, nccl or host"));
-}
-
-// "0,1,2,3": each number once.
-absl::StatusOr<std::vector<int>> ParseDevices(const std::string& list) {
-  std::vector<int> devices;
-  if (list.empty()) return devices;
-  for (const absl::string_view part : absl::StrSplit(list, ',')) {
-    int index = -1;
-    if (!absl::SimpleAtoi(part, &index) || index < 0 || index >= kMaxDevices) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          "--devices is '", list, "': '", part, "' is not a number from 0 to ", kMaxDevices - 1));
-    }
-    if (std::find(devices.begin(), devices.end(), index) != devices.end()) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("--devices is '", list, "': ", index, " stands there twice"));
-    }
-    devices.push_back(index);
-  }
-  return devices;
 }
 
 absl::Status CheckOptions(const WorkerOptions& options) {

@@ -67,14 +67,14 @@ TEST(LaunchLineTest, ThreadsTraceAndFurtherArgumentsReachTheWorker) {
   options.threads = 3;
   options.dtype = "int8";
   options.device = "cuda";
-  options.devices = "2,3";
+  options.devices = "2,3,0,1";
   options.trace_file = "/traces/worker.json";
   options.worker_arguments = {"--block-tokens", "64"};
   const auto command = *GroupCommand(options);
   const auto worker = std::find(command.begin(), command.end(), "pergola-worker");
   const std::vector<std::string> tail(worker, command.end());
   EXPECT_THAT(tail, Contains("--threads"));
-  EXPECT_THAT(ShellLine(tail), HasSubstr(" --dtype int8 --device cuda --devices 2,3 "));
+  EXPECT_THAT(ShellLine(tail), HasSubstr(" --dtype int8 --device cuda --devices 2,3,0,1 "));
   EXPECT_THAT(tail, Contains("/traces/worker.json"));
   EXPECT_EQ(tail.back(), "64");
 }
@@ -88,6 +88,43 @@ TEST(LaunchLineTest, RefusesLayoutsOutOfBoundsWithTheValue) {
     const auto command = GroupCommand(options);
     EXPECT_EQ(command.status().code(), absl::StatusCode::kInvalidArgument) << tp << " " << pp;
   }
+}
+
+TEST(LaunchLineTest, RefusesDevicesThatAreNoListOrAreFewerThanTheRanks) {
+  for (const auto& [devices, text] : std::vector<std::pair<std::string, std::string>>{
+           {"0,1,x,3", "'x' is not a number from 0 to 63"},
+           {"0,1,64,3", "'64' is not a number from 0 to 63"},
+           {"0,1,-2,3", "'-2' is not a number from 0 to 63"},
+           {"0,1,,3", "'' is not a number from 0 to 63"},
+           {"0,1,2,1", "--devices is '0,1,2,1': 1 stands there twice"},
+           {"0,1,2", "--devices is '0,1,2', 3 GPUs for the 4 ranks of a machine"}}) {
+    GroupOptions options = OneMachine();
+    options.devices = devices;
+    const auto command = GroupCommand(options);
+    EXPECT_EQ(command.status().code(), absl::StatusCode::kInvalidArgument) << devices;
+    EXPECT_THAT(std::string(command.status().message()), HasSubstr(text));
+  }
+  GroupOptions options = OneMachine();
+  options.devices = "0,1,2,3";
+  options.device = "cpu";
+  EXPECT_THAT(std::string(GroupCommand(options).status().message()),
+              HasSubstr("--devices is set beside --device cpu"));
+  // Two machines have two ranks each.
+  options.device = "cuda";
+  options.devices = "5,6";
+  options.hosts = {{"a", 2}, {"b", 2}};
+  EXPECT_THAT(Line(options), HasSubstr("--devices 5,6 "));
+}
+
+TEST(DealGroupsTest, GroupsOnOneMachineHaveGpusOfTheirOwn) {
+  GroupOptions one = OneMachine();
+  one.devices = "7,6,5,4,3,2,1,0";
+  const auto groups = DealGroups(one, 2, {0, 1});
+  ASSERT_TRUE(groups.ok()) << groups.status();
+  EXPECT_EQ((*groups)[0].devices, "7,6,5,4");
+  EXPECT_EQ((*groups)[1].devices, "3,2,1,0");
+  EXPECT_EQ(DealGroups(one, 3, {0, 1}).status().message(),
+            "--devices is '7,6,5,4,3,2,1,0', 8 GPUs for 3 groups of 4 ranks; name one for each");
 }
 
 TEST(LaunchLineTest, RefusesStagesThatDoNotDivideOverHosts) {

@@ -113,6 +113,52 @@ TEST(MemoryPlanTest, AddsUpToTheByte) {
   }
 }
 
+TEST(MemoryPlanTest, OnAGpuThePaddingBetweenPiecesIsCounted) {
+  const ShapeSpec shape = Known("bloom-176b");
+  MemoryLimits limits = Limits();
+  limits.on_gpu = true;
+  limits.op_workspace_bytes = 1001;
+  for (const RankLayout& layout : Ranks(shape, 8, 2)) {
+    limits.peer_bytes = 256;
+    const MemoryPlan plan = PlanRank(shape, layout, limits);
+    EXPECT_EQ(plan.total(), plan.weights() + plan.kv_bytes() + plan.workspace_bytes() +
+                                plan.table_bytes + plan.logit_bytes + plan.peer_bytes +
+                                plan.padding());
+    // Pieces begin and end at multiples of it.
+    EXPECT_EQ(plan.total() % 256, 0);
+    EXPECT_GE(plan.padding(), 1024 - 1001);
+    EXPECT_THAT(plan.ToString(), HasSubstr(" + padding 0."));
+    limits.peer_bytes = 257;
+    EXPECT_EQ(PlanRank(shape, layout, limits).padding(), plan.padding() + 255);
+    limits.block_count += 1;
+  }
+}
+
+TEST(MemoryPlanTest, TheKvOfAGpuFitsWithItsPadding) {
+  MemoryPlan plan;
+  plan.on_gpu = true;
+  plan.block_bytes = 100;
+  for (const int64_t budget : {256, 300, 500, 511, 512, 767}) {
+    plan.block_count = LargestBlockCount({plan}, budget);
+    EXPECT_LE(plan.total(), budget);
+    ++plan.block_count;
+    EXPECT_GT(plan.total(), budget);
+  }
+}
+
+TEST(MemoryPlanTest, StagingIsBoundedButForMatricesThatAreCopiedWhole) {
+  const ShapeSpec shape = Known("bloom-176b");
+  MemoryLimits limits = Limits();
+  limits.on_gpu = true;
+  const RankLayout layout = Ranks(shape, 8, 2)[0];
+  EXPECT_EQ(PlanRank(shape, layout, limits).staging_bytes, 3 * kStagingBytes);
+  // The scales of an int8 matrix lie behind its rows.
+  const auto int8 = WithWeightFormat(shape, WeightFormat::kInt8);
+  ASSERT_TRUE(int8.ok()) << int8.status();
+  const RankLayout alone = Ranks(shape, 1, 1)[0];
+  EXPECT_EQ(PlanRank(*int8, alone, limits).staging_bytes, 3 * (int64_t{57344} * 14336 + 57344 * 4));
+}
+
 TEST(MemoryPlanTest, OneKvHeadIsOnEveryRankThatNeedsIt) {
   const ShapeSpec shape = Known("starcoder-15.5b");
   for (const RankLayout& layout : Ranks(shape, 8, 1)) {
@@ -304,7 +350,11 @@ TEST(CheckFitsTest, SaysEachPartAndWhatIsMissing) {
   const absl::Status status = CheckFits(plan, 33 << 20);
   EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
   EXPECT_THAT(std::string(status.message()),
-              HasSubstr("= 33.5 MiB, and 33.0 MiB are available, 524288 bytes too few"));
+              HasSubstr("= 33.5 MiB, and 33.0 MiB are available, 524288 bytes too few; --kv-mib 19 "
+                        "or less, or 2 times as many ranks (--tp, --pp), or a --dtype that takes "
+                        "at most 95 % of the weights' bytes"));
+  EXPECT_EQ(Remedies(plan, 5 << 20), "20 times as many ranks (--tp, --pp)");
+  EXPECT_THAT(Remedies(plan, 1 << 20), HasSubstr("no layout of this model would do"));
   plan.peer_bytes = 1 << 20;
   EXPECT_THAT(plan.ToString(), HasSubstr("+ peer buffers 1.0 MiB = 34.5 MiB"));
 }

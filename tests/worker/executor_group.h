@@ -123,6 +123,16 @@ class ExecutorGroup {
     return *ranks_[stage * tp_ + tp_rank].executor;
   }
   StageExecutor& last() { return executor(pp_ - 1, 0); }
+  // As a rank does once it is loaded.
+  void Seal() {
+    for (Rank& rank : ranks_) {
+      rank.host->Seal();
+      if (rank.gpu != nullptr) rank.gpu->Seal();
+    }
+  }
+  Stream& stream(int rank) {
+    return ranks_[rank].gpu != nullptr ? *ranks_[rank].gpu : *ranks_[rank].host;
+  }
   void KeepLogits(bool keep) {
     for (Rank& rank : ranks_) rank.executor->KeepLogits(keep);
   }

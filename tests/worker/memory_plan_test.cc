@@ -98,6 +98,9 @@ class GpuMemoryTest : public testing::Test {
     auto stream = OpenCudaStream(0, *host_);
     ASSERT_TRUE(stream.ok()) << stream.status();
     stream_ = std::move(stream).value();
+    const int64_t before = stream_->AvailableBytes();
+    const DeviceBuffer byte(*stream_, 1);
+    grain_ = before - stream_->AvailableBytes();
   }
   void ExpectPlannedIsTaken(const Checkpoint& checkpoint, const ExecutorOptions& options) {
     const int64_t before = stream_->AvailableBytes();
@@ -105,21 +108,27 @@ class GpuMemoryTest : public testing::Test {
                                       *stream_, nullptr, nullptr);
     ASSERT_TRUE(loaded.ok()) << loaded.status();
     const ExecutorInfo& info = (*loaded)->info();
-    // Each allocation may be rounded up: to a byte by the emulator, to more by a GPU.
+    // One allocation, which may be rounded up: to a byte by the emulator, to more by a GPU.
     const int64_t taken = before - stream_->AvailableBytes();
     EXPECT_GE(taken, info.memory.total());
-    EXPECT_LE(taken, info.memory.total() + 500 * Grain());
+    EXPECT_LT(taken, info.memory.total() + grain_);
+    EXPECT_EQ(stream_->ReservedBytesLeft(), 0);
+    EXPECT_EQ(info.allocated.weights(), info.memory.weights());
+    EXPECT_EQ(info.allocated.kv_bytes(), info.memory.kv_bytes());
+    EXPECT_EQ(info.allocated.decoder_bytes, info.memory.decoder_bytes);
+    EXPECT_EQ(info.allocated.residual_bytes, info.memory.residual_bytes);
+    EXPECT_EQ(info.allocated.table_bytes, info.memory.table_bytes);
+    EXPECT_EQ(info.allocated.logit_bytes, info.memory.logit_bytes);
+    EXPECT_EQ(info.allocated.peer_bytes, info.memory.peer_bytes);
+    EXPECT_EQ(info.allocated.padding_bytes, info.memory.padding());
     EXPECT_EQ(info.allocated.total(), info.memory.total());
-  }
-
-  int64_t Grain() {
-    const int64_t before = stream_->AvailableBytes();
-    const DeviceBuffer byte(*stream_, 1);
-    return before - stream_->AvailableBytes();
+    loaded->reset();
+    EXPECT_EQ(stream_->AvailableBytes(), before);
   }
 
   const std::unique_ptr<CpuStream> host_ = CpuStream::Create({});
   std::unique_ptr<Stream> stream_;
+  int64_t grain_ = 0;  // of the device's memory
 };
 
 TEST_F(GpuMemoryTest, PlannedIsTakenInEveryWeightFormat) {
@@ -157,6 +166,28 @@ TEST_F(GpuMemoryTest, TheKvGetsWhatTheFractionLeavesAtMostWhatSlotsUse) {
   EXPECT_NEAR((*half)->info().block_count, info.block_count / 2, info.block_count / 50 + 1);
   options.gpu_memory_fraction = 1e-6F;
   EXPECT_THAT(std::string(load().status().message()), HasSubstr("--gpu-memory-fraction 1e-06"));
+}
+
+TEST_F(GpuMemoryTest, TooLittleSaysWhatIsMissingAndWhatWouldHelp) {
+  const MemoryCheckpoint checkpoint(TinySpec(), {});
+  ExecutorOptions options = TinyOptions();
+  const auto layout = *MakeLayout(checkpoint.spec(), 1, 1, 0);
+  const auto message = [&] {
+    const auto loaded =
+        StageExecutor::Load(checkpoint, layout, options, *stream_, nullptr, nullptr);
+    EXPECT_EQ(loaded.status().code(), absl::StatusCode::kResourceExhausted);
+    return std::string(loaded.status().message());
+  };
+  options.gpu_memory_fraction = 1e-6F;
+  EXPECT_THAT(message(), HasSubstr("with one block of KV cache a rank needs weights "));
+  EXPECT_THAT(message(), HasSubstr(" too few; --gpu-memory-fraction above 0."));
+  // More KV than the device has.
+  options.gpu_memory_fraction = 0.9F;
+  options.kv_bytes = 2 * stream_->TotalBytes();
+  EXPECT_THAT(message(), HasSubstr(" bytes too few; --kv-mib "));
+  EXPECT_THAT(message(), HasSubstr(" or less, or a smaller --gpu-memory-fraction, or "));
+  // Nothing was taken.
+  EXPECT_TRUE(stream_->Synchronize().ok());
 }
 
 // TinySpec has nine heads over three KV heads: two of three ranks of TP 4 share one.

@@ -38,6 +38,7 @@ absl::Status StepGraphs::Forward(const StepRows& rows, const int32_t* ids, float
       recorded_.try_emplace(Shape(rows.count, rows.attention.longest_context));
   if (first) return decoder_.Forward(rows, ids, hidden);
   if (entry->second == nullptr) {
+    if (stream_.RecordedBytes() >= kMostRecordedBytes) return decoder_.Forward(rows, ids, hidden);
     stream_.BeginRecording();
     const absl::Status recorded = decoder_.Forward(rows, ids, hidden);
     entry->second = stream_.EndRecording();

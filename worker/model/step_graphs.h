@@ -16,6 +16,10 @@ namespace pergola {
 
 class StepGraphs {
  public:
+  // The driver keeps recordings in device memory of its own, outside the plan; once they have taken
+  // this much, further shapes run unrecorded. --gpu-memory-fraction leaves room for it.
+  static constexpr int64_t kMostRecordedBytes = int64_t{128} << 20;
+
   // Both are borrowed. `decoder` must not wait for anything during Forward: stages of one rank.
   StepGraphs(Stream& stream, Decoder& decoder) : stream_(stream), decoder_(decoder) {}
 

@@ -12,8 +12,6 @@
 #include "kernels/thread_pool.h"
 #include "model/cuda_packed_size.h"
 #include "model/device_piece.h"
-#include "model/memory_plan.h"
-#include "worker/weights/row_packer.h"
 
 namespace pergola {
 namespace {
@@ -22,7 +20,6 @@ using Clock = std::chrono::steady_clock;
 
 // How far the file is told ahead what will be read: some milliseconds of a fast disk.
 constexpr int64_t kPrefetchBytes = int64_t{64} << 20;
-constexpr size_t kPrefetchTasks = kPrefetchBytes / kReadBytes;
 // Packed rows of a panel (kernels/packed_layout.h) share cache lines.
 constexpr int64_t kRowsOfAPanel = 32;
 
@@ -62,9 +59,9 @@ int64_t ReadBytesOf(const Task& task) {
   return task.item->read_columns().size() * DTypeBytes(task.item->dtype(), task.count);
 }
 
-std::vector<Unit> UnitsOf(const WeightPiece& piece, int64_t head_dim) {
+std::vector<Unit> UnitsOf(const WeightPiece& piece, int64_t head_dim, int64_t staging_bytes) {
   const bool splits = !piece.vector && !piece.shape.panels && CudaMatrixIsRows(piece.shape.dtype);
-  if (piece.bytes <= kStagingBytes || !splits) {
+  if (piece.bytes <= staging_bytes || !splits) {
     return {Unit{&piece, 0, piece.shape.rows, piece.memory, piece.bytes}};
   }
   int64_t together = 1;
@@ -72,7 +69,7 @@ std::vector<Unit> UnitsOf(const WeightPiece& piece, int64_t head_dim) {
     together = std::max(together, source.item->RowUnit(head_dim));
   }
   const int64_t stride = piece.bytes / piece.shape.rows;
-  const int64_t most = std::max<int64_t>(1, kStagingBytes / (stride * together)) * together;
+  const int64_t most = std::max<int64_t>(1, staging_bytes / (stride * together)) * together;
   std::vector<Unit> units;
   for (int64_t row = 0; row < piece.shape.rows; row += most) {
     const int64_t rows = std::min(most, piece.shape.rows - row);
@@ -83,10 +80,13 @@ std::vector<Unit> UnitsOf(const WeightPiece& piece, int64_t head_dim) {
 
 class Pipeline {
  public:
-  Pipeline(const Checkpoint& checkpoint, Stream& stream, const ByteProgress& progress)
+  Pipeline(const Checkpoint& checkpoint, Stream& stream, const ByteProgress& progress,
+           const LoadLimits& limits)
       : checkpoint_(checkpoint),
         stream_(stream),
         progress_(progress),
+        limits_(limits),
+        prefetch_tasks_(static_cast<size_t>(kPrefetchBytes / limits.pack.read_bytes)),
         uploads_(stream.device() != Device::kCpu) {}
 
   void Add(const WeightPiece& piece);
@@ -110,6 +110,8 @@ class Pipeline {
   const Checkpoint& checkpoint_;
   Stream& stream_;
   const ByteProgress& progress_;
+  const LoadLimits limits_;
+  const size_t prefetch_tasks_;
   const bool uploads_;
   std::vector<Task> tasks_;
   std::vector<DeviceBuffer> staging_;
@@ -131,7 +133,7 @@ class Pipeline {
 void Pipeline::Add(const WeightPiece& piece) {
   if (piece.bytes == 0) return;
   times_.held_bytes += piece.bytes;
-  for (const Unit& unit : UnitsOf(piece, checkpoint_.spec().head_dim)) {
+  for (const Unit& unit : UnitsOf(piece, checkpoint_.spec().head_dim, limits_.staging_bytes)) {
     if (uploads_) Place(unit);
     for (const WeightPiece::Source& source : piece.sources) AddTasks(unit, source);
   }
@@ -144,7 +146,7 @@ void Pipeline::Place(const Unit& unit) {
   if (last != nullptr) gap = unit.memory - (last->device + last->bytes);
   const bool continues = last != nullptr && last->layer == unit.piece->layer && gap >= 0 &&
                          gap < kDevicePieceAlignment &&
-                         last->bytes + gap + unit.bytes <= kStagingBytes;
+                         last->bytes + gap + unit.bytes <= limits_.staging_bytes;
   if (!continues) {
     portions_.emplace_back();
     last = &portions_.back();
@@ -173,7 +175,7 @@ void Pipeline::AddTasks(const Unit& unit, const WeightPiece::Source& source) {
     tasks_.push_back(task);
   };
   if (unit.piece->vector) return add();
-  const RowPacker packer(checkpoint_, checkpoint_.spec().head_dim);
+  const RowPacker packer(checkpoint_, limits_.pack);
   const int64_t end = std::min(item.rows(), unit.first_row + unit.rows - source.first_row);
   int64_t row = std::max<int64_t>(0, unit.first_row - source.first_row);
   while (row < end) {
@@ -291,7 +293,7 @@ bool Pipeline::Over(int thread) const {
 }
 
 void Pipeline::Work(int thread) {
-  RowPacker packer(checkpoint_, checkpoint_.spec().head_dim);
+  RowPacker packer(checkpoint_, limits_.pack);
   double waited = 0;
   while (true) {
     if (thread == 0) Report();
@@ -310,7 +312,7 @@ void Pipeline::Work(int thread) {
     }
     if (copies) CopyNext();
     if (!takes) continue;
-    Prefetch(index + kPrefetchTasks);
+    Prefetch(index + prefetch_tasks_);
     const absl::Status status = Do(tasks_[index], packer);
     MutexLock lock(mutex_);
     Finish(index, status);
@@ -330,7 +332,7 @@ absl::StatusOr<LoadTimes> Pipeline::Run() {
     times_.staging_bytes += largest;
   }
   RETURN_IF_ERROR(stream_.Synchronize());
-  for (size_t i = 0; i < kPrefetchTasks; ++i) Prefetch(i);
+  for (size_t i = 0; i < prefetch_tasks_; ++i) Prefetch(i);
   ThreadPool& pool = stream_.host().pool();
   pool.Run([this](int thread) { Work(thread); });
   Report();
@@ -369,8 +371,8 @@ std::string LoadTimes::ToString() const {
 
 absl::StatusOr<LoadTimes> LoadPieces(const Checkpoint& checkpoint,
                                      const std::vector<WeightPiece>& pieces, Stream& stream,
-                                     const ByteProgress& progress) {
-  Pipeline pipeline(checkpoint, stream, progress);
+                                     const ByteProgress& progress, const LoadLimits& limits) {
+  Pipeline pipeline(checkpoint, stream, progress, limits);
   for (const WeightPiece& piece : pieces) pipeline.Add(piece);
   return pipeline.Run();
 }

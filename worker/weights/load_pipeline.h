@@ -20,6 +20,8 @@
 #include "kernels/matmul.h"
 #include "kernels/stream.h"
 #include "model/checkpoint.h"
+#include "model/memory_plan.h"
+#include "worker/weights/row_packer.h"
 #include "worker/weights/weight_item.h"
 
 namespace pergola {
@@ -40,6 +42,13 @@ struct WeightPiece {
   int64_t bytes = 0;
   int64_t layer = -1;     // -1: of none
   bool plus_one = false;  // a norm that the file keeps less one
+};
+
+// What bounds the memory that loading takes beside the weights: three staging buffers, and of each
+// thread what it reads and converts at once.
+struct LoadLimits {
+  PackLimits pack;
+  int64_t staging_bytes = kStagingBytes;  // of a buffer
 };
 
 // Where the time went, in seconds; of the threads' work, the sum over the threads.
@@ -66,6 +75,6 @@ struct LoadTimes {
 // on it.
 absl::StatusOr<LoadTimes> LoadPieces(const Checkpoint& checkpoint,
                                      const std::vector<WeightPiece>& pieces, Stream& stream,
-                                     const ByteProgress& progress);
+                                     const ByteProgress& progress, const LoadLimits& limits);
 
 }  // namespace pergola

@@ -211,12 +211,12 @@ absl::StatusOr<StageWeights> StageBuilder::Build() {
 absl::StatusOr<StageWeights> LoadStageWeights(const Checkpoint& checkpoint,
                                               const RankLayout& layout, Stream& stream,
                                               const ByteProgress& progress, WeightFormat format,
-                                              LoadTimes* times) {
+                                              LoadTimes* times, const LoadLimits& limits) {
   ASSIGN_OR_RETURN(const std::vector<WeightItem> items, WeightItemsOf(checkpoint, layout, format));
   StageBuilder builder(checkpoint, layout, items, stream);
   ASSIGN_OR_RETURN(StageWeights weights, builder.Build());
   ASSIGN_OR_RETURN(const LoadTimes took,
-                   LoadPieces(checkpoint, builder.pieces(), stream, progress));
+                   LoadPieces(checkpoint, builder.pieces(), stream, progress, limits));
   if (times != nullptr) *times = took;
   return weights;
 }

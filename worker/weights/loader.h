@@ -23,6 +23,7 @@ absl::StatusOr<StageWeights> LoadStageWeights(const Checkpoint& checkpoint,
                                               const RankLayout& layout, Stream& stream,
                                               const ByteProgress& progress,
                                               WeightFormat format = WeightFormat::kAuto,
-                                              LoadTimes* times = nullptr);
+                                              LoadTimes* times = nullptr,
+                                              const LoadLimits& limits = {});
 
 }  // namespace pergola

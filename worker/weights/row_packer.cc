@@ -83,9 +83,9 @@ void Clear(const PackTarget& target, int64_t row, int64_t count) {
 }  // namespace
 
 int64_t RowPacker::Step(const WeightItem& item, int64_t row, int64_t most) const {
-  int64_t bytes = kReadBytes, row_bytes = item.row_bytes();
+  int64_t bytes = limits_.read_bytes, row_bytes = item.row_bytes();
   if (item.binding->transposed) {
-    bytes = kTurnedBytes;
+    bytes = limits_.turned_bytes;
     row_bytes = DTypeBytes(item.dtype(), item.read_columns().size());
   }
   const int64_t unit = item.RowUnit(head_dim_);
@@ -152,7 +152,7 @@ absl::Status RowPacker::PackTransposed(const WeightItem& item, int64_t begin, in
   const int64_t stripe = count * size;
   turned_.resize(count * columns * size);
   // Some rows at a time, so that what is written to one row lies together.
-  const int64_t step = std::max<int64_t>(1, kReadBytes / 8 / stripe);
+  const int64_t step = std::max<int64_t>(1, limits_.read_bytes / 8 / stripe);
   chunk_.resize(step * stripe);
   for (int64_t first = 0; first < columns; first += step) {
     const int64_t inputs = std::min(step, columns - first);

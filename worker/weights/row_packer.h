@@ -13,12 +13,14 @@
 
 namespace pergola {
 
-// Bytes that are read at once: many enough that a read costs its bytes and not its call, few enough
-// that they are still in the core's cache when they are packed.
-inline constexpr int64_t kReadBytes = 1 << 20;
-// What a thread holds of a transposed tensor, so that the stripes it reads of each row are not too
-// short.
-inline constexpr int64_t kTurnedBytes = 16 << 20;
+struct PackLimits {
+  // Bytes that are read at once, but at least a row: many enough that a read costs its bytes and
+  // not its call, few enough that they are still in the core's cache when they are packed.
+  int64_t read_bytes = 1 << 20;
+  // What a thread holds of a transposed tensor, but at least a row: enough that the stripes it
+  // reads of each row are not too short.
+  int64_t turned_bytes = 16 << 20;
+};
 
 // Where rows go.
 struct PackTarget {
@@ -36,8 +38,8 @@ struct PackTimes {
 
 class RowPacker {
  public:
-  RowPacker(const Checkpoint& checkpoint, int64_t head_dim)
-      : checkpoint_(checkpoint), head_dim_(head_dim) {}
+  RowPacker(const Checkpoint& checkpoint, const PackLimits& limits)
+      : checkpoint_(checkpoint), head_dim_(checkpoint.spec().head_dim), limits_(limits) {}
 
   // How many rows one call of Pack should do, from `row` on and at most `most`: a multiple of
   // item.RowUnit.
@@ -76,6 +78,7 @@ class RowPacker {
 
   const Checkpoint& checkpoint_;
   const int64_t head_dim_;
+  const PackLimits limits_;
   PackTimes times_;
   std::vector<uint8_t> chunk_;
   std::vector<uint8_t> turned_;

@@ -53,6 +53,7 @@ struct DeviceModel {
   int minor = 0;
   int multiprocessors = 4;
   int64_t memory_bytes = int64_t{4} << 30;
+  int64_t graph_node_bytes = 512;  // that a prepared graph takes for each of its nodes
 };
 void SetDeviceModel(const DeviceModel& model);
 DeviceModel GetDeviceModel();

@@ -470,8 +470,8 @@ cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus* 
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t* exec, cudaGraph_t graph,
                                  unsigned long long /*flags*/) {
   if (exec == nullptr || graph == nullptr) return Report(cudaErrorInvalidValue);
-  // Of the order of a node's parameters.
-  const auto bytes = static_cast<int64_t>(graph->work.size()) * 512;
+  const int64_t bytes = static_cast<int64_t>(graph->work.size()) *
+                        pergola::emulator::GetDeviceModel().graph_node_bytes;
   const cudaError_t taken = pergola::emulator::TakeDriverMemory(bytes);
   if (taken != cudaSuccess) return Report(taken);
   *exec = new CUgraphExec_st{graph->work, bytes};
