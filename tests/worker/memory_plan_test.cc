@@ -110,6 +110,9 @@ class GpuMemoryTest : public testing::Test {
     EXPECT_GE(taken, info.memory.total());
     EXPECT_LE(taken, info.memory.total() + 500 * Grain());
     EXPECT_EQ(info.allocated.total(), info.memory.total());
+    // The step loop's rows are the host's too.
+    const int64_t rows = (options.step_tokens * checkpoint.spec().hidden + 1) * 4;
+    EXPECT_EQ(info.allocated.host_bytes + rows, info.memory.host_bytes);
   }
 
   int64_t Grain() {

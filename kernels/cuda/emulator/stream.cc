@@ -307,7 +307,7 @@ cudaError_t cudaStreamQuery(cudaStream_t stream) {
     return refused;
   }
   stream->queue->RunOne();
-  return cudaErrorNotReady;
+  return Report(cudaErrorNotReady);
 }
 
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned /*flags*/) {
@@ -380,7 +380,7 @@ cudaError_t cudaEventQuery(cudaEvent_t event) {
   if (refused != cudaSuccess || event->queue == nullptr) return refused;
   if (event->queue->Done(event->number)) return cudaSuccess;
   event->queue->RunOne();
-  return cudaErrorNotReady;
+  return Report(cudaErrorNotReady);
 }
 
 cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t begin, cudaEvent_t end) {
