@@ -338,6 +338,7 @@ std::unique_ptr<StreamEvent> CudaStream::MakeEvent() {
 
 void CudaStream::Record(StreamEvent& event) {
   if (!status_.ok()) return;
+  EndOverlap(context_);
   Check(cudaEventRecord(static_cast<CudaEvent&>(event).event(), context_.stream),
         "recording an event");
 }
@@ -345,7 +346,11 @@ void CudaStream::Record(StreamEvent& event) {
 bool CudaStream::Reached(StreamEvent& event) {
   if (!status_.ok()) return true;
   const cudaError_t state = cudaEventQuery(static_cast<CudaEvent&>(event).event());
-  if (state == cudaErrorNotReady) return false;
+  if (state == cudaErrorNotReady) {
+    // No error, but CUDA remembers it as one, and the next launch would find it.
+    static_cast<void>(cudaGetLastError());
+    return false;
+  }
   Check(state, "asking for an event");
   return true;
 }

@@ -122,6 +122,7 @@ __global__ void __launch_bounds__(kThreads)
 // An id of TokenOfEntry(e) is -2 - e.
 __global__ void __launch_bounds__(kThreads)
     TakeTokensKernel(int32_t* ids, const int32_t* tokens, int64_t count) {
+  BeginKernel();
   for (int64_t i = FirstItem(); i < count; i += ItemStride()) {
     if (ids[i] <= -2) ids[i] = tokens[-2 - ids[i]];
   }

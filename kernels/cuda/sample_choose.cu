@@ -61,6 +61,7 @@ __global__ void __launch_bounds__(kSampleThreads) ChooseKernel(ChooseArgs args) 
   __shared__ double values[kMaxCandidates];  // weights, then scores
   __shared__ double scratch[kSampleWarps];
   __shared__ int32_t kept_by_filters;
+  BeginKernel();
   const ChooseTask task = args.tasks[blockIdx.x];
   const int thread = static_cast<int>(threadIdx.x);
   int32_t token = 0;

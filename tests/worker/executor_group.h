@@ -88,6 +88,13 @@ inline bool SameBits(const std::vector<float>& a, const std::vector<float>& b) {
          (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0);
 }
 
+// The CPU, and a GPU where there is one.
+inline std::vector<Device> Devices() {
+  std::vector<Device> devices = {Device::kCpu};
+  if (CudaDeviceCount() > 0) devices.push_back(Device::kCuda);
+  return devices;
+}
+
 class ExecutorGroup {
  public:
   ExecutorGroup(const Checkpoint& checkpoint, int tp, int pp, const ExecutorOptions& options,

@@ -122,6 +122,9 @@ class GpuMemoryTest : public testing::Test {
     EXPECT_EQ(info.allocated.peer_bytes, info.memory.peer_bytes);
     EXPECT_EQ(info.allocated.padding_bytes, info.memory.padding());
     EXPECT_EQ(info.allocated.total(), info.memory.total());
+    // The step loop's rows are the host's too.
+    const int64_t rows = (options.step_tokens * checkpoint.spec().hidden + 1) * 4;
+    EXPECT_EQ(info.allocated.host_bytes + rows, info.memory.host_bytes);
     loaded->reset();
     EXPECT_EQ(stream_->AvailableBytes(), before);
   }

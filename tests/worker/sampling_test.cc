@@ -175,10 +175,12 @@ class ParametersTest : public testing::TestWithParam<Parameters> {};
 
 TEST_P(ParametersTest, TokensAreTheReferencesForPromptAndNewIds) {
   const MemoryCheckpoint checkpoint(TinySpec(), {});
-  for (int tp : {1, 3}) {
-    ExecutorGroup group(checkpoint, tp, 2, TinyOptions(), 2);
-    group.KeepLogits(true);
-    Grow(group, GetParam(), RandomIds(20), 20, 50, {}, true);
+  for (const Device device : Devices()) {
+    for (int tp : {1, 3}) {
+      ExecutorGroup group(checkpoint, tp, 2, TinyOptions(), 2, device);
+      group.KeepLogits(true);
+      Grow(group, GetParam(), RandomIds(20), 20, 50, {}, true);
+    }
   }
 }
 
@@ -434,10 +436,11 @@ TEST(SamplingTest, NothingLeftToChooseEndsTheEntryAsNanDoes) {
 }
 
 // Decode plans that name the token of the plan before, sent ahead, against plans that say its id.
-class RunAheadTest : public testing::TestWithParam<std::pair<int, int>> {};
+class RunAheadTest : public testing::TestWithParam<std::tuple<int, int, Device>> {};
 
 TEST_P(RunAheadTest, TokensByReferenceEnterTheHistory) {
-  const auto [tp, pp] = GetParam();
+  const auto [tp, pp, device] = GetParam();
+  if (device == Device::kCuda && CudaDeviceCount() == 0) GTEST_SKIP() << "there is no CUDA device";
   constexpr int kTokens = 30;
   ExecutorOptions options;
   options.slot_count = 2;
@@ -447,7 +450,7 @@ TEST_P(RunAheadTest, TokensByReferenceEnterTheHistory) {
   const std::vector<int32_t> prompt = RandomIds(20, 3, 300);
   std::vector<std::vector<std::string>> runs;
   for (bool ahead : {false, true}) {
-    ThreadGroup group(PERGOLA_TEST_DATA "/golden/tiny_text", tp, pp, options);
+    ThreadGroup group(PERGOLA_TEST_DATA "/golden/tiny_text", tp, pp, options, device);
     std::vector<std::string> results;
     int32_t last = 0;
     const auto wait = [&] {
@@ -477,9 +480,12 @@ TEST_P(RunAheadTest, TokensByReferenceEnterTheHistory) {
   EXPECT_EQ(runs[0], runs[1]);
 }
 
-INSTANTIATE_TEST_SUITE_P(TpByPp, RunAheadTest,
-                         testing::Values(std::pair(1, 1), std::pair(2, 1), std::pair(1, 2),
-                                         std::pair(2, 3)));
+INSTANTIATE_TEST_SUITE_P(
+    TpByPp, RunAheadTest,
+    testing::Values(std::tuple(1, 1, Device::kCpu), std::tuple(2, 1, Device::kCpu),
+                    std::tuple(1, 2, Device::kCpu), std::tuple(2, 3, Device::kCpu),
+                    std::tuple(1, 1, Device::kCuda), std::tuple(2, 1, Device::kCuda),
+                    std::tuple(1, 2, Device::kCuda)));
 
 }  // namespace
 }  // namespace pergola

@@ -418,8 +418,7 @@ void SlotTable::Start(const v1::SlotStart& start) {
   std::copy(from.suppressed().begin(), from.suppressed().end(),
             suppressed_.begin() + start.slot() * int64_t{kMaxSuppressedIds});
   if (slot.looks_back) {
-    std::copy(start.history().begin(), start.history().end(),
-              history_.begin() + start.slot() * limits_.context_length);
+    std::copy(start.history().begin(), start.history().end(), HistoryOf(start.slot()));
   }
 }
 
@@ -454,14 +453,11 @@ SampleRow SlotTable::Row(int64_t slot, int64_t position) const {
 }
 
 void SlotTable::Correct(const v1::StepPlan& plan, absl::Span<const int32_t> ids) {
-  int64_t row = 0;
   for (const v1::Entry& entry : plan.entries()) {
     if (limits_.samples && slots_[entry.slot()].looks_back) {
-      std::copy_n(
-          ids.begin() + row, EntryRows(entry),
-          history_.begin() + entry.slot() * limits_.context_length + entry.first_position());
+      std::copy_n(ids.begin(), EntryRows(entry), HistoryOf(entry.slot()) + entry.first_position());
     }
-    row += EntryRows(entry);
+    ids.remove_prefix(EntryRows(entry));
   }
 }
 
@@ -481,8 +477,7 @@ StepRows SlotTable::Apply(const v1::StepPlan& plan, absl::Span<const int32_t> id
     }
     if (limits_.samples && slot.looks_back) {
       PERGOLA_CHECK(row + EntryRows(entry) <= static_cast<int64_t>(ids.size()));
-      std::copy_n(ids.begin() + row, EntryRows(entry),
-                  history_.begin() + entry.slot() * limits_.context_length + slot.computed);
+      std::copy_n(ids.begin() + row, EntryRows(entry), HistoryOf(entry.slot()) + slot.computed);
     }
     for (int64_t i = 0; i < EntryRows(entry); ++i, ++row, ++slot.computed) {
       positions_[row] = static_cast<int32_t>(slot.computed);

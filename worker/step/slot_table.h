@@ -107,6 +107,7 @@ class SlotTable {
   absl::Status ValidateWants(const v1::Entry& entry) const;
   absl::Status ValidateTargets(const v1::Entry& entry) const;
   void Start(const v1::SlotStart& start);
+  int32_t* HistoryOf(int64_t slot) { return &history_[slot * limits_.context_length]; }
 
   SlotLimits limits_;
   const int64_t table_stride_;  // blocks_per_sequence()

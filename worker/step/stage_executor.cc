@@ -428,6 +428,7 @@ absl::Status DecoderExecutor::Begin(const v1::StepPlan& plan, absl::Span<const i
   begun.plan = &plan;
   begun.guesses =
       std::any_of(ids.begin(), ids.end(), [](int32_t id) { return IsTokenOfEntry(id); });
+  PERGOLA_CHECK(!begun.guesses || begun_count_ > 0);
   if (begun.guesses) begun.ids.assign(ids.begin(), ids.end());
   const StepRows rows = begun.rows = slots_->Apply(plan, ids);
   const StepInputs::Uploaded step = inputs_->Upload(
