@@ -8,15 +8,20 @@
 #include "base/status.h"
 #include "kernels/cuda/sample_choose.h"
 #include "kernels/thread_pool.h"
+#include "model/device_piece.h"
 
 namespace pergola {
 namespace {
 
+// Whole pieces, between which an arena needs no padding.
+int64_t Whole(int64_t bytes) {
+  return bytes + DevicePadding(bytes);
+}
 int64_t ChoiceBytes(const DeviceSamplerShape& shape) {
-  return shape.rows.tasks * static_cast<int64_t>(sizeof(ChooseTask));
+  return Whole(shape.rows.tasks * static_cast<int64_t>(sizeof(ChooseTask)));
 }
 int64_t TokenBytes(const DeviceSamplerShape& shape) {
-  return shape.entries * static_cast<int64_t>(sizeof(int32_t));
+  return Whole(shape.entries * static_cast<int64_t>(sizeof(int32_t)));
 }
 
 }  // namespace
@@ -25,8 +30,8 @@ DeviceSamplerBytes CudaSampler::Bytes(const DeviceSamplerShape& shape, int threa
   const int64_t own = ChoiceBytes(shape) + TokenBytes(shape);
   const auto ranks = static_cast<int>(shape.slices.size());
   DeviceSamplerBytes bytes = RowSampler::Bytes(shape.rows);
-  bytes.device += own;
-  bytes.pinned += own;
+  bytes.device = Whole(bytes.device) + own;
+  bytes.pinned = Whole(bytes.pinned) + own;
   bytes.host += threads * MergeSpace::Bytes(ranks) + shape.rows.tasks;
   return bytes;
 }
@@ -34,21 +39,24 @@ DeviceSamplerBytes CudaSampler::Bytes(const DeviceSamplerShape& shape, int threa
 absl::StatusOr<std::unique_ptr<DeviceSampler>> CudaSampler::Create(const DeviceSamplerShape& shape,
                                                                    const CudaContext& context,
                                                                    Stream& stream) {
-  ASSIGN_OR_RETURN(std::unique_ptr<RowSampler> rows, RowSampler::Create(shape.rows, context));
-  std::unique_ptr<DeviceSampler> sampler(new CudaSampler(shape, context, stream, std::move(rows)));
+  std::unique_ptr<CudaSampler> sampler(new CudaSampler(shape, context, stream));
   // Where memory was missing.
   RETURN_IF_ERROR(stream.Synchronize());
+  ASSIGN_OR_RETURN(sampler->rows_,
+                   RowSampler::Create(shape.rows, context,
+                                      {sampler->rows_memory_.data(), sampler->host_rows_.data()}));
   return sampler;
 }
 
 CudaSampler::CudaSampler(const DeviceSamplerShape& shape, const CudaContext& context,
-                         Stream& stream, std::unique_ptr<RowSampler> rows)
+                         Stream& stream)
     : shape_(shape),
       context_(context),
       stream_(stream),
-      rows_(std::move(rows)),
       spaces_(stream.host().threads(), MergeSpace(static_cast<int>(shape.slices.size()))),
       merged_(shape.rows.tasks),
+      rows_memory_(stream, Whole(RowSampler::Bytes(shape.rows).device)),
+      host_rows_(stream, Whole(RowSampler::Bytes(shape.rows).pinned), Place::kPinned),
       choices_(stream, ChoiceBytes(shape)),
       host_choices_(stream, ChoiceBytes(shape), Place::kPinned),
       tokens_(stream, TokenBytes(shape)),

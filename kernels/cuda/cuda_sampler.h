@@ -39,21 +39,22 @@ class CudaSampler final : public DeviceSampler {
              std::vector<int32_t>* left) override;
 
  private:
-  CudaSampler(const DeviceSamplerShape& shape, const CudaContext& context, Stream& stream,
-              std::unique_ptr<RowSampler> rows);
+  CudaSampler(const DeviceSamplerShape& shape, const CudaContext& context, Stream& stream);
   // Fills the list of what is to be guessed; its length.
   int64_t ListChoices(absl::Span<const SampleTask> tasks, absl::Span<const int32_t> entries);
 
   const DeviceSamplerShape shape_;
   const CudaContext context_;
   Stream& stream_;
-  const std::unique_ptr<RowSampler> rows_;
   std::vector<MergeSpace> spaces_;  // [threads of the host]
   std::vector<uint8_t> merged_;     // [tasks] whether the answers sufficed
+  DeviceBuffer rows_memory_;        // of rows_
+  DeviceBuffer host_rows_;          // of rows_, pinned
   DeviceBuffer choices_;            // [tasks] ChooseTask
   DeviceBuffer host_choices_;       // pinned
   DeviceBuffer tokens_;             // [entries] i32
   DeviceBuffer host_tokens_;        // pinned
+  std::unique_ptr<RowSampler> rows_;
   bool guesses_ = false;
 };
 

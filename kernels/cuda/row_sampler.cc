@@ -60,28 +60,6 @@ void CopyBits(const uint8_t* mask, const Range& slice, uint8_t* to) {
 
 }  // namespace
 
-RowSampler::Memory::~Memory() {
-  if (data_ == nullptr) return;
-  // At the end of the program CUDA may be gone already: its word does not matter then.
-  (void)(kind_ == Kind::kDevice ? cudaFree(data_) : cudaFreeHost(data_));
-}
-
-absl::Status RowSampler::Memory::Allocate(Kind kind, int64_t bytes) {
-  PERGOLA_CHECK(data_ == nullptr);
-  kind_ = kind;
-  void* data = nullptr;
-  const auto size = static_cast<size_t>(std::max<int64_t>(bytes, 1));
-  const std::string operation =
-      absl::StrCat(bytes, kind == Kind::kDevice ? " bytes of device" : " bytes of pinned host",
-                   " memory for sampling");
-  RETURN_IF_ERROR(CudaStatus(kind == Kind::kDevice
-                                 ? cudaMalloc(&data, size)
-                                 : cudaHostAlloc(&data, size, cudaHostAllocDefault),
-                             operation.c_str()));
-  data_ = static_cast<uint8_t*>(data);
-  return absl::OkStatus();
-}
-
 RowSampler::Offsets::Offsets(const RowSamplerShape& shape) {
   int64_t at = RoundUp(2 * shape.tasks * static_cast<int64_t>(sizeof(SampleJob)));
   const auto take = [&at](int64_t bytes) {
@@ -94,7 +72,7 @@ RowSampler::Offsets::Offsets(const RowSamplerShape& shape) {
   mask_bytes = shape.slice.size() / 8 + 2;
   masks = take(shape.tasks * mask_bytes);
   unedited = at;
-  end = at + shape.edits * static_cast<int64_t>(sizeof(float));
+  end = at + RoundUp(shape.edits * static_cast<int64_t>(sizeof(float)));
 }
 
 int64_t RowSampler::MostAnswerBytes(const RowSamplerShape& shape) {
@@ -113,32 +91,31 @@ RowSamplerBytes RowSampler::Bytes(const RowSamplerShape& shape) {
   return bytes;
 }
 
-RowSampler::RowSampler(const RowSamplerShape& shape, const CudaContext& context)
+RowSampler::RowSampler(const RowSamplerShape& shape, const CudaContext& context,
+                       const RowSamplerMemory& memory)
     : shape_(shape),
       context_(context),
       offsets_(shape),
+      upload_{memory.pinned},
+      device_{memory.device},
+      device_answers_{memory.device + offsets_.end},
+      host_answers_{memory.pinned + offsets_.unedited},
       lister_(shape.slice, shape.history),
       task_jobs_(shape.tasks) {}
 
 RowSampler::~RowSampler() = default;
 
 absl::StatusOr<std::unique_ptr<RowSampler>> RowSampler::Create(const RowSamplerShape& shape,
-                                                               const CudaContext& context) {
+                                                               const CudaContext& context,
+                                                               const RowSamplerMemory& memory) {
   if (shape.widest_slice > kMaxSampleValues) {
     return absl::InvalidArgumentError(absl::StrCat("a rank's slice of the vocabulary has ",
                                                    shape.widest_slice, " ids, the limit is ",
                                                    kMaxSampleValues));
   }
   PERGOLA_CHECK(shape.slice.size() <= shape.widest_slice);
-  const RowSamplerBytes bytes = Bytes(shape);
-  PERGOLA_CHECK(bytes.workspace <= context.workspace_bytes);
-  std::unique_ptr<RowSampler> sampler(new RowSampler(shape, context));
-  using Kind = Memory::Kind;
-  RETURN_IF_ERROR(sampler->upload_.Allocate(Kind::kPinned, sampler->offsets_.unedited));
-  RETURN_IF_ERROR(sampler->device_.Allocate(Kind::kDevice, sampler->offsets_.end));
-  RETURN_IF_ERROR(sampler->device_answers_.Allocate(Kind::kDevice, MostAnswerBytes(shape)));
-  RETURN_IF_ERROR(sampler->host_answers_.Allocate(Kind::kPinned, MostAnswerBytes(shape)));
-  return sampler;
+  PERGOLA_CHECK(Bytes(shape).workspace <= context.workspace_bytes);
+  return std::unique_ptr<RowSampler>(new RowSampler(shape, context, memory));
 }
 
 const uint8_t* RowSampler::device_answers() const {

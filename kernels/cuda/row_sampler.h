@@ -32,13 +32,19 @@ namespace pergola {
 // `workspace`: the part of CudaContext::workspace that Enqueue uses.
 using RowSamplerBytes = DeviceSamplerBytes;
 
+// Of the sizes that Bytes says, aligned to kDevicePieceAlignment; borrowed.
+struct RowSamplerMemory {
+  uint8_t* device = nullptr;
+  uint8_t* pinned = nullptr;
+};
+
 class RowSampler {
  public:
   static RowSamplerBytes Bytes(const RowSamplerShape& shape);
-  // INVALID_ARGUMENT if a slice is too wide; RESOURCE_EXHAUSTED if CUDA has not the memory. The
-  // context is copied.
+  // INVALID_ARGUMENT if a slice is too wide. The context is copied.
   static absl::StatusOr<std::unique_ptr<RowSampler>> Create(const RowSamplerShape& shape,
-                                                            const CudaContext& context);
+                                                            const CudaContext& context,
+                                                            const RowSamplerMemory& memory);
   ~RowSampler();
 
   // What Enqueue will do: the jobs, and the lists of edits and masks in pinned memory. The tasks
@@ -61,23 +67,13 @@ class RowSampler {
   static int64_t MostAnswerBytes(const RowSamplerShape& shape);
 
  private:
-  // Device memory, or pinned host memory.
-  class Memory {
-   public:
-    enum class Kind : uint8_t { kDevice, kPinned };
-    Memory() = default;
-    ~Memory();
-    Memory(const Memory&) = delete;
-    Memory& operator=(const Memory&) = delete;
-    absl::Status Allocate(Kind kind, int64_t bytes);
+  // Where something lies, in parts.
+  struct Region {
+    uint8_t* data;
     template <typename T>
     T* at(int64_t offset) const {
-      return reinterpret_cast<T*>(data_ + offset);
+      return reinterpret_cast<T*>(data + offset);
     }
-
-   private:
-    Kind kind_ = Kind::kDevice;
-    uint8_t* data_ = nullptr;
   };
   // What goes to the device, at the same offsets in pinned and in device memory; then the unedited
   // logits, on the device only.
@@ -88,7 +84,8 @@ class RowSampler {
     int64_t end;
   };
 
-  RowSampler(const RowSamplerShape& shape, const CudaContext& context);
+  RowSampler(const RowSamplerShape& shape, const CudaContext& context,
+             const RowSamplerMemory& memory);
   void AddDraw(const SampleTask& task, TaskJobs* jobs);
   void AddLogprobs(const SampleTask& task, SampleJob* to) const;
   void AddEdits(const SampleRow& row, SampleJob* to);
@@ -101,10 +98,10 @@ class RowSampler {
   const RowSamplerShape shape_;
   const CudaContext context_;
   const Offsets offsets_;
-  Memory upload_;  // pinned
-  Memory device_;  // its copy
-  Memory device_answers_;
-  Memory host_answers_;  // pinned
+  const Region upload_;  // pinned
+  const Region device_;  // its copy
+  const Region device_answers_;
+  const Region host_answers_;  // pinned
   EditLister lister_;
   std::vector<TaskJobs> task_jobs_;  // [tasks]
 

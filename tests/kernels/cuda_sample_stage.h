@@ -34,7 +34,11 @@ class Stage {
       shape.history = kStageHistory;
       shape.edits = edits;
       contexts_.push_back(std::make_unique<TestCudaContext>(RowSampler::Bytes(shape).workspace));
-      auto created = RowSampler::Create(shape, *contexts_.back());
+      const DeviceSamplerBytes bytes = RowSampler::Bytes(shape);
+      memory_.push_back(std::make_unique<DeviceArray<uint8_t>>(bytes.device));
+      pinned_.push_back(std::make_unique<PinnedBytes>(bytes.pinned));
+      auto created = RowSampler::Create(shape, *contexts_.back(),
+                                        {memory_.back()->data(), pinned_.back()->data()});
       EXPECT_TRUE(created.ok()) << created.status();
       samplers_.push_back(std::move(created).value());
       logits_.push_back(std::make_unique<DeviceArray<float>>(kStageTasks * slice.size()));
@@ -98,6 +102,8 @@ class Stage {
   const int64_t vocabulary_;
   std::vector<Range> slices_;
   std::vector<std::unique_ptr<TestCudaContext>> contexts_;
+  std::vector<std::unique_ptr<DeviceArray<uint8_t>>> memory_;
+  std::vector<std::unique_ptr<PinnedBytes>> pinned_;
   std::vector<std::unique_ptr<DeviceArray<float>>> logits_;
   std::vector<std::unique_ptr<RowSampler>> samplers_;
   MergeSpace space_;

@@ -417,7 +417,7 @@ TEST_P(CudaSampleTest, ASliceTooWideIsRefused) {
   shape.tasks = 1;
   shape.vocabulary = shape.widest_slice = kMaxSampleValues + 1;
   shape.slice = {0, kMaxSampleValues + 1};
-  const auto created = RowSampler::Create(shape, CudaContext());
+  const auto created = RowSampler::Create(shape, CudaContext(), RowSamplerMemory());
   EXPECT_EQ(created.status().code(), absl::StatusCode::kInvalidArgument);
   EXPECT_NE(created.status().message().find("1048577"), absl::string_view::npos);
 }

@@ -58,6 +58,8 @@ class AheadExecutor : public StageExecutor {
   bool MayBegin(const v1::StepPlan& next) const override { return next.plan_id() != must_wait; }
   // The device takes a while.
   bool Ready() override { return ++polls_ > 5; }
+  bool hops_on_device() const override { return false; }
+  int64_t recordings() const override { return 0; }
   void ForgetSlots() override {
     EXPECT_TRUE(begun_.empty());
     calls.push_back("forget");

@@ -48,6 +48,21 @@ class DeviceArray {
   T* data_ = nullptr;
 };
 
+// Of the host, where the device copies from and to it.
+class PinnedBytes {
+ public:
+  explicit PinnedBytes(int64_t count) {
+    PERGOLA_CUDA_CHECK(cudaMallocHost(&data_, static_cast<size_t>(count)));
+  }
+  PinnedBytes(const PinnedBytes&) = delete;
+  PinnedBytes& operator=(const PinnedBytes&) = delete;
+  ~PinnedBytes() { cudaFreeHost(data_); }
+  uint8_t* data() const { return static_cast<uint8_t*>(data_); }
+
+ private:
+  void* data_ = nullptr;
+};
+
 // Why CUDA tests cannot run here, or nullptr.
 inline const char* WhyNoCuda() {
   int devices = 0;
