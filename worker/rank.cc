@@ -220,7 +220,8 @@ absl::Status Rank::Attach() {
   const std::string print =
       absl::StrCat(fingerprint, " as ", WeightFormatName(options_.executor.weights));
   ASSIGN_OR_RETURN(const std::vector<std::string> prints, group_->GatherTexts(print));
-  const std::string device = absl::StrCat(stream().name(), links_->numerics());
+  const std::string device =
+      absl::StrCat(stream().name(), links_ == nullptr ? "" : links_->numerics());
   ASSIGN_OR_RETURN(const std::vector<std::string> numerics,
                    group_->GatherTexts(RankNumerics(executor_->info().dtypes, device)));
   for (int rank = 0; rank < group_->size(); ++rank) {

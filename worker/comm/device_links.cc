@@ -75,7 +75,7 @@ absl::StatusOr<std::string> ShareId(bool leads, int leader, const GatherTexts& g
 absl::StatusOr<std::unique_ptr<DeviceLinks>> DeviceLinks::Open(Stream& stream,
                                                                const DeviceLinksOptions& options,
                                                                const GatherTexts& gather) {
-  std::unique_ptr<DeviceLinks> links(new DeviceLinks(options));
+  std::unique_ptr<DeviceLinks> links;
   const RankLayout& layout = options.layout;
   if (layout.tensor_parallel * layout.pipeline_parallel == 1) return links;
   ASSIGN_OR_RETURN(const std::vector<std::string> texts, gather(Describe(stream, options)));
@@ -91,6 +91,7 @@ absl::StatusOr<std::unique_ptr<DeviceLinks>> DeviceLinks::Open(Stream& stream,
     }
     return links;
   }
+  links.reset(new DeviceLinks(options));
   RETURN_IF_ERROR(links->OpenGroups(stream, gather));
   return links;
 }
@@ -144,7 +145,6 @@ absl::Status DeviceLinks::CheckHealth() const {
 }
 
 absl::Status DeviceLinks::Synchronize(Stream& stream, const char* operation, uint64_t sequence) {
-  if (stage_ == nullptr && column_ == nullptr) return stream.Synchronize();
   std::optional<ScopedWait> wait;
   if (options_.board != nullptr) wait.emplace(*options_.board, operation, sequence, -1);
   Backoff backoff(kWithinStep);
