@@ -203,6 +203,7 @@ absl::Status Rank::OpenLinks() {
   options.choice = options_.collectives;
   options.host = group_->places()[group_->rank()].host;
   options.most_values = options_.executor.step_tokens * checkpoint_->spec().hidden;
+  options.spin = !oversubscribed_;
   options.board = &board_;
   if (transport_ != nullptr) {
     options.background = [this] { return transport_->Progress(); };

@@ -29,6 +29,8 @@ struct DeviceLinksOptions {
   Collectives choice = Collectives::kAuto;
   std::string host;         // that the rank runs on
   int64_t most_values = 0;  // of a step's hidden state
+  // Whether to wait busily at first: pays only while every rank has cores of its own.
+  bool spin = false;
   // Both may be empty. `background` moves the group's messages on and is called while waiting.
   WaitBoard* board = nullptr;
   std::function<bool()> background;
