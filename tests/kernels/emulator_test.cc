@@ -281,6 +281,7 @@ TEST_F(EmulatorDeferredTest, EventsBringWhatIsBeforeThem) {
   float milliseconds = -1;
   EXPECT_EQ(cudaEventElapsedTime(&milliseconds, first, second), cudaErrorNotReady);
   EXPECT_EQ(cudaEventQuery(second), cudaErrorNotReady);
+  EXPECT_EQ(cudaGetLastError(), cudaErrorNotReady);  // CUDA remembers it as an error
   EXPECT_EQ(cudaEventSynchronize(second), cudaSuccess);
   EXPECT_EQ(cudaEventQuery(second), cudaSuccess);
   EXPECT_EQ(cudaEventElapsedTime(&milliseconds, first, second), cudaSuccess);

@@ -32,7 +32,8 @@ class RandomPlans {
     plan.set_plan_id(++plan_id_);
     for (uint32_t slot = 0; slot < kSlots; ++slot) {
       Sequence& sequence = sequences_[slot];
-      if (sequence.known == 0 || (sequence.computed > sequence.known + 4 && Pick(4) == 0)) Start(slot, &plan);
+      if (sequence.known == 0 || (sequence.computed > sequence.known + 4 && Pick(4) == 0))
+        Start(slot, &plan);
       if (Pick(5) != 0) Add(slot, &plan);
     }
     return plan;
