@@ -268,10 +268,13 @@ void Pipeline::CopyNext() {
   if (status.ok()) stream_.CopyToDevice(portion.device, StagingOf(at), portion.bytes);
   MutexLock lock(mutex_);
   times_.copy += std::chrono::duration<double>(Clock::now() - begin).count();
-  ++times_.copies;
-  released_ = at;
-  copied_ = at + 1;
-  if (!status.ok()) Fail(0, status);
+  if (status.ok()) {
+    ++times_.copies;
+    released_ = at;
+    copied_ = at + 1;
+  } else {
+    Fail(0, status);
+  }
   changed_.NotifyAll();
 }
 
