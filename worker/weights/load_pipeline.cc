@@ -89,11 +89,11 @@ class Pipeline {
         prefetch_tasks_(static_cast<size_t>(kPrefetchBytes / limits.pack.read_bytes)),
         uploads_(stream.device() != Device::kCpu) {}
 
-  void Add(const WeightPiece& piece);
+  void Add(const WeightPiece& piece, bool together);
   absl::StatusOr<LoadTimes> Run();
 
  private:
-  void Place(const Unit& unit);
+  void Place(const Unit& unit, bool together);
   void AddTasks(const Unit& unit, const WeightPiece::Source& source);
   void Prefetch(size_t task) const;
   void Work(int thread);
@@ -130,22 +130,22 @@ class Pipeline {
   LoadTimes times_ GUARDED_BY(mutex_);
 };
 
-void Pipeline::Add(const WeightPiece& piece) {
+void Pipeline::Add(const WeightPiece& piece, bool together) {
   if (piece.bytes == 0) return;
   times_.held_bytes += piece.bytes;
   for (const Unit& unit : UnitsOf(piece, checkpoint_.spec().head_dim, limits_.staging_bytes)) {
-    if (uploads_) Place(unit);
+    if (uploads_) Place(unit, together);
     for (const WeightPiece::Source& source : piece.sources) AddTasks(unit, source);
   }
 }
 
 // Into the portion before, if it continues it, or into a new one.
-void Pipeline::Place(const Unit& unit) {
+void Pipeline::Place(const Unit& unit, bool together) {
   Portion* last = portions_.empty() ? nullptr : &portions_.back();
   int64_t gap = -1;
   if (last != nullptr) gap = unit.memory - (last->device + last->bytes);
-  const bool continues = last != nullptr && last->layer == unit.piece->layer && gap >= 0 &&
-                         gap < kDevicePieceAlignment &&
+  const bool continues = together && last != nullptr && last->layer == unit.piece->layer &&
+                         gap >= 0 && gap < kDevicePieceAlignment &&
                          last->bytes + gap + unit.bytes <= limits_.staging_bytes;
   if (!continues) {
     portions_.emplace_back();
@@ -268,10 +268,13 @@ void Pipeline::CopyNext() {
   if (status.ok()) stream_.CopyToDevice(portion.device, StagingOf(at), portion.bytes);
   MutexLock lock(mutex_);
   times_.copy += std::chrono::duration<double>(Clock::now() - begin).count();
-  ++times_.copies;
-  released_ = at;
-  copied_ = at + 1;
-  if (!status.ok()) Fail(0, status);
+  if (status.ok()) {
+    ++times_.copies;
+    released_ = at;
+    copied_ = at + 1;
+  } else {
+    Fail(0, status);
+  }
   changed_.NotifyAll();
 }
 
@@ -369,11 +372,11 @@ std::string LoadTimes::ToString() const {
   return text;
 }
 
-absl::StatusOr<LoadTimes> LoadPieces(const Checkpoint& checkpoint,
-                                     const std::vector<WeightPiece>& pieces, Stream& stream,
-                                     const ByteProgress& progress, const LoadLimits& limits) {
+absl::StatusOr<LoadTimes> LoadPieces(const Checkpoint& checkpoint, const StagePieces& stage,
+                                     Stream& stream, const ByteProgress& progress,
+                                     const LoadLimits& limits) {
   Pipeline pipeline(checkpoint, stream, progress, limits);
-  for (const WeightPiece& piece : pieces) pipeline.Add(piece);
+  for (const WeightPiece& piece : stage.pieces) pipeline.Add(piece, stage.together);
   return pipeline.Run();
 }
 

@@ -44,6 +44,13 @@ struct WeightPiece {
   bool plus_one = false;  // a norm that the file keeps less one
 };
 
+// All of a rank's weights, in the order in which they lie.
+struct StagePieces {
+  std::vector<WeightPiece> pieces;
+  // Whether all were cut from one allocation, so that a copy may cover neighbours.
+  bool together = false;
+};
+
 // What bounds the memory that loading takes beside the weights: three staging buffers, and of each
 // thread what it reads and converts at once.
 struct LoadLimits {
@@ -68,13 +75,13 @@ struct LoadTimes {
   std::string ToString() const;
 };
 
-// `pieces` in the order in which they lie. INVALID_ARGUMENT naming the tensor and the first value
+// INVALID_ARGUMENT naming the tensor and the first value
 // that is not finite or cannot be held, else what Checkpoint::Read returns, naming the tensor, or
 // the stream's error, naming the layer. Of several errors it is that of the first row. No thread is
 // at work when this returns. From the stream's owning thread; `progress` may be empty and is called
 // on it.
-absl::StatusOr<LoadTimes> LoadPieces(const Checkpoint& checkpoint,
-                                     const std::vector<WeightPiece>& pieces, Stream& stream,
-                                     const ByteProgress& progress, const LoadLimits& limits);
+absl::StatusOr<LoadTimes> LoadPieces(const Checkpoint& checkpoint, const StagePieces& stage,
+                                     Stream& stream, const ByteProgress& progress,
+                                     const LoadLimits& limits);
 
 }  // namespace pergola

@@ -8,6 +8,7 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/strings/str_join.h"
 #include "base/status.h"
+#include "model/device_piece.h"
 #include "worker/weights/weight_item.h"
 
 namespace pergola {
@@ -25,7 +26,7 @@ class StageBuilder {
   }
 
   absl::StatusOr<StageWeights> Build();
-  const std::vector<WeightPiece>& pieces() const { return pieces_; }
+  const StagePieces& pieces() const { return stage_; }
 
  private:
   const WeightItem* Find(Role role, int64_t layer) const {
@@ -50,7 +51,7 @@ class StageBuilder {
   const std::vector<WeightItem>& items_;
   Stream& stream_;
   absl::flat_hash_map<std::pair<Role, int64_t>, const WeightItem*> by_role_;
-  std::vector<WeightPiece> pieces_;
+  StagePieces stage_;
 };
 
 absl::StatusOr<const WeightItem*> StageBuilder::Need(Role role, int64_t layer) const {
@@ -67,7 +68,7 @@ void StageBuilder::AddPiece(const PackedMatrix& matrix, std::vector<WeightPiece:
   piece.memory = matrix.memory();
   piece.bytes = matrix.bytes();
   piece.layer = layer;
-  pieces_.push_back(std::move(piece));
+  stage_.pieces.push_back(std::move(piece));
 }
 
 DeviceVector<float> StageBuilder::MakeVector(std::vector<WeightPiece::Source> sources, int64_t size,
@@ -80,7 +81,7 @@ DeviceVector<float> StageBuilder::MakeVector(std::vector<WeightPiece::Source> so
   piece.bytes = vector.bytes();
   piece.layer = layer;
   piece.plus_one = plus_one;
-  pieces_.push_back(std::move(piece));
+  stage_.pieces.push_back(std::move(piece));
   return vector;
 }
 
@@ -178,6 +179,7 @@ std::string StageBuilder::Dtypes() const {
 }
 
 absl::StatusOr<StageWeights> StageBuilder::Build() {
+  const int64_t reserved = stream_.ReservedBytesLeft();
   StageWeights weights;
   weights.layers = layout_.layers;
   weights.dtypes = Dtypes();
@@ -203,6 +205,9 @@ absl::StatusOr<StageWeights> StageBuilder::Build() {
   }
   // An allocation that failed stays with the stream.
   RETURN_IF_ERROR(stream_.Synchronize());
+  int64_t taken = 0;
+  for (const WeightPiece& piece : stage_.pieces) taken += piece.bytes + DevicePadding(piece.bytes);
+  stage_.together = reserved - stream_.ReservedBytesLeft() == taken;
   return weights;
 }
 
