@@ -44,9 +44,9 @@ struct PackedShape {
 };
 
 // Packs `row_count` source rows (as in the file: dense values, or whole blocks that cover lead +
-// columns, or of int8 the f32 scale and then the values) as output rows first_row.. of the matrix
-// into `image`: shape.bytes() of host memory, which were zeros. Rows may come in any order, each
-// once, and different rows from different threads.
+// columns, or of int8 and fp8 the f32 scale and then the values) as output rows first_row.. of the
+// matrix into `image`: shape.bytes() of host memory, which were zeros. Rows may come in any order,
+// each once, and different rows from different threads.
 void PackRows(const PackedShape& shape, int64_t first_row, int64_t row_count, const void* source,
               int64_t source_row_bytes, uint8_t* image);
 
@@ -55,13 +55,13 @@ void PackRows(const PackedShape& shape, int64_t first_row, int64_t row_count, co
 class PackedMatrix {
  public:
   PackedMatrix() = default;
-  // Allocates for `rows` x `columns` of any dtype but i32; of int8 at most kMostInt8Columns
+  // Allocates for `rows` x `columns` of any dtype but i32 and fp8; of int8 at most kMostInt8Columns
   // columns. A quantised matrix may be a cut of columns that does not begin on a block: `lead`
   // (below BlockValues) says how many values of the first block lie before the cut; a row then
   // holds the blocks that cover lead + columns values.
   static PackedMatrix Allocate(DType dtype, int64_t rows, int64_t columns, int lead = 0);
-  // The same in the memory of `stream`, for ops on it; of a GPU the bytes come from the loader
-  // (worker/weights/load_pipeline.h).
+  // The same in the memory of `stream`, for ops on it: a GPU may hold fp8 too. Its bytes come from
+  // the loader (worker/weights/load_pipeline.h).
   static PackedMatrix Allocate(Stream& stream, DType dtype, int64_t rows, int64_t columns,
                                int lead);
   // Of a CPU's matrix: PackRows above into its memory.

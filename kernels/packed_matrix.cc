@@ -105,6 +105,7 @@ PackedMatrix::PackedMatrix(const PackedShape& shape) : shape_(shape) {
   PERGOLA_CHECK(shape.rows >= 0 && shape.columns >= 0);
   PERGOLA_CHECK(shape.lead >= 0 && shape.lead < BlockValues(shape.dtype));
   PERGOLA_CHECK(shape.dtype != DType::kInt8 || shape.columns <= kMostInt8Columns);
+  PERGOLA_CHECK_MSG(!shape.panels || shape.dtype != DType::kFp8, "fp8 is for GPUs");
 }
 
 PackedMatrix PackedMatrix::Allocate(DType dtype, int64_t rows, int64_t columns, int lead) {

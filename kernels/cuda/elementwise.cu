@@ -29,8 +29,9 @@ template <Activation kActivation>
 __device__ float Activated(float x) {
   if (kActivation == Activation::kSilu) return x / (1.0F + expf(-x));
   if (kActivation == Activation::kGeluErf) return 0.5F * x * (1.0F + erff(x * 0.70710678F));
-  const float inner = 0.79788456F * (x + 0.044715F * x * x * x);
-  return 0.5F * x * (1.0F + tanhf(inner));
+  // x / 2 (1 + tanh(z)) is x / (1 + e^-2z), where no difference cancels.
+  const float inner = 1.59576912F * (x + 0.044715F * x * x * x);
+  return x / (1.0F + expf(-inner));
 }
 
 // x is [rows, width] or, with gate, [rows, 2 * width]; an item is kStep neighbours of y.

@@ -182,6 +182,22 @@ TEST(MakePlanTest, FormatsOfTheWeightsChangeTheirBytesAndTheKv) {
   EXPECT_EQ(head(int4), head(bf16));
 }
 
+TEST(MakePlanTest, Fp8IsAGpusFormat) {
+  PlanOptions options = On("llama-3-8b");
+  options.dtype = "fp8";
+  EXPECT_THAT(std::string(Plan(options).status().message()), HasSubstr("--dtype fp8 is for GPUs"));
+  options = On("llama-3-8b", "h200");
+  options.dtype = "fp8";
+  const auto report = Plan(options);
+  ASSERT_TRUE(report.ok()) << report.status();
+  // Per layer 6,144 and 4,096 outputs of 4,096 inputs and a scale; two matrices, eight GPUs.
+  int64_t bytes = 0;
+  for (const MemoryPlan& rank : report->ranks) {
+    bytes += rank.weight_bytes[static_cast<size_t>(WeightKind::kAttention)];
+  }
+  EXPECT_EQ(bytes, int64_t{32} * (6144 + 4096) * (4096 + 4));
+}
+
 TEST(PlanReportTest, ACpuPlanStatesNoTimes) {
   const auto report = Plan(On("llama-3-8b"));
   ASSERT_TRUE(report.ok()) << report.status();
