@@ -70,7 +70,8 @@ class Model {
 };
 
 absl::StatusOr<std::unique_ptr<Model>> Model::Load(const ModelCase& model, bool tiny) {
-  ASSIGN_OR_RETURN(const ModelSpec spec, BenchSpec(model.shape, tiny));
+  ASSIGN_OR_RETURN(ModelSpec spec, BenchSpec(model.shape, tiny));
+  if (model.layers > 0) spec.layers = std::min(spec.layers, model.layers);
   // Four bits are repeated as they are; eight are made of bf16 while loading.
   const bool int4 = model.format == WeightFormat::kInt4;
   const RandomCheckpoint checkpoint(spec, int4 ? DType::kQ4_1 : DType::kBF16);
@@ -270,7 +271,8 @@ absl::Status BenchPrefill(const std::string& name, int64_t tokens, const Roofs& 
 absl::Status BenchModel(const ModelCase& model, const Roofs& roofs, bool tiny) {
   const double begin = Now();
   ASSIGN_OR_RETURN(const std::unique_ptr<Model> loaded, Model::Load(model, tiny));
-  const std::string name = model.shape + " " + WeightFormatName(model.format);
+  std::string name = model.shape + " " + WeightFormatName(model.format);
+  if (model.layers > 0) name += Text(", %lld layers", static_cast<long long>(model.layers));
   Report("model", name + " load", Text("%.1f s, %s", Now() - begin, loaded->info().dtypes.c_str()),
          "", Verdict::kInfo);
   RETURN_IF_ERROR(BenchDecode(model, name, roofs, tiny, loaded.get()));

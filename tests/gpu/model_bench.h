@@ -17,6 +17,7 @@ struct ModelCase {
   double goal = 0;  // of the read bandwidth at batch 1
   std::vector<int64_t> batches;
   int64_t prefill = 0;  // tokens of a prompt; 0: not measured
+  int64_t layers = 0;   // only so many; 0: all
 };
 
 // Results of part "model". An error is the executor's.
