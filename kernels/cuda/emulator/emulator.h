@@ -17,7 +17,9 @@
 //    places and sizes no code can list, and keep what the last block left;
 //  - CopyAsync's bytes land at the CopyAsyncWait that covers them, and are 0xff until then.
 //
-// Work on streams is done at once, in the order of the calls, unless it is captured or deferred.
+// Work on streams is done at once, in the order of the calls, unless it is captured or deferred, or
+// stands behind work that waits for other ranks (nccl.h): such a stream goes on when it is asked
+// for or waited for.
 #pragma once
 
 #include <cstdint>

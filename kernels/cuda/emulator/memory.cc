@@ -122,6 +122,10 @@ DeviceModel GetDeviceModel() {
   return TheRegistry().model();
 }
 
+bool IsDeviceMemory(const void* pointer, size_t bytes) {
+  return TheRegistry().IsDeviceMemory(pointer, bytes);
+}
+
 cudaError_t Report(cudaError_t error) {
   if (error != cudaSuccess) last_error = error;
   return error;
@@ -184,6 +188,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
   p.memoryBusWidth = 64;
   p.l2CacheSize = 1 << 20;
   p.concurrentKernels = 1;
+  p.pciBusID = device + 1;
   *properties = p;
   return cudaSuccess;
 }
@@ -297,7 +302,7 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpy
   if (bytes == 0) return cudaSuccess;
   const cudaError_t error = pergola::emulator::CheckCopy(to, bytes, from, bytes, kind);
   if (error != cudaSuccess) return Report(error);
-  if (pergola::emulator::Deferred() && TheRegistry().IsPageable(from, bytes)) {
+  if (pergola::emulator::Delays(stream) && TheRegistry().IsPageable(from, bytes)) {
     // CUDA has read pageable memory when it returns.
     const auto* begin = static_cast<const char*>(from);
     return Enqueue(stream, [to, own = std::vector<char>(begin, begin + bytes)] {
