@@ -11,6 +11,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/gpu/attention_bench.h"
+#include "tests/gpu/collectives.h"
 #include "tests/gpu/matmul_bench.h"
 #include "tests/gpu/model_bench.h"
 #include "tests/gpu/parity.h"
@@ -24,14 +25,16 @@ namespace {
 
 constexpr char kUsage[] =
     "usage: gpu_probe COMMAND [--tiny]\n"
-    "  machine    the device, bandwidths, cuBLASLt's rates\n"
-    "  parity     goldens of every family against transformers and the CPU, f32, bf16 and f16\n"
-    "  ranks      goldens through TP and PP, ranks as processes on one GPU\n"
-    "  attention  attention's speed\n"
-    "  products   speed of products by every weight format, 1 to 32 rows\n"
-    "  model NAME decode and prefill of a model with random weights: llama-8b, llama-1b,\n"
-    "             starcoder-bf16, starcoder-int8, starcoder-int4\n"
-    "  tests      the tests that are linked in, with GoogleTest's options; also if only those are "
+    "  machine      the device, bandwidths, cuBLASLt's rates\n"
+    "  parity       goldens of every family against transformers and the CPU, f32, bf16 and f16\n"
+    "  ranks        goldens through TP and PP, ranks as processes on one GPU\n"
+    "  collectives  NCCL's, ranks as processes on one GPU: right, and how long\n"
+    "  attention    attention's speed\n"
+    "  products     speed of products by every weight format, 1 to 32 rows\n"
+    "  model NAME  decode and prefill of a model with random weights: llama-8b, llama-1b,\n"
+    "              starcoder-bf16, starcoder-int8, starcoder-int4\n"
+    "  tests        the tests that are linked in, with GoogleTest's options; also if only those "
+    "are "
     "given\n"
     "--tiny: small shapes, for a run on the emulator, whose times mean nothing.\n"
     "Exit code: 0, 1 if something is wrong, 2 for wrong arguments, 77 without a CUDA device.\n";
@@ -81,7 +84,8 @@ int Run(std::vector<std::string> arguments) {
     return 0;
   }
   const bool known = command == "machine" || command == "parity" || command == "ranks" ||
-                     command == "attention" || command == "products" || command == "model";
+                     command == "collectives" || command == "attention" || command == "products" ||
+                     command == "model";
   if (!known || arguments.size() != (command == "model" ? 2U : 1U)) {
     std::fprintf(stderr, "gpu_probe: %s\n%s",
                  known ? "wrong number of arguments" : ("no command '" + command + "'").c_str(),
@@ -90,6 +94,7 @@ int Run(std::vector<std::string> arguments) {
   }
   // Its ranks touch CUDA, each for itself; this process must not.
   if (command == "ranks") return CheckRanks(tiny) ? 0 : kWrong;
+  if (command == "collectives") return CheckCollectives(tiny) ? 0 : kWrong;
   if (const char* why = WhyNoCuda()) {
     Report(command.c_str(), "device", why, "", Verdict::kSkipped);
     return kNoDevice;
