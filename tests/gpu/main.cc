@@ -31,11 +31,9 @@ constexpr char kUsage[] =
     "  collectives  NCCL's, ranks as processes on one GPU: right, and how long\n"
     "  attention    attention's speed\n"
     "  products     speed of products by every weight format, 1 to 32 rows\n"
-    "  model NAME  decode and prefill of a model with random weights: llama-8b, llama-1b,\n"
-    "              starcoder-bf16, starcoder-int8, starcoder-int4\n"
-    "  tests        the tests that are linked in, with GoogleTest's options; also if only those "
-    "are "
-    "given\n"
+    "  model NAME   decode and prefill of a model with random weights: llama-8b, llama-1b,\n"
+    "               starcoder-bf16, starcoder-int8, starcoder-int4\n"
+    "  tests        the linked tests, by GoogleTest's options; also if those alone are given\n"
     "--tiny: small shapes, for a run on the emulator, whose times mean nothing.\n"
     "Exit code: 0, 1 if something is wrong, 2 for wrong arguments, 77 without a CUDA device.\n";
 
@@ -112,8 +110,9 @@ int Run(std::vector<std::string> arguments) {
 int main(int argc, char** argv) {
   pergola::InitLog("gpu_probe", "warn");
   const bool options_only = argc > 1 && std::strncmp(argv[1], "--gtest", 7) == 0;
-  testing::InitGoogleMock(&argc, argv);
-  const bool command = argc == 2 && std::strcmp(argv[1], "tests") == 0;
-  if (options_only || command) return RUN_ALL_TESTS();
+  if (options_only || (argc > 1 && std::strcmp(argv[1], "tests") == 0)) {
+    testing::InitGoogleMock(&argc, argv);
+    return RUN_ALL_TESTS();
+  }
   return pergola::Run({argv + 1, argv + argc});
 }
