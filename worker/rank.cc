@@ -160,6 +160,7 @@ absl::Status Rank::Load() {
   host_ = options_.cpu_target_set ? CpuStream::Create(options, options_.cpu_target)
                                   : CpuStream::Create(options);
   RETURN_IF_ERROR(OpenGpu());
+  RETURN_IF_ERROR(OpenLinks());
   LOG_INFO("rank {} of {}: stage {}, layers {} to {}, heads {} to {}, {} threads, {}",
            group_->rank(), group_->size(), layout_.stage, layout_.layers.begin,
            layout_.layers.end - 1, layout_.heads.begin, layout_.heads.end - 1, threads_,
@@ -169,6 +170,7 @@ absl::Status Rank::Load() {
   };
   ExecutorOptions executor = options_.executor;
   executor.gpu_ranks = gpu_ranks_;
+  executor.links = links_.get();
   ASSIGN_OR_RETURN(executor_, StageExecutor::Load(*checkpoint_, layout_, executor, stream(),
                                                   communicator_.get(), progress));
   return absl::OkStatus();
@@ -195,6 +197,22 @@ absl::Status Rank::OpenGpu() {
   return absl::OkStatus();
 }
 
+absl::Status Rank::OpenLinks() {
+  DeviceLinksOptions options;
+  options.layout = layout_;
+  options.choice = options_.collectives;
+  options.host = group_->places()[group_->rank()].host;
+  options.most_values = options_.executor.step_tokens * checkpoint_->spec().hidden;
+  options.board = &board_;
+  if (transport_ != nullptr) {
+    options.background = [this] { return transport_->Progress(); };
+  }
+  ASSIGN_OR_RETURN(links_, DeviceLinks::Open(stream(), options, [this](const std::string& text) {
+                     return group_->GatherTexts(text);
+                   }));
+  return absl::OkStatus();
+}
+
 absl::Status Rank::Attach() {
   ASSIGN_OR_RETURN(const std::string fingerprint, checkpoint_->Fingerprint());
   ASSIGN_OR_RETURN(const int64_t blocks, group_->Minimum(executor_->info().block_count));
@@ -202,8 +220,9 @@ absl::Status Rank::Attach() {
   const std::string print =
       absl::StrCat(fingerprint, " as ", WeightFormatName(options_.executor.weights));
   ASSIGN_OR_RETURN(const std::vector<std::string> prints, group_->GatherTexts(print));
+  const std::string device = absl::StrCat(stream().name(), links_->numerics());
   ASSIGN_OR_RETURN(const std::vector<std::string> numerics,
-                   group_->GatherTexts(RankNumerics(executor_->info().dtypes, stream().name())));
+                   group_->GatherTexts(RankNumerics(executor_->info().dtypes, device)));
   for (int rank = 0; rank < group_->size(); ++rank) {
     if (prints[rank] == print) continue;
     return absl::FailedPreconditionError(

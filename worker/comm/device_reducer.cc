@@ -11,24 +11,21 @@ constexpr int64_t kF32Bytes = sizeof(float);
 
 }  // namespace
 
-int64_t DeviceReducer::PlannedBytes(bool on_cpu, int tensor_parallel, int64_t most_values,
-                                    DType activation) {
-  const bool widens = !on_cpu && tensor_parallel > 1 && activation != DType::kF32;
-  return widens ? most_values * kF32Bytes : 0;
+int64_t DeviceReducer::PlannedBytes(bool staged, int64_t most_values, DType activation) {
+  return staged && activation != DType::kF32 ? most_values * kF32Bytes : 0;
 }
 
-DeviceReducer::DeviceReducer(Stream& stream, StageCommunicator* communicator, int64_t most_values,
-                             DType activation)
-    : stream_(stream), communicator_(communicator) {
-  const bool on_cpu = stream.device() == Device::kCpu;
-  const int ranks = communicator == nullptr ? 1 : communicator->size();
-  if (!on_cpu && ranks > 1) {
-    staged_ = DeviceBuffer(stream, most_values * kF32Bytes, Place::kPinned);
-  }
-  wide_ = DeviceBuffer(stream, PlannedBytes(on_cpu, ranks, most_values, activation));
+DeviceReducer::DeviceReducer(Stream& stream, StageCommunicator* communicator, DeviceGroup* group,
+                             int64_t most_values, DType activation)
+    : stream_(stream), communicator_(communicator), group_(group) {
+  const bool staged = stream.device() != Device::kCpu && group == nullptr &&
+                      communicator != nullptr && communicator->size() > 1;
+  if (staged) staged_ = DeviceBuffer(stream, most_values * kF32Bytes, Place::kPinned);
+  wide_ = DeviceBuffer(stream, PlannedBytes(staged, most_values, activation));
 }
 
 absl::Status DeviceReducer::AllReduce(const Tensor& x) {
+  if (group_ != nullptr) return group_->AllReduce(x);
   if (communicator_ == nullptr) return absl::OkStatus();
   // Also with one rank: the communicator moves the group's messages on while the step runs.
   if (stream_.device() == Device::kCpu) return communicator_->AllReduce(x.f32(), x.values());

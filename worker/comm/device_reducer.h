@@ -1,12 +1,13 @@
 // Sums of a stage's ranks over activations in device memory. On the CPU the communicator adds them
-// where they lie; a GPU's go through host memory in f32, which adds them in rank order wherever the
-// GPUs are and needs no path between them.
+// where they lie; GPUs that reach each other have a DeviceGroup; others' go through host memory in
+// f32, which adds them in rank order wherever the GPUs are and needs no path between them.
 #pragma once
 
 #include <cstdint>
 
 #include "absl/status/status.h"
 #include "kernels/decoder_ops.h"
+#include "kernels/device_group.h"
 #include "kernels/stream.h"
 #include "kernels/tensor.h"
 #include "worker/comm/communicator.h"
@@ -16,17 +17,16 @@ namespace pergola {
 class DeviceReducer {
  public:
   // For tensors of up to `most_values`, f32 or `activation`. `communicator` may be null if the
-  // stage has one rank. Both are borrowed.
-  DeviceReducer(Stream& stream, StageCommunicator* communicator, int64_t most_values,
-                DType activation);
+  // stage has one rank, `group` if its devices do not reach each other. All are borrowed.
+  DeviceReducer(Stream& stream, StageCommunicator* communicator, DeviceGroup* group,
+                int64_t most_values, DType activation);
 
-  // What the constructor allocates of the device's memory.
-  static int64_t PlannedBytes(bool on_cpu, int tensor_parallel, int64_t most_values,
-                              DType activation);
+  // What the constructor allocates of the device's memory; `staged`: sums go through the host's.
+  static int64_t PlannedBytes(bool staged, int64_t most_values, DType activation);
   int64_t bytes() const { return wide_.size(); }
 
-  // x = the sum over the stage's ranks, rounded to x's dtype; the communicator's errors and the
-  // stream's.
+  // x = the sum over the stage's ranks, rounded to x's dtype; the communicator's errors, the
+  // group's and the stream's.
   absl::Status AllReduce(const Tensor& x);
 
   // AllReduce of the branch that the op adds to the stream (args.residual, or args.y of Add: this
@@ -39,6 +39,7 @@ class DeviceReducer {
  private:
   Stream& stream_;
   StageCommunicator* communicator_;
+  DeviceGroup* group_;
   DeviceBuffer staged_;  // [most_values] f32, pinned
   DeviceBuffer wide_;    // [most_values] f32, where activations are narrower
 };

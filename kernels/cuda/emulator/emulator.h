@@ -38,7 +38,8 @@ void SetOrder(Order order, uint64_t seed = 0);
 // thread's streams. Off at first.
 void SetDeferred(bool deferred);
 
-// What cudaGetDeviceProperties and cudaMemGetInfo say, in all threads.
+// What cudaGetDeviceProperties and cudaMemGetInfo say, in all threads. At first the environment
+// variable PERGOLA_EMULATED_GPUS gives the count, if it is set.
 struct DeviceModel {
   int count = 1;
   int major = 9;

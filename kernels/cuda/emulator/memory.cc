@@ -19,6 +19,15 @@ namespace {
 thread_local cudaError_t last_error = cudaSuccess;
 thread_local int current_device = 0;
 
+// How programs whose main is the product's are told of their devices.
+DeviceModel ModelFromEnvironment() {
+  DeviceModel model;
+  if (const char* count = std::getenv("PERGOLA_EMULATED_GPUS"); count != nullptr) {
+    model.count = std::atoi(count);
+  }
+  return model;
+}
+
 class Registry {
  public:
   static Registry& Instance() {
@@ -33,9 +42,9 @@ class Registry {
     MutexLock lock(mutex_);
     return model_;
   }
-  int64_t allocated() {
+  int64_t allocated(int device) {
     MutexLock lock(mutex_);
-    return allocated_;
+    return allocated_[device];
   }
   cudaError_t Allocate(void** pointer, size_t bytes, bool on_device) {
     if (pointer == nullptr) return cudaErrorInvalidValue;
@@ -43,13 +52,14 @@ class Registry {
     if (bytes == 0) return cudaSuccess;
     MutexLock lock(mutex_);
     const auto size = static_cast<int64_t>(bytes);
-    if (on_device && size > model_.memory_bytes - allocated_) return cudaErrorMemoryAllocation;
+    if (on_device && size > model_.memory_bytes - allocated_[current_device])
+      return cudaErrorMemoryAllocation;
     void* memory =
         std::aligned_alloc(kAlignment, (bytes + kAlignment - 1) / kAlignment * kAlignment);
     if (memory == nullptr) return cudaErrorMemoryAllocation;
     std::memset(memory, 0xff, bytes);
-    blocks_[reinterpret_cast<uintptr_t>(memory)] = {size, on_device};
-    if (on_device) allocated_ += size;
+    blocks_[reinterpret_cast<uintptr_t>(memory)] = {size, on_device, current_device};
+    if (on_device) allocated_[current_device] += size;
     *pointer = memory;
     return cudaSuccess;
   }
@@ -60,7 +70,7 @@ class Registry {
     if (found == blocks_.end() || found->second.on_device != on_device) {
       return cudaErrorInvalidValue;
     }
-    if (on_device) allocated_ -= found->second.bytes;
+    if (on_device) allocated_[found->second.device] -= found->second.bytes;
     blocks_.erase(found);
     std::free(pointer);
     return cudaSuccess;
@@ -89,11 +99,12 @@ class Registry {
   struct Block {
     int64_t bytes;
     bool on_device;
+    int device;  // that was current when it was allocated
   };
   Mutex mutex_;
-  DeviceModel model_ GUARDED_BY(mutex_);
+  DeviceModel model_ GUARDED_BY(mutex_) = ModelFromEnvironment();
   std::map<uintptr_t, Block> blocks_ GUARDED_BY(mutex_);
-  int64_t allocated_ GUARDED_BY(mutex_) = 0;
+  std::map<int, int64_t> allocated_ GUARDED_BY(mutex_);  // of each device
 };
 
 Registry& TheRegistry() {
@@ -258,7 +269,8 @@ cudaError_t cudaDeviceReset() {
 cudaError_t cudaMemGetInfo(size_t* free_bytes, size_t* total_bytes) {
   const int64_t total = GetDeviceModel().memory_bytes;
   *total_bytes = static_cast<size_t>(total);
-  *free_bytes = static_cast<size_t>(total - TheRegistry().allocated());
+  *free_bytes =
+      static_cast<size_t>(total - TheRegistry().allocated(pergola::emulator::current_device));
   return cudaSuccess;
 }
 
