@@ -2,8 +2,8 @@
 
 #include <algorithm>
 #include <chrono>
+#include <functional>
 #include <memory>
-#include <numeric>
 #include <random>
 #include <thread>
 
@@ -15,7 +15,8 @@
 #include "tests/gpu/random_checkpoint.h"
 #include "tests/gpu/report.h"
 #include "tests/gpu/timing.h"
-#include "worker/step/stage_executor.h"
+#include "worker/comm/shm_communicator.h"
+#include "worker/step/step_loop.h"
 
 namespace pergola {
 namespace {
@@ -28,45 +29,81 @@ double Now() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
-// One rank on the GPU, driven as a step loop drives it.
+// Plans of one kind of work, and the times of their results: both ends of a step loop.
+class Work final : public PlanSource, public ResultSink {
+ public:
+  // A plan, given the number of plans before it.
+  using MakePlan = std::function<v1::StepPlan(int64_t before)>;
+
+  // The times of the last `measured` of `plans` plans count.
+  Work(int64_t plans, int64_t measured, MakePlan make)
+      : plans_(plans), first_measured_(plans - measured), make_(std::move(make)) {}
+
+  // As many ahead of the results as a coordinator sends to one stage.
+  absl::StatusOr<Next> Take(bool /*wait*/, v1::StepPlan* plan) override {
+    if (finished_ == plans_ || !failure_.ok()) return Next::kEnd;
+    if (sent_ == plans_ || sent_ == finished_ + 2) return Next::kNone;
+    *plan = make_(sent_++);
+    return Next::kPlan;
+  }
+  void Push(v1::StepResult result) override {
+    for (const v1::EntryResult& entry : result.entries()) {
+      if (entry.status() == v1::ENTRY_STATUS_OK && entry.ids_size() == 1) continue;
+      failure_ = absl::InternalError(absl::StrCat(
+          "plan ", result.plan_id(),
+          " has an entry without a token: ", v1::EntryStatus_Name(entry.status()).c_str()));
+    }
+    const double now = Now();
+    if (finished_++ >= first_measured_) seconds_.push_back(now - last_);
+    last_ = now;
+  }
+
+  const absl::Status& failure() const { return failure_; }
+  // Between results.
+  double MedianSeconds() const { return Median(seconds_); }
+
+ private:
+  const int64_t plans_, first_measured_;
+  const MakePlan make_;
+  int64_t sent_ = 0, finished_ = 0;
+  double last_ = 0;
+  std::vector<double> seconds_;
+  absl::Status failure_;
+};
+
+// One rank on the GPU, with a worker's step loop.
 class Model {
  public:
   static absl::StatusOr<std::unique_ptr<Model>> Load(const ModelCase& model, bool tiny);
 
   const ExecutorInfo& info() const { return executor_->info(); }
   const ShapeSpec& shape() const { return shape_; }
-  // New sequences in slots 0 .. batch-1, `tokens` of prompt each.
-  absl::Status Start(int64_t batch, int64_t tokens);
-  // One token of each; seconds.
-  absl::StatusOr<double> Decode();
-  // A prompt alone in slot 0; seconds.
-  absl::StatusOr<double> Prefill(int64_t tokens);
-  int64_t position() const { return position_; }
+  // Seconds of a step with one token for each of `batch` sequences, which begin with `prompt`
+  // tokens; the median of `steps`, after some that warm up.
+  absl::StatusOr<double> Decode(int64_t batch, int64_t prompt, int64_t steps);
+  // Seconds of a prompt alone, the median of `repeats`.
+  absl::StatusOr<double> Prefill(int64_t tokens, int64_t repeats);
 
  private:
   explicit Model(ShapeSpec shape) : shape_(std::move(shape)) {}
-  v1::StepPlan NewPlan() {
+  v1::StepPlan NewPlan(int64_t before) const {
     v1::StepPlan plan;
-    plan.set_plan_id(++plan_id_);
-    plan.set_epoch(1);
+    plan.set_plan_id(static_cast<uint64_t>(before) + 1);
+    plan.set_epoch(epoch_);
     return plan;
   }
-  int32_t RandomId() { return static_cast<int32_t>(random_() % shape_.spec.vocabulary); }
-  void Add(v1::StepPlan* plan, int64_t slot, int64_t tokens, std::vector<int32_t>* ids);
-  absl::StatusOr<double> Execute(const v1::StepPlan& plan, const std::vector<int32_t>& ids);
+  // A sequence begins in `slot` with random ids and so many blocks, from the slot's first on.
+  void Begin(v1::StepPlan* plan, int64_t slot, int64_t tokens, int64_t blocks);
+  absl::StatusOr<double> Run(Work load);
 
   const ShapeSpec shape_;  // as held
   std::unique_ptr<CpuStream> host_;
   std::unique_ptr<Stream> gpu_;
   std::unique_ptr<StageExecutor> executor_;
   std::mt19937 random_{7};
-  std::vector<float> hidden_;
-  std::vector<v1::EntryResult> results_;
-  std::vector<int32_t> last_;  // token of each slot
-  int64_t position_ = 0;       // of the next token of every slot
+  uint64_t epoch_ = 0;
   int64_t blocks_per_slot_ = 0;
   int64_t step_tokens_ = 0;
-  uint64_t plan_id_ = 0;
 };
 
 absl::StatusOr<std::unique_ptr<Model>> Model::Load(const ModelCase& model, bool tiny) {
@@ -83,11 +120,10 @@ absl::StatusOr<std::unique_ptr<Model>> Model::Load(const ModelCase& model, bool 
   ExecutorOptions options;
   options.block_tokens = kBlockTokens;
   options.slot_count = *std::max_element(model.batches.begin(), model.batches.end());
-  options.step_tokens = tiny ? 64 : 2048;
+  made->step_tokens_ = options.step_tokens = tiny ? 64 : 2048;
   options.context_length = tiny ? 128 : 4096;
   options.weights = model.format;
-  made->step_tokens_ = options.step_tokens;
-  // 128 positions of each slot, and a prompt in slot 0.
+  // 128 positions of each slot, and a long prompt in slot 0.
   made->blocks_per_slot_ = 128 / kBlockTokens;
   options.block_count =
       std::max(options.slot_count * made->blocks_per_slot_, options.context_length / kBlockTokens);
@@ -97,97 +133,93 @@ absl::StatusOr<std::unique_ptr<Model>> Model::Load(const ModelCase& model, bool 
   ASSIGN_OR_RETURN(const RankLayout layout, MakeLayout(spec, 1, 1, 0));
   ASSIGN_OR_RETURN(made->executor_,
                    StageExecutor::Load(checkpoint, layout, options, *made->gpu_, nullptr, nullptr));
-  made->hidden_.resize(static_cast<size_t>(options.step_tokens * spec.hidden));
-  made->last_.resize(static_cast<size_t>(options.slot_count));
   return made;
 }
 
-void Model::Add(v1::StepPlan* plan, int64_t slot, int64_t tokens, std::vector<int32_t>* ids) {
+void Model::Begin(v1::StepPlan* plan, int64_t slot, int64_t tokens, int64_t blocks) {
+  auto* start = plan->add_starts();
+  start->set_slot(static_cast<uint32_t>(slot));
+  start->mutable_sampling()->set_top_p(1);
   auto* entry = plan->add_entries();
   entry->set_slot(static_cast<uint32_t>(slot));
-  entry->set_first_position(static_cast<uint32_t>(position_));
   for (int64_t i = 0; i < tokens; ++i) {
-    const int32_t id = position_ == 0 ? RandomId() : last_[static_cast<size_t>(slot)];
-    entry->add_ids(id);
-    ids->push_back(id);
+    entry->add_ids(static_cast<int32_t>(random_() % shape_.spec.vocabulary));
+  }
+  for (int64_t i = 0; i < blocks; ++i) {
+    entry->add_block_ids(static_cast<uint32_t>(slot * blocks_per_slot_ + i));
   }
   entry->add_logits_at(static_cast<uint32_t>(tokens - 1));
 }
 
-absl::StatusOr<double> Model::Execute(const v1::StepPlan& plan, const std::vector<int32_t>& ids) {
-  const double begin = Now();
-  RETURN_IF_ERROR(executor_->Validate(plan));
-  results_.clear();
-  RETURN_IF_ERROR(executor_->Execute(plan, ids, hidden_.data(), &results_));
-  const double seconds = Now() - begin;
-  for (int i = 0; i < plan.entries_size(); ++i) {
-    const v1::EntryResult& result = results_[static_cast<size_t>(i)];
-    if (result.status() != v1::ENTRY_STATUS_OK || result.ids_size() != 1) {
-      return absl::InternalError(absl::StrCat("slot ", plan.entries(i).slot(), " has no token: ",
-                                              v1::EntryStatus_Name(result.status()).c_str()));
+absl::StatusOr<double> Model::Run(Work load) {
+  ASSIGN_OR_RETURN(const RankLayout layout, MakeLayout(shape_.spec, 1, 1, 0));
+  WaitBoard waits;
+  ShmOptions stage;
+  stage.board = &waits;
+  const auto region = SharedRegion::OnHeap(ShmCommunicator::RegionBytes(stage));
+  ShmCommunicator::Format(*region);
+  ShmCommunicator communicator(region, stage);
+  StepLoopParts parts;
+  parts.plans = &load;
+  parts.results = &load;
+  parts.communicator = &communicator;
+  parts.executor = executor_.get();
+  parts.board = &waits;
+  StepLoopOptions options;
+  options.layout = layout;
+  options.hidden = shape_.spec.hidden;
+  options.step_tokens = step_tokens_;
+  options.now_us = WaitBoard::SteadyMicroseconds;
+  RETURN_IF_ERROR(StepLoop(options, parts).Run());
+  RETURN_IF_ERROR(load.failure());
+  return load.MedianSeconds();
+}
+
+absl::StatusOr<double> Model::Decode(int64_t batch, int64_t prompt, int64_t steps) {
+  constexpr int64_t kWarm = 6;
+  ++epoch_;
+  const int64_t at_once = std::max<int64_t>(1, step_tokens_ / prompt);
+  const int64_t prompts = (batch + at_once - 1) / at_once;
+  return Run(Work(prompts + kWarm + steps, steps, [&](int64_t before) {
+    v1::StepPlan plan = NewPlan(before);
+    for (int64_t slot = before * at_once; slot < std::min(batch, (before + 1) * at_once); ++slot) {
+      Begin(&plan, slot, prompt, blocks_per_slot_);
     }
-    last_[plan.entries(i).slot()] = result.ids(0);
-  }
-  return seconds;
-}
-
-absl::Status Model::Start(int64_t batch, int64_t tokens) {
-  last_.resize(static_cast<size_t>(batch));
-  const int64_t at_once = std::max<int64_t>(1, step_tokens_ / tokens);
-  for (int64_t first = 0; first < batch; first += at_once) {
-    position_ = 0;
-    v1::StepPlan plan = NewPlan();
-    std::vector<int32_t> ids;
-    for (int64_t slot = first; slot < std::min(batch, first + at_once); ++slot) {
-      auto* start = plan.add_starts();
-      start->set_slot(static_cast<uint32_t>(slot));
-      start->mutable_sampling()->set_top_p(1);
-      Add(&plan, slot, tokens, &ids);
-      for (int64_t i = 0; i < blocks_per_slot_; ++i) {
-        plan.mutable_entries()->rbegin()->add_block_ids(
-            static_cast<uint32_t>(slot * blocks_per_slot_ + i));
-      }
+    for (int64_t slot = 0; before >= prompts && slot < batch; ++slot) {
+      auto* entry = plan.add_entries();
+      entry->set_slot(static_cast<uint32_t>(slot));
+      entry->set_first_position(static_cast<uint32_t>(prompt + before - prompts));
+      const bool first = before == prompts;
+      entry->mutable_from()->set_plan_id(
+          static_cast<uint64_t>(first ? slot / at_once + 1 : before));
+      entry->mutable_from()->set_entry(static_cast<uint32_t>(first ? slot % at_once : slot));
+      entry->add_logits_at(0);
     }
-    RETURN_IF_ERROR(Execute(plan, ids).status());
-  }
-  position_ = tokens;
-  return absl::OkStatus();
+    return plan;
+  }));
 }
 
-absl::StatusOr<double> Model::Decode() {
-  v1::StepPlan plan = NewPlan();
-  std::vector<int32_t> ids;
-  for (size_t slot = 0; slot < last_.size(); ++slot) {
-    Add(&plan, static_cast<int64_t>(slot), 1, &ids);
-  }
-  ++position_;
-  return Execute(plan, ids);
-}
-
-absl::StatusOr<double> Model::Prefill(int64_t tokens) {
-  position_ = 0;
-  v1::StepPlan plan = NewPlan();
-  std::vector<int32_t> ids;
-  plan.add_starts()->mutable_sampling()->set_top_p(1);
-  Add(&plan, 0, tokens, &ids);
-  for (int64_t i = 0; i * kBlockTokens < tokens; ++i) {
-    plan.mutable_entries(0)->add_block_ids(static_cast<uint32_t>(i));
-  }
-  return Execute(plan, ids);
+absl::StatusOr<double> Model::Prefill(int64_t tokens, int64_t repeats) {
+  ++epoch_;
+  return Run(Work(repeats + 2, repeats, [&](int64_t before) {
+    v1::StepPlan plan = NewPlan(before);
+    Begin(&plan, 0, tokens, (tokens + kBlockTokens - 1) / kBlockTokens);
+    return plan;
+  }));
 }
 
 // What a step must read and compute.
-struct Work {
+struct Cost {
   double matrix_bytes = 0;   // of all products' weights
   double matrix_values = 0;  // a product's multiply-adds per row
   double head_values = 0;    // of these, the LM head's
   double kv_bytes = 0;       // per position
 };
 
-Work WorkOf(const Model& model) {
+Cost CostOf(const Model& model) {
   const ModelSpec& spec = model.shape().spec;
   const auto layout = MakeLayout(spec, 1, 1, 0);
-  Work work;
+  Cost work;
   for (const HeldMatrix& matrix : HeldBy(model.shape(), *layout).matrices) {
     const bool embedding = matrix.kind == WeightKind::kEmbedding;
     const bool table = matrix.rows == spec.vocabulary;  // not the positions
@@ -202,25 +234,19 @@ Work WorkOf(const Model& model) {
   return work;
 }
 
-// Decode at each batch size. The sequences stand at 64 to 100 positions.
+// Decode at each batch size. The sequences stand at 64 to 100 positions, counted as if at 94.
 absl::Status BenchDecode(const ModelCase& c, const std::string& name, const Roofs& roofs, bool tiny,
                          Model* model) {
-  const Work work = WorkOf(*model);
+  const Cost work = CostOf(*model);
   double worst = 0;
   int64_t worst_batch = 0;
   std::string sweep;
   for (const int64_t batch : c.batches) {
-    RETURN_IF_ERROR(model->Start(batch, tiny ? 8 : 64));
-    std::vector<double> seconds;
-    const int warm = 6, repeats = tiny ? 3 : 30;
-    for (int i = 0; i < warm + repeats; ++i) {
-      ASSIGN_OR_RETURN(const double s, model->Decode());
-      if (i >= warm) seconds.push_back(s);
-    }
-    const double s = Median(std::move(seconds));
+    const int64_t prompt = tiny ? 8 : 64, steps = tiny ? 3 : 30;
+    ASSIGN_OR_RETURN(const double s, model->Decode(batch, prompt, steps));
     const auto rows = static_cast<double>(batch);
     const double bytes =
-        work.matrix_bytes + rows * work.kv_bytes * static_cast<double>(model->position());
+        work.matrix_bytes + rows * work.kv_bytes * static_cast<double>(prompt + steps);
     const double memory = bytes / roofs.read_bytes;
     const double compute = 2 * work.matrix_values * rows / roofs.bf16_flops;
     const std::string what =
@@ -246,13 +272,8 @@ absl::Status BenchDecode(const ModelCase& c, const std::string& name, const Roof
 
 absl::Status BenchPrefill(const std::string& name, int64_t tokens, const Roofs& roofs, bool tiny,
                           Model* model) {
-  std::vector<double> seconds;
-  for (int i = 0; i < (tiny ? 2 : 12); ++i) {
-    ASSIGN_OR_RETURN(const double s, model->Prefill(tokens));
-    if (i >= 1) seconds.push_back(s);
-  }
-  const double s = Median(std::move(seconds));
-  const Work work = WorkOf(*model);
+  ASSIGN_OR_RETURN(const double s, model->Prefill(tokens, tiny ? 1 : 10));
+  const Cost work = CostOf(*model);
   const ModelSpec& spec = model->shape().spec;
   const auto rows = static_cast<double>(tokens);
   // The head computes the last row alone; a row sees half of the prompt on average.

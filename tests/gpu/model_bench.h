@@ -1,5 +1,5 @@
-// Decode and prefill of whole models with random weights, through StageExecutor as the worker calls
-// it: plans in, tokens out, sampling included.
+// Decode and prefill of whole models with random weights, through a worker's step loop: plans in,
+// tokens out, sampling and all the host's work included.
 #pragma once
 
 #include <string>
