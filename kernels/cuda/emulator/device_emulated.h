@@ -18,20 +18,27 @@ template <typename... P, typename... A>
 void Launch(void (*kernel)(P...), dim3 grid, int threads, int64_t shared_bytes,
             const CudaContext& context, A... args) {
   static_assert(sizeof...(P) == sizeof...(A), "a launch gives the kernel all of its arguments");
-  const emulator::LaunchShape shape = {grid, threads, shared_bytes, context.compute_capability};
+  const emulator::LaunchShape shape = {grid, threads, shared_bytes, context.compute_capability,
+                                       BeginsEarly(context)};
   emulator::CheckLaunch(shape);
   // The arguments are copied now, as CUDA does, and read when the launch runs.
   using Call = std::pair<void (*)(P...), std::tuple<P...>>;
   const Call call(kernel, std::tuple<P...>(static_cast<P>(args)...));
-  const cudaError_t enqueued = emulator::Enqueue(context.stream, [=] {
+  const auto run = [=](const emulator::Action& previous) {
     const auto body = [](const void* argument) {
       const Call& own = *static_cast<const Call*>(argument);
       std::apply(own.first, own.second);
     };
-    emulator::RunGrid({body, &call}, shape);
-  });
+    emulator::RunGrid({body, &call}, shape, previous);
+  };
+  const cudaError_t enqueued = emulator::EnqueueKernel(context.stream, run, shape.early);
   PERGOLA_CHECK_MSG(enqueued == cudaSuccess,
                     std::string("launch: ") + cudaGetErrorString(enqueued));
+}
+
+inline void LetNextBegin() {}
+inline void AwaitPrevious() {
+  emulator::AwaitPreviousKernel();
 }
 
 template <typename T>

@@ -7,6 +7,7 @@
 #include <cstring>
 #include <memory>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -54,6 +55,8 @@ uint64_t NextRandom(uint64_t* state) {
   return z ^ (z >> 31);
 }
 
+constexpr char kAwaitPrevious[] = "AwaitPrevious";
+
 // 0 .. count - 1 in the order that is set.
 void FillOrder(std::vector<int64_t>* order, int64_t count, uint64_t* random) {
   order->resize(static_cast<size_t>(count));
@@ -76,7 +79,8 @@ std::string Place(int thread) {
 // One per OS thread that launches. Its scheduler and the fibers take turns on that OS thread.
 class Engine {
  public:
-  void RunGrid(const KernelCall& call, const LaunchShape& shape);
+  void RunGrid(const KernelCall& call, const LaunchShape& shape,
+               const std::function<void()>& previous);
   int compute_capability() const { return compute_capability_; }
   Thread& current() { return threads_[static_cast<size_t>(current_)]; }
   int current_index() const { return current_; }
@@ -84,6 +88,7 @@ class Engine {
   SharedMemory& shared() { return shared_; }
 
   int WaitBlock(const char* operation, int predicate);
+  void AwaitPrevious();
   void WaitWarp(const char* operation, void* request, void (*compute)(void* const*));
 
  private:
@@ -102,6 +107,8 @@ class Engine {
   std::string Describe(int thread);
 
   KernelCall call_;
+  const std::function<void()>* previous_ = nullptr;  // that has not run
+  int64_t awaited_ = 0;                              // threads that called AwaitPrevious
   int compute_capability_ = 0;
   uint64_t random_ = 0;
   SharedMemory shared_;
@@ -125,8 +132,11 @@ void Engine::Fail(int thread, const std::string& what) {
   CheckFailed(__FILE__, __LINE__, "the kernel keeps CUDA's rules", Place(thread) + what);
 }
 
-void Engine::RunGrid(const KernelCall& call, const LaunchShape& shape) {
+void Engine::RunGrid(const KernelCall& call, const LaunchShape& shape,
+                     const std::function<void()>& previous) {
   PERGOLA_CHECK_MSG(!running(), "a kernel launches a kernel");
+  previous_ = previous ? &previous : nullptr;
+  awaited_ = 0;
   const dim3& grid = shape.grid;
   call_ = call;
   compute_capability_ = shape.compute_capability;
@@ -146,6 +156,11 @@ void Engine::RunGrid(const KernelCall& call, const LaunchShape& shape) {
       Fail(0, "some thread wrote beyond the launch's " + std::to_string(shape.shared_bytes) +
                   " bytes of dynamic shared memory");
     }
+  }
+  if (shape.early && awaited_ != plane * grid.z * shape.threads) {
+    Fail(0,
+         "it may begin before the kernel before it has ended, and not every thread calls "
+         "AwaitPrevious");
   }
   current_ = -1;
 }
@@ -172,6 +187,9 @@ void Engine::RunBlock(int threads) {
 }
 
 void Engine::ReleaseBarrier() {
+  if (previous_ != nullptr && threads_[0].operation == kAwaitPrevious) {
+    std::thread(*std::exchange(previous_, nullptr)).join();
+  }
   barrier_count_ = 0;
   for (Thread& t : threads_) {
     if (t.operation != threads_[0].operation) FailBarrier(static_cast<int>(threads_.size()));
@@ -269,6 +287,11 @@ int Engine::WaitBlock(const char* operation, int predicate) {
   return barrier_count_;
 }
 
+void Engine::AwaitPrevious() {
+  ++awaited_;
+  if (previous_ != nullptr) WaitBlock(kAwaitPrevious, 0);
+}
+
 void Engine::WaitWarp(const char* operation, void* request, void (*compute)(void* const*)) {
   Thread& t = current();
   t.state = State::kInWarp;
@@ -334,8 +357,9 @@ void CheckLaunch(const LaunchShape& shape) {
                         std::to_string(limit) + " are the limit");
 }
 
-void RunGrid(const KernelCall& call, const LaunchShape& shape) {
-  ThisEngine().RunGrid(call, shape);
+void RunGrid(const KernelCall& call, const LaunchShape& shape,
+             const std::function<void()>& previous) {
+  ThisEngine().RunGrid(call, shape, previous);
 }
 
 void RequireCapability(const char* operation, int capability) {
@@ -349,6 +373,10 @@ void RequireCapability(const char* operation, int capability) {
 void KernelError(const char* what) {
   CheckFailed(__FILE__, __LINE__, "the kernel keeps CUDA's rules",
               Place(RunningEngine().current_index()) + what);
+}
+
+void AwaitPreviousKernel() {
+  RunningEngine().AwaitPrevious();
 }
 
 int BlockBarrier(const char* operation, int predicate) {

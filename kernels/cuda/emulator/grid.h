@@ -5,6 +5,7 @@
 #include <vector_types.h>
 
 #include <cstdint>
+#include <functional>
 
 namespace pergola::emulator {
 
@@ -23,11 +24,14 @@ struct LaunchShape {
   int threads = 0;
   int64_t shared_bytes = 0;
   int compute_capability = 90;  // 10 * major + minor
+  bool early = false;           // a GPU may begin it before the kernel before it has ended
 };
 // CHECKs that a GPU of that capability takes it.
 void CheckLaunch(const LaunchShape& shape);
-// Returns when all blocks have run.
-void RunGrid(const KernelCall& call, const LaunchShape& shape);
+// Returns when all blocks have run. `previous`, where it is not empty, runs when all threads of the
+// first block await it, on a thread of its own, since it may be a grid with shared memory too.
+void RunGrid(const KernelCall& call, const LaunchShape& shape,
+             const std::function<void()>& previous);
 
 // The rest is called by a running CUDA thread.
 
@@ -39,6 +43,9 @@ void RequireCapability(const char* operation, int capability);
 
 // Waits until all threads of the block are here; returns how many gave a `predicate` other than 0.
 int BlockBarrier(const char* operation, int predicate);
+
+// Until `previous` of RunGrid has run. Every thread of an early grid calls it, or the process ends.
+void AwaitPreviousKernel();
 
 // Waits until all 32 lanes of the warp are here with the same `operation`. The last one to come
 // calls compute with the requests of all lanes; requests live on the lanes' stacks until then.
