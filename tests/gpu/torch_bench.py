@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Decode by Hugging Face transformers on this GPU, beside ours: the same shape with random weights in bf16,
-static cache, compiled forward with CUDA graphs. Prints RESULT lines (tests/gpu/report.h).
+"""Decode by Hugging Face transformers on this GPU, beside ours: the same shape with random weights in
+bf16, static cache, compiled forward with CUDA graphs. Prints RESULT lines (tests/gpu/report.h).
 
-transformers' step is forward, argmax and the copy of the token into the next input; ours (results.tsv of the
-same run) is all of a worker's step, sampling on the host included.
+transformers' step is forward, argmax and the copy of the token into the next input; ours (results.tsv
+of the same run) is all of a worker's step, its host's work included.
 """
 import argparse
 import statistics
@@ -13,10 +13,12 @@ import torch
 import transformers
 
 SHAPES = {  # as model/shape_spec.cc and tests/gpu/random_checkpoint.cc have them
-    "llama-1b": dict(hidden_size=2048, intermediate_size=8192, num_hidden_layers=16, num_attention_heads=32,
-                     num_key_value_heads=8, vocab_size=128256, tie_word_embeddings=True),
-    "llama-3-8b": dict(hidden_size=4096, intermediate_size=14336, num_hidden_layers=32, num_attention_heads=32,
-                       num_key_value_heads=8, vocab_size=128256, tie_word_embeddings=False),
+    "llama-1b": dict(hidden_size=2048, intermediate_size=8192, num_hidden_layers=16,
+                     num_attention_heads=32, num_key_value_heads=8, vocab_size=128256,
+                     tie_word_embeddings=True),
+    "llama-3-8b": dict(hidden_size=4096, intermediate_size=14336, num_hidden_layers=32,
+                       num_attention_heads=32, num_key_value_heads=8, vocab_size=128256,
+                       tie_word_embeddings=False),
 }
 GOALS = {1: 1.2, 32: 2.0}
 PROMPT = 64
@@ -51,7 +53,8 @@ def step_seconds(model, batch):
         torch.cuda.synchronize()
         begin = time.perf_counter()
         torch.compiler.cudagraph_mark_step_begin()
-        logits = forward(input_ids=token, position_ids=position, past_key_values=cache, use_cache=True).logits
+        logits = forward(input_ids=token, position_ids=position, past_key_values=cache,
+                         use_cache=True).logits
         token = logits[:, -1:].argmax(-1).clone()
         position = position + 1
         torch.cuda.synchronize()
@@ -61,14 +64,17 @@ def step_seconds(model, batch):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ours", required=True, help="results.tsv with our times")
     args = parser.parse_args()
-    report("versions", f"torch {torch.__version__}, transformers {transformers.__version__}", "", "-")
+    versions = f"torch {torch.__version__}, transformers {transformers.__version__}"
+    report("versions", versions, "", "-")
     torch.manual_seed(1)
     # The smaller first: there may be no time for both.
     for name, shape in SHAPES.items():
-        config = transformers.LlamaConfig(max_position_embeddings=8192, rope_theta=500000.0, **shape)
+        config = transformers.LlamaConfig(max_position_embeddings=8192, rope_theta=500000.0,
+                                          **shape)
         with torch.device("cuda"):
             torch.set_default_dtype(torch.bfloat16)
             model = transformers.LlamaForCausalLM(config).eval()
@@ -83,8 +89,9 @@ def main():
                     report(f"{name} decode, batch {batch}", words + "; ours is missing", "", "-")
                     continue
                 ratio = theirs / ours
-                report(f"{name} decode, batch {batch}", f"ours is {ratio:.2f} x as fast; theirs: {words}",
-                       f"{GOALS[batch]} x", "reached" if ratio >= GOALS[batch] else "below")
+                report(f"{name} decode, batch {batch}",
+                       f"ours is {ratio:.2f} x as fast; theirs: {words}", f"{GOALS[batch]} x",
+                       "reached" if ratio >= GOALS[batch] else "below")
         del model
         torch.cuda.empty_cache()
 
