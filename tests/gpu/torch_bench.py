@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Decode by Hugging Face transformers on this GPU, beside ours: the same shape with random weights in
-bf16, static cache, compiled forward with CUDA graphs. Prints RESULT lines (tests/gpu/report.h).
+"""Decode by Hugging Face transformers on this GPU, beside ours: the same shape with random weights
+in bf16, static cache, compiled forward with CUDA graphs. Prints RESULT lines (tests/gpu/report.h).
 
-transformers' step is forward, argmax and the copy of the token into the next input; ours (results.tsv
-of the same run) is all of a worker's step, its host's work included.
+transformers' step is forward, argmax and the copy of the token into the next input; ours
+(results.tsv of the same run) is all of a worker's step, its host's work included.
 """
 import argparse
 import statistics
