@@ -50,7 +50,7 @@ class DeviceLinks {
   DeviceGroup* stage() const { return stage_.get(); }
   // The ranks of this tp_rank, by stage.
   DeviceGroup* column() const { return column_.get(); }
-  // What they took of the device's memory, as it says itself.
+  // What they took of the device's memory, as it says itself; of the rank where that is most.
   int64_t bytes() const { return bytes_; }
   // For the numerics id: NCCL adds in an order of its own, and in the activations' type.
   const char* numerics() const { return stage_ != nullptr ? ", sums by nccl" : ""; }
