@@ -6,6 +6,7 @@ namespace pergola::emulator {
 
 void SetOrder(Order /*order*/, uint64_t /*seed*/) {}
 void SetDeferred(bool /*deferred*/) {}
+void SetOverlap(bool /*overlap*/) {}
 void SetDeviceModel(const DeviceModel& /*model*/) {}
 DeviceModel GetDeviceModel() {
   return {};

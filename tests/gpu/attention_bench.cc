@@ -1,16 +1,13 @@
-// Speed of attention on a CUDA device: prompts as TFLOP/s, single tokens as GB/s of keys and values
-// beside the device's copy bandwidth measured in the same run. `--tiny` runs small shapes, also
-// under the emulator, where times mean nothing.
+#include "tests/gpu/attention_bench.h"
+
 #include <algorithm>
-#include <cstdio>
-#include <cstring>
-#include <memory>
 #include <numeric>
 #include <string>
 #include <vector>
 
 #include "kernels/cuda/attention.h"
-#include "tests/kernels/cuda/device_array.h"
+#include "tests/gpu/report.h"
+#include "tests/gpu/timing.h"
 
 namespace pergola {
 namespace {
@@ -21,39 +18,8 @@ struct Case {
   int64_t sequences, context;
   bool prompt;  // all positions of each sequence, or its last one
   int64_t window = 0;
+  double goal = 0;  // TFLOP/s
 };
-
-// Median of the times of `repeats` runs of `body`, seconds.
-template <typename Body>
-double Seconds(const CudaContext& context, int repeats, const Body& body) {
-  cudaEvent_t begin, end;
-  PERGOLA_CUDA_CHECK(cudaEventCreate(&begin));
-  PERGOLA_CUDA_CHECK(cudaEventCreate(&end));
-  std::vector<double> seconds;
-  for (int i = 0; i < repeats + 2; ++i) {  // the first two warm up
-    PERGOLA_CUDA_CHECK(cudaEventRecord(begin, context.stream));
-    body();
-    PERGOLA_CUDA_CHECK(cudaEventRecord(end, context.stream));
-    PERGOLA_CUDA_CHECK(cudaEventSynchronize(end));
-    float ms = 0;
-    PERGOLA_CUDA_CHECK(cudaEventElapsedTime(&ms, begin, end));
-    if (i >= 2) seconds.push_back(static_cast<double>(ms) * 1e-3);
-  }
-  PERGOLA_CUDA_CHECK(cudaEventDestroy(begin));
-  PERGOLA_CUDA_CHECK(cudaEventDestroy(end));
-  std::sort(seconds.begin(), seconds.end());
-  return std::max(seconds[seconds.size() / 2], 1e-9);
-}
-
-// Bytes read per second by a device-to-device copy, twice (it writes as many).
-double CopyBandwidth(const CudaContext& context, int64_t bytes, int repeats) {
-  const DeviceArray<uint8_t> from(bytes), to(bytes);
-  const double s = Seconds(context, repeats, [&] {
-    PERGOLA_CUDA_CHECK(cudaMemcpyAsync(to.data(), from.data(), static_cast<size_t>(bytes),
-                                       cudaMemcpyDeviceToDevice, context.stream));
-  });
-  return 2 * static_cast<double>(bytes) / s;
-}
 
 // Random bf16 numbers of magnitude 1/4 to 2: speed depends on the data (clocks, skipped rescaling).
 std::vector<uint16_t> RandomBf16(int64_t count) {
@@ -66,7 +32,7 @@ std::vector<uint16_t> RandomBf16(int64_t count) {
   return values;
 }
 
-void Run(const CudaContext& device, const Case& c, double copy_bandwidth, int repeats) {
+void Run(const CudaContext& device, const Case& c, double read_bandwidth, int repeats) {
   constexpr int64_t kBlockTokens = 32;
   const int64_t stride = (c.context + kBlockTokens - 1) / kBlockTokens;
   const int64_t rows = c.sequences * (c.prompt ? c.context : 1);
@@ -129,25 +95,27 @@ void Run(const CudaContext& device, const Case& c, double copy_bandwidth, int re
   }
   const auto dim = static_cast<double>(c.head_dim);
   if (c.prompt) {
-    const double flops = 4 * seen * dim * static_cast<double>(c.heads);
-    std::printf("%-28s %9.1f us %8.1f TFLOP/s\n", c.name, s * 1e6, flops / s * 1e-12);
+    const double rate = 4 * seen * dim * static_cast<double>(c.heads) / s * 1e-12;
+    Report("attention", c.name, Text("%.1f TFLOP/s, %.1f us", rate, s * 1e6),
+           c.goal > 0 ? Text("%.0f TFLOP/s", c.goal) : "",
+           c.goal <= 0      ? Verdict::kInfo
+           : rate >= c.goal ? Verdict::kReached
+                            : Verdict::kBelow);
   } else {
     const double bytes = 4 * seen * dim * static_cast<double>(c.kv_heads);
-    std::printf("%-28s %9.1f us %8.1f GB/s, %3.0f %% of copy bandwidth\n", c.name, s * 1e6,
-                bytes / s * 1e-9, 100 * bytes / s / copy_bandwidth);
+    ReportShare("attention", c.name, bytes / s / read_bandwidth, 0,
+                Text("%.0f GB/s, %.1f us", bytes / s * 1e-9, s * 1e6));
   }
 }
 
-int Main(bool tiny) {
-  if (const char* why = WhyNoCuda()) {
-    std::printf("skipped: %s\n", why);
-    return 0;
-  }
+}  // namespace
+
+void BenchAttention(const Roofs& roofs, bool tiny) {
   const std::vector<Case> cases =
       tiny ? std::vector<Case>{{"prompt d 64, 140", 3, 1, 64, 1, 140, true},
                                {"token d 128, 2 x 300", 4, 2, 128, 2, 300, false}}
-           : std::vector<Case>{{"prompt d 128, 32/8, 4096", 32, 8, 128, 1, 4096, true},
-                               {"prompt d 128, 32/32, 4096", 32, 32, 128, 1, 4096, true},
+           : std::vector<Case>{{"prompt d 128, 32/8, 4096", 32, 8, 128, 1, 4096, true, 0, 250},
+                               {"prompt d 128, 32/32, 4096", 32, 32, 128, 1, 4096, true, 0, 250},
                                {"prompt d 128, 48/1, 4096", 48, 1, 128, 1, 4096, true},
                                {"prompt d 128, 32/8, 16384", 32, 8, 128, 1, 16384, true},
                                {"prompt d 128, 32/8, 8 x 512", 32, 8, 128, 8, 512, true},
@@ -168,15 +136,7 @@ int Main(bool tiny) {
   const int multiprocessors = CudaContext(TestCudaContext()).multiprocessors;
   const TestCudaContext device(
       PagedAttentionWorkspaceBytes(multiprocessors, kAttentionGroupHeads, 256));
-  const double copy = CopyBandwidth(device, tiny ? 1 << 16 : int64_t{1} << 30, tiny ? 1 : 10);
-  std::printf("copy bandwidth %.0f GB/s (read and written)\n", copy * 1e-9);
-  for (const Case& c : cases) Run(device, c, copy, tiny ? 1 : 20);
-  return 0;
+  for (const Case& c : cases) Run(device, c, roofs.read_bytes, tiny ? 1 : 20);
 }
 
-}  // namespace
 }  // namespace pergola
-
-int main(int argc, char** argv) {
-  return pergola::Main(argc > 1 && std::strcmp(argv[1], "--tiny") == 0);
-}
