@@ -1,0 +1,137 @@
+// Opening the links: apart from their use, which needs no NCCL to be linked.
+#include "worker/comm/device_links.h"
+
+#include <algorithm>
+#include <optional>
+#include <utility>
+
+#include "absl/strings/escaping.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "base/log.h"
+#include "base/status.h"
+#include "kernels/cuda/nccl_group.h"
+
+namespace pergola {
+namespace {
+
+// What a rank says of itself: where its GPU is, or after the other mark why it has no NCCL.
+constexpr char kHas = '=';
+constexpr char kHasNot = '!';
+
+std::string Describe(Stream& stream, const DeviceLinksOptions& options) {
+  if (options.choice == Collectives::kHost) return absl::StrCat(std::string(1, kHasNot), "");
+  if (stream.device() == Device::kCpu) return std::string(1, kHasNot) + "it computes on the CPU";
+  const absl::StatusOr<std::string> id = NcclDeviceId(stream);
+  if (id.ok()) return absl::StrCat(std::string(1, kHas), *id, " of ", options.host);
+  return std::string(1, kHasNot) + std::string(id.status().message());
+}
+
+// The first rank that has none.
+std::optional<std::string> WhoHasNone(const std::vector<std::string>& texts) {
+  for (size_t rank = 0; rank < texts.size(); ++rank) {
+    if (texts[rank].empty() || texts[rank][0] != kHas) {
+      return absl::StrCat("rank ", rank, ": ",
+                          texts[rank].substr(std::min<size_t>(1, texts[rank].size())));
+    }
+  }
+  return std::nullopt;
+}
+
+std::optional<std::string> WhoShares(const std::vector<std::string>& texts) {
+  for (size_t a = 0; a < texts.size(); ++a) {
+    for (size_t b = a + 1; b < texts.size(); ++b) {
+      if (texts[a] == texts[b]) {
+        return absl::StrCat("ranks ", a, " and ", b, " share ", texts[a].substr(1));
+      }
+    }
+  }
+  return std::nullopt;
+}
+
+// The leader's new id to everyone: `rank` has it at `leader`. Collective.
+absl::StatusOr<std::string> ShareId(bool leads, int leader, const GatherTexts& gather) {
+  std::string mine;
+  if (leads) {
+    const absl::StatusOr<std::string> id = NewNcclId();
+    mine = id.ok() ? absl::StrCat(std::string(1, kHas), absl::BytesToHexString(*id))
+                   : std::string(1, kHasNot) + std::string(id.status().message());
+  }
+  ASSIGN_OR_RETURN(const std::vector<std::string> texts, gather(mine));
+  const std::string& text = texts[leader];
+  if (text.empty() || text[0] != kHas) {
+    return absl::InternalError(absl::StrCat("rank ", leader, ": ", text));
+  }
+  return absl::HexStringToBytes(text.substr(1));
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<DeviceLinks>> DeviceLinks::Open(Stream& stream,
+                                                               const DeviceLinksOptions& options,
+                                                               const GatherTexts& gather) {
+  std::unique_ptr<DeviceLinks> links;
+  const RankLayout& layout = options.layout;
+  if (layout.tensor_parallel * layout.pipeline_parallel == 1) return links;
+  ASSIGN_OR_RETURN(const std::vector<std::string> texts, gather(Describe(stream, options)));
+  if (options.choice == Collectives::kHost) return links;
+  const std::optional<std::string> none = WhoHasNone(texts);
+  const std::optional<std::string> shared = none ? std::nullopt : WhoShares(texts);
+  if (options.choice == Collectives::kNccl && none) {
+    return absl::FailedPreconditionError(absl::StrCat("--collectives is nccl; ", *none));
+  }
+  if (options.choice == Collectives::kAuto && (none || shared)) {
+    if (layout.world_rank == 0 && stream.device() != Device::kCpu) {
+      LOG_WARN("the GPUs exchange through the host's memory, not NCCL: {}", none ? *none : *shared);
+    }
+    return links;
+  }
+  links.reset(new DeviceLinks(options));
+  RETURN_IF_ERROR(links->OpenGroups(stream, gather));
+  return links;
+}
+
+absl::Status DeviceLinks::OpenGroups(Stream& stream, const GatherTexts& gather) {
+  const RankLayout& layout = options_.layout;
+  // Making a communicator returns when all its ranks have come.
+  std::optional<ScopedWait> wait;
+  if (options_.board != nullptr)
+    wait.emplace(*options_.board, "NCCL groups of rank", layout.world_rank, -1);
+  const int64_t before = stream.AvailableBytes();
+  NcclGroupOptions group;
+  // Shares are rounded up to whole values.
+  const int64_t values = options_.most_values + layout.tensor_parallel;
+  group.most_bytes = values * static_cast<int64_t>(sizeof(float));
+  // First all stages, then all columns: no rank waits for one that waits for it.
+  if (layout.tensor_parallel > 1) {
+    ASSIGN_OR_RETURN(group.id, ShareId(layout.leader(), layout.RankOf(layout.stage, 0), gather));
+    group.name = absl::StrCat("the ranks of stage ", layout.stage);
+    group.rank = layout.tp_rank;
+    group.size = layout.tensor_parallel;
+    group.collectives = true;
+    ASSIGN_OR_RETURN(stage_, OpenNcclGroup(stream, group));
+  }
+  if (layout.pipeline_parallel > 1) {
+    ASSIGN_OR_RETURN(group.id,
+                     ShareId(layout.first_stage(), layout.RankOf(0, layout.tp_rank), gather));
+    group.name = absl::StrCat("the stages' ranks of tp_rank ", layout.tp_rank);
+    group.rank = layout.stage;
+    group.size = layout.pipeline_parallel;
+    group.most_bytes /= layout.tensor_parallel;
+    group.collectives = false;
+    group.hops = true;
+    ASSIGN_OR_RETURN(column_, OpenNcclGroup(stream, group));
+  }
+  const int64_t own = before - stream.AvailableBytes();
+  // Ranks plan with the same number, and so come to the same number of KV blocks.
+  ASSIGN_OR_RETURN(const std::vector<std::string> texts, gather(absl::StrCat(own)));
+  for (const std::string& text : texts) {
+    int64_t bytes = 0;
+    if (absl::SimpleAtoi(text, &bytes)) bytes_ = std::max(bytes_, bytes);
+  }
+  LOG_INFO("rank {}: NCCL took {} bytes of the GPU, {} are planned", layout.world_rank, own,
+           bytes_);
+  return absl::OkStatus();
+}
+
+}  // namespace pergola
