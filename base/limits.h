@@ -9,7 +9,7 @@ namespace pergola {
 // Raised whenever worker.proto changes in meaning.
 inline constexpr uint32_t kProtocolVersion = 2;
 // Raised whenever any bit of any computed logit or draw may change.
-inline constexpr uint32_t kNumericsVersion = 1;
+inline constexpr uint32_t kNumericsVersion = 2;
 
 inline constexpr uint32_t kMaxBatchRequests = 256;   // GenerateBatch
 inline constexpr uint32_t kMaxTextBytes = 4u << 20;  // a prompt as text

@@ -47,9 +47,10 @@ int RunPlan(const PlanFlags& flags) {
 void AddLimitFlags(CLI::App* command, PlanFlags* flags) {
   PlanOptions& plan = flags->plan;
   command
-      ->add_option("--dtype", plan.dtype,
-                   "of the weight matrices: f32, bf16, f16, int8, int4, or auto: the "
-                   "checkpoint's, bf16 for a known name")
+      ->add_option(
+          "--dtype", plan.dtype,
+          "of the weight matrices: f32, bf16, f16, int8, fp8 (with --gpu), int4, or auto: the "
+          "checkpoint's, bf16 for a known name")
       ->capture_default_str();
   command->add_option("--kv-dtype", plan.kv_dtype,
                       "f32, bf16 or f16 (default: f32 if all matrices are f32, else f16)");

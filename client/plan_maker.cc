@@ -385,6 +385,7 @@ absl::Status CheckMachine(const PlanReport& report, const PlanOptions& options) 
 
 absl::StatusOr<ShapeSpec> OpenShape(const PlanOptions& options) {
   ASSIGN_OR_RETURN(const WeightFormat format, ParseWeightFormat(options.dtype));
+  if (options.gpu.empty()) RETURN_IF_ERROR(CheckOnCpu(format));
   std::error_code error;
   if (!std::filesystem::exists(options.model, error)) {
     if (IsKnownShape(options.model)) {

@@ -75,6 +75,7 @@ absl::StatusOr<std::string> AbsoluteModel(const std::string& model) {
 // model's shape cannot take, or a format its matrices cannot. Reads headers only.
 absl::Status CheckModel(const std::string& model, const UpOptions& options) {
   ASSIGN_OR_RETURN(const WeightFormat format, ParseWeightFormat(options.dtype));
+  if (options.device == "cpu") RETURN_IF_ERROR(CheckOnCpu(format));
   ASSIGN_OR_RETURN(const std::unique_ptr<Checkpoint> checkpoint, Checkpoint::Open(model));
   ASSIGN_OR_RETURN(ShapeSpec shape, ShapeOfCheckpoint(*checkpoint));
   RETURN_IF_ERROR(WithWeightFormat(std::move(shape), format).status());
@@ -238,7 +239,8 @@ void AddLayoutFlags(CLI::App& command, UpOptions& options) {
             "threads per rank (default 0: cores / ranks on the node, of all groups)");
   command
       .add_option("--dtype", options.dtype,
-                  "hold weight matrices as f32, bf16, f16, int8 or int4, converted at load; auto: "
+                  "hold weight matrices as f32, bf16, f16, int8, fp8 (GPUs only) or int4, "
+                  "converted at load; auto: "
                   "as the checkpoint has them (docs/quantization.md)")
       ->capture_default_str();
   command.add_option("--device", options.device, "auto (a GPU if there is one), cpu or cuda")

@@ -36,20 +36,20 @@ namespace pergola {
 class PackedMatrix {
  public:
   PackedMatrix() = default;
-  // Allocates for `rows` x `columns` of any dtype but i32; of int8 at most kMostInt8Columns
+  // Allocates for `rows` x `columns` of any dtype but i32 and fp8; of int8 at most kMostInt8Columns
   // columns. A quantised matrix may be a cut of columns that does not begin on a block: `lead`
   // (below BlockValues) says how many values of the first block lie before the cut; a row then
   // holds the blocks that cover lead + columns values.
   static PackedMatrix Allocate(DType dtype, int64_t rows, int64_t columns, int lead = 0);
-  // The same for ops on `stream`: a GPU wants the rows one after the other
+  // The same for ops on `stream`: a GPU, which may hold fp8 too, wants the rows one after the other
   // (kernels/cuda/matrix_layout.h). They are packed on the host; Upload brings them to the device.
   static PackedMatrix Allocate(Stream& stream, DType dtype, int64_t rows, int64_t columns,
                                int lead);
   // Once all rows are packed. Nothing to do on the CPU.
   void Upload(Stream& stream);
   // Packs `row_count` source rows (as in the file: dense values, or whole blocks that cover lead +
-  // columns, or of int8 the f32 scale and then the values) as output rows first_row.. of this
-  // matrix. Rows may come in any order, each once.
+  // columns, or of int8 and fp8 the f32 scale and then the values) as output rows first_row.. of
+  // this matrix. Rows may come in any order, each once.
   void PackRows(int64_t first_row, int64_t row_count, const void* source, int64_t source_row_bytes);
 
   DType dtype() const { return dtype_; }

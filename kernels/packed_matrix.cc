@@ -95,6 +95,7 @@ int64_t PackedMatrix::PackedBytes(DType dtype, int64_t rows, int64_t columns, in
 PackedMatrix::PackedMatrix(DType dtype, int64_t rows, int64_t columns, int lead, bool panels)
     : dtype_(dtype), rows_(rows), columns_(columns), lead_(lead), panels_(panels) {
   PERGOLA_CHECK(dtype != DType::kI32);
+  PERGOLA_CHECK_MSG(!panels || dtype != DType::kFp8, "fp8 is for GPUs");
   PERGOLA_CHECK(rows >= 0 && columns >= 0);
   PERGOLA_CHECK(lead >= 0 && lead < BlockValues(dtype));
   PERGOLA_CHECK(dtype != DType::kInt8 || columns <= kMostInt8Columns);

@@ -30,7 +30,7 @@ CudaRowShape CudaRowShapeOf(DType dtype, int64_t columns, int lead) {
 }
 
 int64_t CudaMatrixBytes(DType dtype, int64_t rows, int64_t columns, int lead) {
-  const int64_t scales = dtype == DType::kInt8 ? RoundUp(4 * rows, kCudaRowAlignment) : 0;
+  const int64_t scales = HasRowScale(dtype) ? RoundUp(4 * rows, kCudaRowAlignment) : 0;
   return rows * CudaRowShapeOf(dtype, columns, lead).stride + scales;
 }
 

@@ -53,7 +53,7 @@ inline constexpr int64_t kCudaRowAlignment = 16;
 // Where a row's parts lie, in bytes from its beginning.
 struct CudaRowShape {
   int64_t stride = 0;  // from row to row, a multiple of kCudaRowAlignment
-  int64_t units = 0;   // of 128 values for dense and int8
+  int64_t units = 0;   // of 128 values for dense, int8 and fp8
   int64_t high = 0;
   int64_t small = 0;
   int64_t halves = 0;

@@ -1,5 +1,6 @@
 #include "model/dtype.h"
 
+#include <algorithm>
 #include <cstring>
 #include <iterator>
 
@@ -62,6 +63,7 @@ constexpr Traits kTraits[] = {
     {DType::kQ5_K, "q5_k", 256, 176, {2, 0}},
     {DType::kQ6_K, "q6_k", 256, 210, {1, 208}},
     {DType::kInt8, "int8", 1, 1, {}},
+    {DType::kFp8, "fp8", 1, 1, {}},
 };
 
 const Traits& TraitsOf(DType dtype) {
@@ -137,8 +139,33 @@ uint16_t F32ToF16(float value) {
   return static_cast<uint16_t>(sign | ((rounded >> 13) - (112 << 10)));
 }
 
+float E4M3ToF32(uint8_t bits) {
+  const uint32_t exponent = bits >> 3 & 15, mantissa = bits & 7;
+  if ((bits & 0x7f) == 0x7f) return BitsFloat(0x7fc00000);
+  // Subnormal or zero: mantissa * 2^-9.
+  const float size = exponent == 0 ? static_cast<float>(mantissa) * 0x1.0p-9F
+                                   : BitsFloat((exponent + 120) << 23 | mantissa << 20);
+  return (bits & 0x80) != 0 ? -size : size;
+}
+
+uint8_t F32ToE4M3(float value) {
+  const uint32_t bits = FloatBits(value);
+  const uint32_t sign = bits >> 24 & 0x80;
+  uint32_t size = bits & 0x7fffffff;
+  if (size > 0x7f800000) return 0x7f;
+  size = std::min(size, FloatBits(kMostE4M3));
+  if (size < FloatBits(0x1.0p-6F)) {
+    // Adding 2^14 leaves the value as a multiple of 2^-9 in the last bits, rounded to nearest even
+    // by the f32 addition itself.
+    const uint32_t sum = FloatBits(BitsFloat(size) + 0x1.0p14F);
+    return static_cast<uint8_t>(sign | (sum - FloatBits(0x1.0p14F)));
+  }
+  const uint32_t rounded = size + 0x7ffff + (size >> 20 & 1);
+  return static_cast<uint8_t>(sign | ((rounded >> 20) - (120 << 3)));
+}
+
 void DecodeToF32(DType dtype, const void* source, int64_t values, float* destination) {
-  PERGOLA_CHECK(dtype != DType::kI32 && dtype != DType::kInt8);
+  PERGOLA_CHECK(dtype != DType::kI32 && !HasRowScale(dtype));
   PERGOLA_CHECK(values % BlockValues(dtype) == 0);
   const auto* bytes = static_cast<const uint8_t*>(source);
   if (BlockValues(dtype) == 1) return DecodeDense(dtype, bytes, values, destination);

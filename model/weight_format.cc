@@ -6,7 +6,7 @@
 namespace pergola {
 
 const char* WeightFormatName(WeightFormat format) {
-  static constexpr const char* kNames[] = {"auto", "f32", "bf16", "f16", "int8", "int4"};
+  static constexpr const char* kNames[] = {"auto", "f32", "bf16", "f16", "int8", "fp8", "int4"};
   return kNames[static_cast<int>(format)];
 }
 
@@ -18,6 +18,12 @@ absl::StatusOr<WeightFormat> ParseWeightFormat(const std::string& name) {
   }
   return absl::InvalidArgumentError(
       absl::StrCat("--dtype is '", name, "'; it must be one of ", known));
+}
+
+absl::Status CheckOnCpu(WeightFormat format) {
+  if (format != WeightFormat::kFp8) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      "--dtype fp8 is for GPUs; on the CPU eight bits a weight are --dtype int8");
 }
 
 namespace {
@@ -40,6 +46,8 @@ DType HeldDType(WeightFormat format, DType file, bool projection) {
       return DType::kF16;
     case WeightFormat::kInt8:
       return projection ? DType::kInt8 : file;
+    case WeightFormat::kFp8:
+      return projection ? DType::kFp8 : file;
     case WeightFormat::kInt4:
       return projection && !TakesFiveBits(file) ? kInt4Groups : file;
   }

@@ -110,7 +110,8 @@ absl::StatusOr<WorkerOptions> ParseWorkerOptions(int argc, const char* const* ar
             "most token rows per step");
   AddNumber(app, "--kv-mib", &kv_mib, {0, int64_t{1} << 40},
             "KV memory per rank; 0: what all slots use, at most 1024, on a GPU what it has left");
-  app.add_option("--dtype", dtype, "of the weight matrices: auto, f32, bf16, f16, int8 or int4");
+  app.add_option("--dtype", dtype,
+                 "of the weight matrices: auto, f32, bf16, f16, int8, fp8 (GPUs only) or int4");
   app.add_option("--kv-dtype", kv_dtype, "f32, bf16 or f16");
   app.add_option("--activation-dtype", activation_dtype,
                  "f32, bf16 or f16; unset: f32 on the CPU, on a GPU what suits the weights");

@@ -24,11 +24,15 @@ constexpr int kOldestCapability = 75;
 constexpr int kFirstWithBf16 = 80;
 constexpr int kFirstWithOverlap = 90;  // of kernels: programmatic dependent launch
 
-// Eight-bit weights multiply the activations as they are: the bytes are the same, the numbers
-// better, and prompts go through a dense product of decoded tiles.
-constexpr CudaInt8Product kInt8 = CudaInt8Product::kActivations;
+// Few rows by weights of eight bits are bound by the weights' bytes, which are the same whatever
+// they multiply: there tokens stay as they are, and the numbers better. Many rows, prompts, are
+// bound by the tensor cores, which multiply eight bits twice as fast. What a row is multiplied as
+// changes its bits with the number of rows, as the other ways of MatmulCuda do.
+CudaTokens TokensOf(int64_t rows) {
+  return rows > kMostStreamedRows ? CudaTokens::kEightBits : CudaTokens::kAsTheyAre;
+}
 // Products change their way about here, and with it their scratch.
-constexpr int64_t kMostStreamedRows = 32;
+constexpr int64_t kWaysChange[] = {32, kMostStreamedRows, INT64_MAX};
 
 CudaMatrix MatrixOf(const PackedMatrix& matrix) {
   return {matrix.dtype(), matrix.rows(), matrix.columns(), matrix.lead(), matrix.data()};
@@ -163,8 +167,10 @@ int64_t CudaStream::WorkspaceBytes(const WorkspaceShape& shape) const {
   int64_t bytes = PagedAttentionWorkspaceBytes(context_.multiprocessors, group, shape.head_dim);
   for (const WorkspaceShape::Matrix& matrix : shape.matrices) {
     const CudaMatrix weights{matrix.dtype, matrix.rows, matrix.columns, matrix.lead, nullptr};
-    for (const int64_t rows : {std::min(shape.step_rows, kMostStreamedRows), shape.step_rows}) {
-      bytes = std::max(bytes, MatmulCudaWorkspaceBytes(weights, shape.activation, rows, kInt8));
+    for (const int64_t most : kWaysChange) {
+      const int64_t rows = std::min(shape.step_rows, most);
+      bytes = std::max(bytes,
+                       MatmulCudaWorkspaceBytes(weights, shape.activation, rows, TokensOf(rows)));
     }
   }
   return bytes;
@@ -188,7 +194,7 @@ void CudaStream::Run(const MatmulArgs& args) {
   cuda.bias = args.bias;
   cuda.accumulate = args.accumulate;
   cuda.y = args.y;
-  cuda.int8_product = kInt8;
+  cuda.tokens = TokensOf(args.x.dim(0));
   Enqueue(MatmulCuda, cuda);
 }
 

@@ -103,14 +103,14 @@ __global__ void __launch_bounds__(kThreads) DecodeRowsKernel(DecodeParams params
   float scale = 1;
   if (here) {
     F::Load(raw, args.w.data + source * params.shape.stride, params.shape, unit, t);
-    if constexpr (kD == DType::kInt8) scale = Int8Scales(args.w, params.shape)[source];
+    if constexpr (F::kRowScale) scale = RowScales(args.w, params.shape)[source];
   }
 #pragma unroll
   for (int p = 0; p < F::kChunks; ++p) {
     float w[8] = {};
     if (here) {
       DecodeOctet<F>(raw, p, w);
-      if constexpr (kD == DType::kInt8) {
+      if constexpr (F::kRowScale) {
 #pragma unroll
         for (int j = 0; j < 8; ++j) w[j] *= scale;
       }
@@ -198,6 +198,8 @@ void DecodeRowsCuda(const CudaContext& context, const DecodeRowsArgs& args) {
       return DecodeRows<DType::kF16>(context, params);
     case DType::kInt8:
       return DecodeRows<DType::kInt8>(context, params);
+    case DType::kFp8:
+      return DecodeRows<DType::kFp8>(context, params);
     default:
       return DecodeRowsOfBlocks(context, params);
   }

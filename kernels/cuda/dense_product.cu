@@ -31,6 +31,12 @@ cudaDataType_t TypeOf(DType dtype) {
       return CUDA_R_16BF;
     case DType::kF16:
       return CUDA_R_16F;
+    case DType::kInt8:
+      return CUDA_R_8I;
+    case DType::kI32:
+      return CUDA_R_32I;
+    case DType::kFp8:
+      return CUDA_R_8F_E4M3;
     default:
       PERGOLA_CHECK(dtype == DType::kF32);
       return CUDA_R_32F;
@@ -70,15 +76,23 @@ Key KeyOf(const DenseProductArgs& args, int64_t workspace_bytes) {
 class Plan {
  public:
   Plan(cublasLtHandle_t handle, const DenseProductArgs& args, int64_t workspace_bytes) {
-    CheckLibrary(cublasLtMatmulDescCreate(&operation_, CUBLAS_COMPUTE_32F, CUDA_R_32F),
-                 "cublasLtMatmulDescCreate");
+    const bool integers = args.dtype == DType::kInt8;
+    CheckLibrary(
+        cublasLtMatmulDescCreate(&operation_, integers ? CUBLAS_COMPUTE_32I : CUBLAS_COMPUTE_32F,
+                                 integers ? CUDA_R_32I : CUDA_R_32F),
+        "cublasLtMatmulDescCreate");
     Set(CUBLASLT_MATMUL_DESC_TRANSA, static_cast<int32_t>(CUBLAS_OP_T));
     Set(CUBLASLT_MATMUL_DESC_TRANSB, static_cast<int32_t>(CUBLAS_OP_N));
     if (args.bias != nullptr) {
       Set(CUBLASLT_MATMUL_DESC_EPILOGUE, static_cast<uint32_t>(CUBLASLT_EPILOGUE_BIAS));
       Set(CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, static_cast<int32_t>(TypeOf(args.y_dtype)));
-      Set(CUBLASLT_MATMUL_DESC_BIAS_POINTER, args.bias);
     }
+    if (args.dtype == DType::kFp8) {
+      constexpr int32_t kPerRow = CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F;
+      Set(CUBLASLT_MATMUL_DESC_A_SCALE_MODE, kPerRow);
+      Set(CUBLASLT_MATMUL_DESC_B_SCALE_MODE, kPerRow);
+    }
+    SetPointers(args);
     const cudaDataType_t type = TypeOf(args.dtype);
     Layout(&w_, type, args.columns, args.outputs, args.w_stride);
     Layout(&x_, type, args.columns, args.rows, args.x_stride);
@@ -94,17 +108,31 @@ class Plan {
   Plan(const Plan&) = delete;
   Plan& operator=(const Plan&) = delete;
 
+  // Whether the library has it.
+  bool found() const { return found_; }
+
   void Run(cublasLtHandle_t handle, const CudaContext& context, const DenseProductArgs& args) {
-    if (args.bias != nullptr) Set(CUBLASLT_MATMUL_DESC_BIAS_POINTER, args.bias);
+    SetPointers(args);
     const float alpha = 1, beta = args.accumulate ? 1 : 0;
-    CheckLibrary(cublasLtMatmul(handle, operation_, &alpha, args.w, w_, args.x, x_, &beta, args.y,
-                                y_, args.y, y_, &algorithm_, context.workspace,
+    const int32_t one = 1, added = args.accumulate ? 1 : 0;
+    const bool integers = args.dtype == DType::kInt8;
+    const void* times = integers ? static_cast<const void*>(&one) : &alpha;
+    const void* plus = integers ? static_cast<const void*>(&added) : &beta;
+    CheckLibrary(cublasLtMatmul(handle, operation_, times, args.w, w_, args.x, x_, plus, args.y, y_,
+                                args.y, y_, &algorithm_, context.workspace,
                                 static_cast<size_t>(context.workspace_bytes), context.stream),
                  "cublasLtMatmul");
     EndOverlap(context);
   }
 
  private:
+  void SetPointers(const DenseProductArgs& args) {
+    if (args.bias != nullptr) Set(CUBLASLT_MATMUL_DESC_BIAS_POINTER, args.bias);
+    if (args.dtype != DType::kFp8) return;
+    Set(CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, static_cast<const void*>(args.w_scales));
+    Set(CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, static_cast<const void*>(args.x_scales));
+  }
+
   template <typename T>
   void Set(cublasLtMatmulDescAttributes_t attribute, T value) {
     CheckLibrary(cublasLtMatmulDescSetAttribute(operation_, attribute, &value, sizeof(value)),
@@ -133,19 +161,22 @@ class Plan {
     set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, AlignmentOf(args.y));
     cublasLtMatmulHeuristicResult_t result = {};
     int found = 0;
-    CheckLibrary(cublasLtMatmulAlgoGetHeuristic(handle, operation_, w_, x_, y_, y_, preference, 1,
-                                                &result, &found),
-                 "cublasLtMatmulAlgoGetHeuristic");
+    const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(handle, operation_, w_, x_, y_, y_,
+                                                                 preference, 1, &result, &found);
+    cublasLtMatmulPreferenceDestroy(preference);
+    found_ = status == CUBLAS_STATUS_SUCCESS && found == 1;
+    algorithm_ = result.algo;
+    if (found_ || HasRowScale(args.dtype)) return;  // of eight bits it has what the device has
+    CheckLibrary(status, "cublasLtMatmulAlgoGetHeuristic");
     PERGOLA_CHECK_MSG(found == 1, "cuBLASLt has no algorithm for " + std::to_string(args.rows) +
                                       " x " + std::to_string(args.columns) + " by " +
                                       std::to_string(args.outputs));
-    algorithm_ = result.algo;
-    cublasLtMatmulPreferenceDestroy(preference);
   }
 
   cublasLtMatmulDesc_t operation_ = nullptr;
   cublasLtMatrixLayout_t w_ = nullptr, x_ = nullptr, y_ = nullptr;
   cublasLtMatmulAlgo_t algorithm_ = {};
+  bool found_ = false;
 };
 
 class CublasProduct : public DenseProduct {
@@ -158,17 +189,27 @@ class CublasProduct : public DenseProduct {
   CublasProduct(const CublasProduct&) = delete;
   CublasProduct& operator=(const CublasProduct&) = delete;
 
+  bool Has(const CudaContext& context, const DenseProductArgs& args) override {
+    return args.rows == 0 || args.outputs == 0 || PlanOf(Limited(context), args).found();
+  }
   void Multiply(const CudaContext& context, const DenseProductArgs& args) override {
     if (args.rows == 0 || args.outputs == 0) return;
-    CudaContext limited = context;
-    limited.workspace_bytes = std::min(context.workspace_bytes, kDenseWorkspaceBytes);
-    if (plans_.size() >= kMostPlans) plans_.clear();
-    std::unique_ptr<Plan>& plan = plans_[KeyOf(args, limited.workspace_bytes)];
-    if (plan == nullptr) plan = std::make_unique<Plan>(handle_, args, limited.workspace_bytes);
-    plan->Run(handle_, limited, args);
+    const CudaContext limited = Limited(context);
+    PlanOf(limited, args).Run(handle_, limited, args);
   }
 
  private:
+  static CudaContext Limited(CudaContext context) {
+    context.workspace_bytes = std::min(context.workspace_bytes, kDenseWorkspaceBytes);
+    return context;
+  }
+  Plan& PlanOf(const CudaContext& context, const DenseProductArgs& args) {
+    if (plans_.size() >= kMostPlans) plans_.clear();
+    std::unique_ptr<Plan>& plan = plans_[KeyOf(args, context.workspace_bytes)];
+    if (plan == nullptr) plan = std::make_unique<Plan>(handle_, args, context.workspace_bytes);
+    return *plan;
+  }
+
   cublasLtHandle_t handle_;
   std::map<Key, std::unique_ptr<Plan>> plans_;
 };

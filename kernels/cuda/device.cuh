@@ -5,12 +5,12 @@
 //
 // Warp functions are called by all 32 lanes of a warp, block functions by all threads of a block.
 //
-// Fragments, from the PTX ISA, section "Warp-level matrix instructions", m16n8k16 (f16, bf16) and
-// m16n8k32 (s8), A by rows, B by columns. With g = lane / 4 and t = lane % 4, and e = 2 elements
-// per register for 16-bit types, 4 for int8 (lowest index in the lowest bits):
-//   a[0]: row g,     k = e t + (0 .. e-1)        b[0]: k = e t + (0 .. e-1),       column g
-//   a[1]: row g + 8, the same k                  b[1]: k = 4 e + e t + (0 .. e-1), column g
-//   a[2]: row g,     k = 4 e + e t + (0 .. e-1)
+// Fragments, from the PTX ISA, section "Warp-level matrix instructions", m16n8k16, A by rows, B by
+// columns, two elements per register (the lower index in the lower bits). With g = lane / 4 and t =
+// lane % 4:
+//   a[0]: row g,     k = 2 t, 2 t + 1            b[0]: k = 2 t, 2 t + 1,     column g
+//   a[1]: row g + 8, the same k                  b[1]: k = 2 t + 8, 2 t + 9, column g
+//   a[2]: row g,     k = 2 t + 8, 2 t + 9
 //   a[3]: row g + 8, the same k                  d[0], d[1]: row g,     columns 2 t, 2 t + 1
 //                                                d[2], d[3]: row g + 8, columns 2 t, 2 t + 1
 #pragma once
@@ -82,15 +82,13 @@ __device__ void LoadMatrix4Transposed(uint32_t (&r)[4], const void* shared_row);
 // d += a b, m16n8k16, f32 accumulation; T is __half or __nv_bfloat16 (which traps below sm_80).
 template <typename T>
 __device__ void Mma16816(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]);
-// d += a b, m16n8k32, int8 to int32.
-__device__ void MmaInt8(int32_t (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]);
 
 // 16 bytes that nobody will read again soon (weights): past the L1 cache. 16-byte aligned, and not
 // written by the running kernel.
 __device__ uint4 LoadOnce16(const void* global);
 
-// c + the dot product of 4 int8 pairs.
-__device__ int DotInt8(int a, int b, int c);
+// Two e4m3 to nearest even, `low` in bits 0 to 7, `high` in 8 to 15: F32ToE4M3 of model/dtype.h.
+__device__ uint32_t PackE4M3(float low, float high);
 
 // 2^x, relative error 2^-22; results below 2^-126 are zero.
 __device__ float FastExp2(float x);
@@ -124,6 +122,24 @@ __device__ inline __half FromFloat<__half>(float value) {
 template <>
 __device__ inline __nv_bfloat16 FromFloat<__nv_bfloat16>(float value) {
   return __float2bfloat16_rn(value);
+}
+
+// The same by instructions that every device has.
+__device__ inline uint32_t EncodeE4M3(float value) {
+  uint32_t bits;
+  memcpy(&bits, &value, sizeof(bits));
+  const uint32_t sign = bits >> 24 & 0x80;
+  uint32_t size = bits & 0x7fffffff;
+  if (size > 0x7f800000) return 0x7f;
+  size = size < 0x43e00000 ? size : 0x43e00000;  // 448
+  if (size < 0x3c800000) {                       // 2^-6
+    float sum;
+    memcpy(&sum, &size, sizeof(sum));
+    sum += 16384.0F;  // leaves a multiple of 2^-9 in the last bits
+    memcpy(&size, &sum, sizeof(size));
+    return sign | (size - 0x46800000);
+  }
+  return sign | (((size + 0x7ffff + (size >> 20 & 1)) >> 20) - (120 << 3));
 }
 
 // Sum and maximum over the block, the same bits for all threads, whatever their number. `scratch`
@@ -316,25 +332,6 @@ __device__ inline void Mma16816<__nv_bfloat16>(float (&d)[4], const uint32_t (&a
 #endif
 }
 
-__device__ inline void MmaInt8(int32_t (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
-#if __CUDA_ARCH__ >= 800
-  asm volatile(
-      "mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
-      "{%8, %9}, {%0, %1, %2, %3};\n"
-      : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
-#else
-  // Turing has m8n8k16, the same fragments one register at a time: rows by half, k by half.
-#pragma unroll
-  for (int part = 0; part < 4; ++part) {
-    const int rows = part % 2, k = part / 2;
-    asm volatile("mma.sync.aligned.m8n8k16.row.col.s32.s8.s8.s32 {%0, %1}, {%2}, {%3}, {%0, %1};\n"
-                 : "+r"(d[2 * rows]), "+r"(d[2 * rows + 1])
-                 : "r"(a[2 * k + rows]), "r"(b[k]));
-  }
-#endif
-}
-
 __device__ inline uint4 LoadOnce16(const void* global) {
   uint4 v;
   asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];\n"
@@ -349,8 +346,14 @@ __device__ inline float FastExp2(float x) {
   return y;
 }
 
-__device__ inline int DotInt8(int a, int b, int c) {
-  return __dp4a(a, b, c);
+__device__ inline uint32_t PackE4M3(float low, float high) {
+#if __CUDA_ARCH__ >= 890
+  uint16_t packed;
+  asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;\n" : "=h"(packed) : "f"(high), "f"(low));
+  return packed;
+#else
+  return EncodeE4M3(low) | EncodeE4M3(high) << 8;
+#endif
 }
 
 }  // namespace pergola

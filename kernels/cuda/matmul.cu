@@ -5,7 +5,7 @@
 //   x bf16 or f16    dense weights of the same dtype: up to 16 rows: tensor cores on streamed
 //                    weights, more: dense; packed weights: up to 128 rows tensor cores on streamed
 //                    weights, more: dense; dense weights of another dtype: dense
-//   int8 by tokens   MatmulTokensCuda
+//   tokens in eight bits by int8 or fp8: MatmulTokensCuda, where asked for and to be had
 //
 // Dense means cuBLASLt (kernels/cuda/dense_product.h), of packed weights after decoding. A decoded
 // value costs one write and one read of L2 beside its packed bytes, so the tile stays well below
@@ -20,7 +20,6 @@ namespace {
 
 constexpr int64_t kMostF32Rows = 8;
 constexpr int64_t kMostDenseRows = kMostPlainTensorRows;
-constexpr int64_t kMostPackedRows = 128;
 constexpr int64_t kTileBytes = int64_t{24} << 20;  // of an L2 of 40 MiB (A100) or 50 (H100, H200)
 constexpr int64_t kTileOutputs = 64;               // a tile is a multiple of these, or all
 constexpr int64_t kAlignment = 256;
@@ -48,7 +47,7 @@ bool IsDense(DType dtype) {
 bool GoesDense(DType x, DType w, int64_t rows) {
   if (x == DType::kF32) return rows > kMostF32Rows;
   if (IsDense(w)) return w != x || rows > kMostDenseRows;
-  return rows > kMostPackedRows;
+  return rows > kMostStreamedRows;
 }
 
 // Workspace of a dense product: the library's, the bias in y's dtype, the decoded tile.
@@ -154,10 +153,7 @@ ProductParams ProductParamsOf(const CudaMatmulArgs& args) {
   params.y.outputs = args.w.rows;
   params.y.bias = args.bias;
   params.y.accumulate = args.accumulate;
-  if (args.w.dtype == DType::kInt8) {
-    params.y.scales =
-        reinterpret_cast<const float*>(args.w.data + args.w.rows * params.shape.stride);
-  }
+  if (HasRowScale(args.w.dtype)) params.y.scales = RowScales(args.w, params.shape);
   return params;
 }
 
@@ -174,20 +170,20 @@ void MatmulCuda(const CudaContext& context, const CudaMatmulArgs& given) {
   const int64_t rows = args.x.dim(0);
   const DType x = args.x.dtype(), w = args.w.dtype;
   if (rows == 0 || args.w.rows == 0) return;
-  if (w == DType::kInt8 && args.int8_product == CudaInt8Product::kTokens) {
-    return MatmulTokensCuda(context, args);
-  }
+  if (MultipliesEightBitTokens(context, args)) return MatmulTokensCuda(context, args);
   if (GoesDense(x, w, rows)) return MatmulDense(context, args);
   if (x == DType::kF32) return MatmulF32Cuda(context, args);
-  if (IsDense(w) || w == DType::kInt8) return MatmulTensorCuda(context, args);
+  if (IsDense(w) || HasRowScale(w)) return MatmulTensorCuda(context, args);
   if (BlockValues(w) == 32) return MatmulBlocksTensorCuda(context, args);
   MatmulSuperblocksTensorCuda(context, args);
 }
 
 int64_t MatmulCudaWorkspaceBytes(const CudaMatrix& w, DType activations, int64_t rows,
-                                 CudaInt8Product int8_product) {
-  if (w.dtype == DType::kInt8 && int8_product == CudaInt8Product::kTokens) {
-    return MatmulTokensWorkspaceBytes(w.columns, rows);
+                                 CudaTokens tokens) {
+  if (HasRowScale(w.dtype) && activations != DType::kF32 && tokens == CudaTokens::kEightBits) {
+    // The library may not have it.
+    return std::max(MatmulTokensWorkspaceBytes(w, rows),
+                    MatmulCudaWorkspaceBytes(w, activations, rows, CudaTokens::kAsTheyAre));
   }
   if (GoesDense(activations, w.dtype, rows)) {
     constexpr int64_t kAmple = int64_t{1} << 40;

@@ -12,8 +12,17 @@
 // (Fasi et al., Numerical behavior of NVIDIA tensor cores, PeerJ Comput. Sci. 7:e330, 2021). Where
 // weights are decoded to 16 bits (many rows of x, or dense weights of another dtype than x's) each
 // is rounded once more: + u_A sum |x w|, u_A = 2^-8 (bf16), 2^-11 (f16). A bias beside a y of 16
-// bits may be rounded to that dtype. Of int8 tokens: (2 |O| + 13) 2^-23 sum |s q t p| (outliers:
-// |x t p|) in kernels/matmul.h's terms.
+// bits may be rounded to that dtype.
+//
+// Tokens in eight bits, against the reference over the values that the tokens are rounded to:
+//   int8  (2 |O| + 13) 2^-23 sum |s q t p| (outliers: |x t p|) in kernels/matmul.h's terms
+//   fp8   (33/32 K + 16) 2^-13 sum |s q t p|: Hopper's tensor cores add 32 products of e4m3 and the
+//         sum so far, 33 values, cut at 13 places below the largest (DeepSeek-V3 technical report,
+//         arXiv:2412.19437, section 3.5.2); the library adds such sums in f32 now and then, so that
+//         in practice the error does not grow with K. Where sums are f32's, 2^-23 for 2^-13.
+// Against x and w before they were rounded each product of int8 is off as kernels/matmul.h says, of
+// fp8 by at most 2^-3 (1 + 2^-4) |x w| + 2^-10 (s |w| + t |x|) (1 + 2^-3) + 2^-20 s t:
+// kernels/fp8.h for both factors.
 #pragma once
 
 #include <cstdint>
@@ -24,10 +33,12 @@
 
 namespace pergola {
 
-// What an int8 matrix multiplies.
-enum class CudaInt8Product {
-  kActivations,  // x as it is: W8A16
-  kTokens,       // x in int8 but for its outliers: kernels/int8.h, W8A8. x's outliers are exact.
+// What a matrix of eight bits multiplies.
+enum class CudaTokens {
+  kAsTheyAre,  // W8A16
+  // W8A8, where MultipliesEightBitTokens; else as they are. Of int8 x in int8 but for its outliers,
+  // which are exact (kernels/int8.h); of fp8 x in e4m3 (kernels/fp8.h).
+  kEightBits,
 };
 
 struct CudaMatmulArgs {
@@ -37,14 +48,22 @@ struct CudaMatmulArgs {
   bool accumulate = false;      // y += ...
   Tensor y;                     // [rows, w.rows], x's dtype or f32; may not alias x
   int64_t y_stride = 0;         // values from row to row of y, at least w.rows; 0: w.rows
-  CudaInt8Product int8_product = CudaInt8Product::kActivations;
+  CudaTokens tokens = CudaTokens::kAsTheyAre;
 };
 void MatmulCuda(const CudaContext& context, const CudaMatmulArgs& args);
 
+// Whether the library has the product of args.x in eight bits: x of 16 bits (of fp8: as y), outputs
+// a multiple of 4 (fp8: of 16, y's rows of 16 bytes, and a device with e4m3 and a scale per row).
+bool MultipliesEightBitTokens(const CudaContext& context, const CudaMatmulArgs& args);
+
+// The most rows that stream packed weights through the tensor cores instead of the library.
+inline constexpr int64_t kMostStreamedRows = 128;
+
 // Workspace with which MatmulCuda does its best for `rows` of x in `activations`; it needs as much
-// for products of dense weights by many rows and for W8A8, else it makes do with less.
+// for products of dense weights by many rows and for tokens in eight bits, else it makes do with
+// less.
 int64_t MatmulCudaWorkspaceBytes(const CudaMatrix& w, DType activations, int64_t rows,
-                                 CudaInt8Product int8_product);
+                                 CudaTokens tokens);
 
 // EmbeddingArgs of kernels/decoder_ops.h, of a table on the device.
 struct CudaEmbeddingArgs {

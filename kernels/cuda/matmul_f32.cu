@@ -100,6 +100,8 @@ void MatmulF32Cuda(const CudaContext& context, const CudaMatmulArgs& args) {
       return F32Product<DType::kF16>(context, args);
     case DType::kInt8:
       return F32Product<DType::kInt8>(context, args);
+    case DType::kFp8:
+      return F32Product<DType::kFp8>(context, args);
     case DType::kQ8_0:
       return F32Product<DType::kQ8_0>(context, args);
     case DType::kQ4_0:

@@ -24,7 +24,7 @@ struct OutputView {
   int64_t stride = 0;
   int64_t outputs = 0;
   const float* bias = nullptr;
-  const float* scales = nullptr;  // of int8, per output
+  const float* scales = nullptr;  // of int8 and fp8, per output
   bool accumulate = false;
 };
 
@@ -62,9 +62,10 @@ inline constexpr int64_t kMostPlainTensorRows = 16;
 void MatmulTensorCuda(const CudaContext& context, const CudaMatmulArgs& args);        // 16-bit x
 void MatmulBlocksTensorCuda(const CudaContext& context, const CudaMatmulArgs& args);  // of 32
 void MatmulSuperblocksTensorCuda(const CudaContext& context, const CudaMatmulArgs& args);
-void MatmulF32Cuda(const CudaContext& context, const CudaMatmulArgs& args);     // f32 x
-void MatmulTokensCuda(const CudaContext& context, const CudaMatmulArgs& args);  // W8A8
-int64_t MatmulTokensWorkspaceBytes(int64_t columns, int64_t rows);
+void MatmulF32Cuda(const CudaContext& context, const CudaMatmulArgs& args);  // f32 x
+// W8A8, where MultipliesEightBitTokens.
+void MatmulTokensCuda(const CudaContext& context, const CudaMatmulArgs& args);
+int64_t MatmulTokensWorkspaceBytes(const CudaMatrix& w, int64_t rows);
 
 // Rows of `w` to `y` [rows, w.columns] of f32, bf16 or f16: first_row.., or of `ids` those less
 // first_row, zeros where the matrix has none; times `scale`, and added to y (f32) if so asked.

@@ -1,283 +1,127 @@
-// int8 weights by int8 tokens (W8A8), kernels/int8.h: each token's values become int8 in steps of
-// its own, but for its outliers, which are multiplied as they are and added in f32 (Dettmers et
-// al., LLM.int8(), arXiv:2208.07339, section 3).
+// Many tokens by weights of eight bits, the tokens in eight bits too (W8A8): products of integers
+// or e4m3 by cuBLASLt, twice as many a second as of 16 bits, from half the bytes.
 //
-// First a block per token finds the limit, the step, q and a bit per value that says outlier: the
-// token is read three times (from L1 and L2 but the first), q and bits are written, 9/16 of a bf16
-// token. The limit has the reference's bits, for an outlier more or less is a different result: its
-// sixteen sums run in sixteen threads, each in order.
-// Then the product, as kernels/cuda/matmul_tensor.cuh has it, on the tensor cores' int8: weights
-// are read once per 32 tokens. Where any of eight tokens has outliers within 128 values, a second
-// product of these values alone runs with weights and x as 16-bit floats: both exact. The roof is
-// the memory's bandwidth up to 32 tokens; beyond, the weights come from L2.
+// fp8: y = x_scale w_scale (sum of products) + bias, all the library's. Roof: the tensor cores.
+//
+// int8: the library gives the sums in int32, a tile of outputs at a time so that they stay in L2,
+// and a kernel here scales them and adds the rest: the outliers, which are multiplied as they are
+// (Dettmers et al., LLM.int8(), arXiv:2208.07339, section 3), and the bias. Outliers of a model lie
+// in few columns, the same for all tokens (section 4 there), so a block of 64 tokens by 64 outputs
+// takes the list of its tokens' columns and multiplies those on the tensor cores, weights and x as
+// 16-bit floats, both exact; a token's other values are zeros. Without outliers the kernel moves
+// six bytes an output (four of them from L2); each 16 columns cost 64 gathered bytes of weights an
+// output for 64 tokens.
+#include <algorithm>
+
+#include "kernels/cuda/dense_product.h"
 #include "kernels/cuda/matmul_parts.cuh"
+#include "kernels/cuda/tokens.cuh"
 
 namespace pergola {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kWarps = kThreads / kWarpThreads;
-constexpr int kParts = 16;  // kInt8SumParts of kernels/int8.h
-constexpr int kUnit = 128;
-constexpr int kUnitMaskBytes = kUnit / 8;
+constexpr int kTileRows = static_cast<int>(kOutlierRows);
+constexpr int kTileOutputs = 64;
+constexpr int kWarpRows = 32;                     // of the tile: two halves by four
+constexpr int64_t kSumBytes = int64_t{24} << 20;  // of an L2 of 40 MiB (A100) or 50 (H100, H200)
 constexpr int64_t kAlignment = 256;
-constexpr int kF32Rows = 4;
-using F = Format<DType::kInt8>;
 
-// x in int8.
-struct TokensView {
-  int8_t* q = nullptr;      // [rows, stride], zeros from columns on
-  uint8_t* mask = nullptr;  // [rows, units * 16]: bit k % 8 of byte k / 8: k is an outlier
-  float* scale = nullptr;   // [rows]
-  int64_t stride = 0;
-  int64_t units = 0;
-};
-
-struct TokensParams {
-  ProductParams product;
-  DType x_dtype = DType::kF32;
+struct FinishParams {
+  const int32_t* sums = nullptr;  // [rows, sums_stride], of outputs first_output on
+  int64_t sums_stride = 0;
+  int64_t first_output = 0;
+  int64_t outputs = 0;  // of this tile
+  InputView x;
+  CudaMatrix w;
+  CudaRowShape shape;
+  OutputView y;
   TokensView tokens;
 };
 
-__device__ __forceinline__ bool IsOutlier(float x, float limit) {
-  return !(x <= limit && x >= -limit);
-}
-
-// Int8Limit of kernels/int8.h; no multiply-add may be fused.
-__device__ __forceinline__ float LimitOf(float squares, int64_t count) {
-  if (!(squares > 0x1.0p-100F)) return 6.0F;
-  const float limit = __fmul_rn(5.0F, __fsqrt_rn(__fdiv_rn(squares, static_cast<float>(count))));
-  return limit < 6.0F ? limit : 6.0F;
-}
-
-__global__ void __launch_bounds__(kThreads) QuantizeTokensKernel(TokensParams params) {
-  BeginKernel();
-  __shared__ float parts[kParts];
-  __shared__ float scratch[32];
-  const int thread = static_cast<int>(threadIdx.x);
-  const int64_t row = blockIdx.x, columns = params.product.x.columns;
-  const int64_t begin = row * columns;
-  const void* x = params.product.x.x;
-  if (thread < kParts) {
-    float sum = 0;
-    for (int64_t k = thread; k < columns; k += kParts) {
-      float value = LoadAs(x, params.x_dtype, begin + k);
-      if (IsOutlier(value, 6.0F)) value = 0;
-      sum = __fadd_rn(sum, __fmul_rn(value, value));
-    }
-    parts[thread] = sum;
-  }
-  __syncthreads();
-  float squares = 0;
-  for (int i = 0; i < kParts; ++i) squares = __fadd_rn(squares, parts[i]);
-  const float limit = LimitOf(squares, columns);
-  float most = 0;
-  for (int64_t k = thread; k < columns; k += kThreads) {
-    const float value = LoadAs(x, params.x_dtype, begin + k);
-    if (!IsOutlier(value, limit)) most = fmaxf(most, fabsf(value));
-  }
-  most = BlockMax(most, scratch);
-  const bool steps = most >= 0x1.0p-96F;
-  const float inverse = steps ? __fdiv_rn(127.0F, most) : 0.0F;
-  if (thread == 0) params.tokens.scale[row] = steps ? __fdiv_rn(most, 127.0F) : 0.0F;
-  for (int64_t byte = thread; byte < params.tokens.units * kUnitMaskBytes; byte += kThreads) {
-    uint32_t mask = 0, words[2] = {0, 0};
-    for (int j = 0; j < 8 && byte * 8 + j < columns; ++j) {
-      const float value = LoadAs(x, params.x_dtype, begin + byte * 8 + j);
-      if (IsOutlier(value, limit)) {
-        mask |= 1U << j;
-        continue;
-      }
-      // Adding 1.5 * 2^23 rounds to an integer, whose low byte is q.
-      const float sum = __fadd_rn(__fmul_rn(value, inverse), 12582912.0F);
-      words[j / 4] |= (Reinterpret<uint32_t>(sum) & 0xff) << (8 * (j % 4));
-    }
-    params.tokens.mask[row * params.tokens.units * kUnitMaskBytes + byte] =
-        static_cast<uint8_t>(mask);
-    if (byte * 8 < params.tokens.stride) {
-      *reinterpret_cast<uint2*>(params.tokens.q + row * params.tokens.stride + byte * 8) =
-          make_uint2(words[0], words[1]);
-    }
-  }
-}
-
-// The lane's 32 int8 of a unit of token `row`, as F::Load has them of a weight row.
-__device__ __forceinline__ void LoadToken(const TokensParams& params, int64_t row, int64_t unit,
-                                          int t, uint32_t (&words)[8]) {
-#pragma unroll
-  for (int i = 0; i < 2; ++i) {
-    const int64_t at = unit * kUnit + F::First(2 * i, t);
-    uint4 v = make_uint4(0, 0, 0, 0);
-    if (row < params.product.x.rows && at < params.tokens.stride) {
-      v = *reinterpret_cast<const uint4*>(params.tokens.q + row * params.tokens.stride + at);
-    }
-    words[4 * i] = v.x;
-    words[4 * i + 1] = v.y;
-    words[4 * i + 2] = v.z;
-    words[4 * i + 3] = v.w;
-  }
-}
-
-// Bits of the same values: octet p in byte p.
-__device__ __forceinline__ uint32_t LoadMask(const TokensParams& params, int64_t row, int64_t unit,
-                                             int t) {
-  if (row >= params.product.x.rows) return 0;
-  const uint8_t* from =
-      params.tokens.mask + (row * params.tokens.units + unit) * kUnitMaskBytes + 2 * t;
-  const uint32_t low = *reinterpret_cast<const uint16_t*>(from);
-  return low | static_cast<uint32_t>(*reinterpret_cast<const uint16_t*>(from + 8)) << 16;
-}
-
-// sums += the outliers of eight tokens within a unit by 16 outputs.
+// Weight of column `column` of row `row`, and x where it is an outlier; zeros elsewhere.
 template <typename A>
-__device__ __forceinline__ void MultiplyOutliers(const TokensParams& params, const F::Raw (&raw)[2],
-                                                 int64_t row, int64_t unit, int t, uint32_t mask,
-                                                 float (&sums)[4]) {
-  const InputRow<A> input = InputRowOf<A>(params.product.x, row);
-#pragma unroll
-  for (int p = 0; p < F::kChunks; ++p) {
-    uint32_t x[4], low[4], high[4];
-    LoadInputOctet<DType::kInt8>(params.product.x, input, static_cast<int>(unit), p, t, x);
+__device__ __forceinline__ uint32_t WeightBits(const FinishParams& params, int64_t row,
+                                               int32_t column) {
+  if (column < 0 || row >= params.w.rows) return 0;
+  const auto q = static_cast<int8_t>(params.w.data[row * params.shape.stride + column]);
+  return Reinterpret<uint16_t>(FromFloat<A>(static_cast<float>(q)));
+}
+template <typename A>
+__device__ __forceinline__ uint32_t OutlierBits(const FinishParams& params, int64_t row,
+                                                int32_t column) {
+  if (column < 0 || row >= params.tokens.rows) return 0;
+  const uint8_t mask = params.tokens.mask[row * params.tokens.mask_stride + column / 8];
+  if ((mask >> (column % 8) & 1) == 0) return 0;
+  return Reinterpret<uint16_t>(
+      static_cast<const A*>(params.x.x)[row * params.tokens.columns + column]);
+}
+
+// A warp's 16 outputs by 32 tokens, over the group's `count` columns.
+template <typename A>
+__device__ __forceinline__ void MultiplyOutliers(const FinishParams& params, int64_t first_row,
+                                                 int64_t first_output, int count,
+                                                 float (&sums)[4][4]) {
+  const int lane = static_cast<int>(threadIdx.x) % kWarpThreads, g = lane / 4, t = lane % 4;
+  const int32_t* columns =
+      params.tokens.outlier_columns + first_row / kTileRows * params.tokens.columns;
+  for (int begin = 0; begin < count; begin += 16) {
+    int32_t column[4];  // of k = 2 t, 2 t + 1, 2 t + 8, 2 t + 9
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      const uint32_t bits = mask >> (8 * p + 2 * i);
-      x[i] &= ((bits & 1) != 0 ? 0xffffU : 0U) | ((bits & 2) != 0 ? 0xffff0000U : 0U);
+      const int at = begin + 2 * t + i % 2 + i / 2 * 8;
+      column[i] = at < count ? columns[at] : -1;
     }
-    F::template Pairs<A>(raw[0], p, low);
-    F::template Pairs<A>(raw[1], p, high);
+    uint32_t a[4];
 #pragma unroll
-    for (int step = 0; step < 2; ++step) {
-      const uint32_t a[4] = {low[2 * step], high[2 * step], low[2 * step + 1], high[2 * step + 1]};
-      const uint32_t b[2] = {x[2 * step], x[2 * step + 1]};
-      Mma16816<A>(sums, a, b);
+    for (int i = 0; i < 4; ++i) {
+      const int64_t row = first_output + g + i % 2 * 8;
+      a[i] = WeightBits<A>(params, row, column[i / 2 * 2]) |
+             WeightBits<A>(params, row, column[i / 2 * 2 + 1]) << 16;
+    }
+#pragma unroll
+    for (int nt = 0; nt < 4; ++nt) {
+      const int64_t row = first_row + nt * 8 + g;
+      uint32_t b[2];
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        b[i] = OutlierBits<A>(params, row, column[2 * i]) |
+               OutlierBits<A>(params, row, column[2 * i + 1]) << 16;
+      }
+      Mma16816<A>(sums[nt], a, b);
     }
   }
 }
 
-// Adds the warps' sums and stores them.
-template <int kNt>
-__device__ __forceinline__ void StoreTokens(const TokensParams& params,
-                                            const int32_t (&sums)[kNt][4],
-                                            const float (&outliers)[kNt][4]) {
-  constexpr int kRows = 8 * kNt;
-  __shared__ int32_t shared_sums[kWarps][16][kRows + 1];
-  __shared__ float shared_outliers[kWarps][16][kRows + 1];
+template <typename A>
+__global__ void __launch_bounds__(kThreads) FinishInt8Kernel(FinishParams params) {
+  BeginKernel();
+  __shared__ float outliers[kTileRows][kTileOutputs + 1];
   const int thread = static_cast<int>(threadIdx.x);
   const int warp = thread / kWarpThreads, lane = thread % kWarpThreads;
+  const int64_t first_row = static_cast<int64_t>(blockIdx.x) * kTileRows;
+  const int64_t first = static_cast<int64_t>(blockIdx.y) * kTileOutputs;  // in the tile
+  const int count = params.tokens.outlier_counts[blockIdx.x];
+  if (count > 0) {
+    const int row = warp / 4 * kWarpRows, output = warp % 4 * 16;
+    float sums[4][4] = {};
+    MultiplyOutliers<A>(params, first_row + row, params.first_output + first + output, count, sums);
 #pragma unroll
-  for (int nt = 0; nt < kNt; ++nt) {
+    for (int nt = 0; nt < 4; ++nt) {
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const int output = lane / 4 + i / 2 * 8, row = nt * 8 + lane % 4 * 2 + i % 2;
-      shared_sums[warp][output][row] = sums[nt][i];
-      shared_outliers[warp][output][row] = outliers[nt][i];
-    }
-  }
-  __syncthreads();
-  for (int i = thread; i < 16 * kRows; i += kThreads) {
-    const int64_t row = static_cast<int64_t>(blockIdx.x) * kRows + i / 16;
-    const int64_t output = static_cast<int64_t>(blockIdx.y) * 16 + i % 16;
-    if (row >= params.product.x.rows || output >= params.product.y.outputs) continue;
-    int32_t sum = 0;
-    float outlier = 0;
-#pragma unroll
-    for (int w = 0; w < kWarps; ++w) {
-      sum += shared_sums[w][i % 16][i / 16];
-      outlier += shared_outliers[w][i % 16][i / 16];
-    }
-    const float value = fmaf(params.tokens.scale[row], static_cast<float>(sum), outlier);
-    StoreProduct(params.product.y, row, output, value);
-  }
-}
-
-template <typename A, int kNt>
-__global__ void __launch_bounds__(kThreads, 2) TokensProductKernel(TokensParams params) {
-  BeginKernel();
-  const int thread = static_cast<int>(threadIdx.x);
-  const int lane = thread % kWarpThreads, g = lane / 4, t = lane % 4;
-  const int64_t first_row = static_cast<int64_t>(blockIdx.x) * (8 * kNt);
-  const CudaMatrix& w = params.product.w;
-  const uint8_t* rows[2];
-#pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    const int64_t output = static_cast<int64_t>(blockIdx.y) * 16 + half * 8 + g;
-    rows[half] = w.data + (output < w.rows - 1 ? output : w.rows - 1) * params.product.shape.stride;
-  }
-  int32_t sums[kNt][4] = {};
-  float outliers[kNt][4] = {};
-  for (int64_t unit = thread / kWarpThreads; unit < params.tokens.units; unit += kWarps) {
-    F::Raw raw[2];
-    F::Load(raw[0], rows[0], params.product.shape, unit, t);
-    F::Load(raw[1], rows[1], params.product.shape, unit, t);
-#pragma unroll
-    for (int nt = 0; nt < kNt; ++nt) {
-      const int64_t row = first_row + nt * 8 + g;
-      const uint32_t mask = LoadMask(params, row, unit, t);
-      uint32_t q[8];
-      LoadToken(params, row, unit, t, q);
-#pragma unroll
-      for (int p = 0; p < F::kChunks; ++p) {
-        const uint32_t a[4] = {raw[0].words[2 * p], raw[1].words[2 * p], raw[0].words[2 * p + 1],
-                               raw[1].words[2 * p + 1]};
-        const uint32_t b[2] = {q[2 * p], q[2 * p + 1]};
-        MmaInt8(sums[nt], a, b);
-      }
-      if (__any_sync(0xffffffff, mask != 0)) {
-        MultiplyOutliers<A>(params, raw, row, unit, t, mask, outliers[nt]);
+      for (int i = 0; i < 4; ++i) {
+        outliers[row + nt * 8 + lane % 4 * 2 + i % 2][output + lane / 4 + i / 2 * 8] = sums[nt][i];
       }
     }
+    __syncthreads();
   }
-  StoreTokens<kNt>(params, sums, outliers);
-}
-
-// x in f32, whose outliers no 16-bit float holds: a warp computes one output, four int8 products
-// an instruction.
-__global__ void __launch_bounds__(kThreads) TokensF32Kernel(TokensParams params) {
-  BeginKernel();
-  const int thread = static_cast<int>(threadIdx.x);
-  const int lane = thread % kWarpThreads, t = lane % 4;
-  const int64_t output = static_cast<int64_t>(blockIdx.y) * kWarps + thread / kWarpThreads;
-  const int64_t first_row = static_cast<int64_t>(blockIdx.x) * kF32Rows;
-  if (output >= params.product.y.outputs) return;  // the whole warp, and the block has no barrier
-  const uint8_t* weights = params.product.w.data + output * params.product.shape.stride;
-  const float* x = static_cast<const float*>(params.product.x.x);
-  int32_t sums[kF32Rows] = {};
-  float outliers[kF32Rows] = {};
-  for (int64_t unit = lane / 4; unit < params.tokens.units; unit += kWarpThreads / 4) {
-    F::Raw raw;
-    F::Load(raw, weights, params.product.shape, unit, t);
-#pragma unroll
-    for (int r = 0; r < kF32Rows; ++r) {
-      const int64_t row = first_row + r;
-      const uint32_t mask = LoadMask(params, row, unit, t);
-      uint32_t q[8];
-      LoadToken(params, row, unit, t, q);
-#pragma unroll
-      for (int i = 0; i < 8; ++i) {
-        sums[r] = DotInt8(static_cast<int>(q[i]), static_cast<int>(raw.words[i]), sums[r]);
-      }
-      if (mask == 0) continue;
-#pragma unroll
-      for (int i = 0; i < 32; ++i) {
-        if ((mask >> i & 1) == 0) continue;
-        const int64_t k = unit * kUnit + F::First(i / 8, t) + i % 8;
-        outliers[r] = fmaf(x[row * params.product.x.columns + k],
-                           SignedByte(raw.words[i / 4], i % 4), outliers[r]);
-      }
-    }
-  }
-#pragma unroll
-  for (int r = 0; r < kF32Rows; ++r) {
-    int32_t sum = sums[r];
-    for (int distance = kWarpThreads / 2; distance > 0; distance /= 2) {
-      sum += __shfl_xor_sync(0xffffffff, sum, distance);
-    }
-    const float outlier = WarpSum(outliers[r]);
-    const int64_t row = first_row + r;
-    if (lane == 0 && row < params.product.x.rows) {
-      StoreProduct(params.product.y, row, output,
-                   fmaf(params.tokens.scale[row], static_cast<float>(sum), outlier));
-    }
+  for (int i = thread; i < kTileRows * kTileOutputs; i += kThreads) {
+    const int64_t row = first_row + i / kTileOutputs, output = first + i % kTileOutputs;
+    if (row >= params.tokens.rows || output >= params.outputs) continue;
+    const auto sum = static_cast<float>(params.sums[row * params.sums_stride + output]);
+    const float rest = count > 0 ? outliers[i / kTileOutputs][i % kTileOutputs] : 0.0F;
+    StoreProduct(params.y, row, params.first_output + output,
+                 fmaf(params.tokens.scale[row], sum, rest));
   }
 }
 
@@ -285,59 +129,179 @@ int64_t RoundUp(int64_t value, int64_t to) {
   return (value + to - 1) / to * to;
 }
 
-// Where q, bits and scales of `rows` tokens lie in `workspace`; `bytes`, if given: how many.
-TokensView TokensViewOf(uint8_t* workspace, int64_t columns, int64_t rows, int64_t* bytes) {
-  TokensView view;
-  view.stride = RoundUp(columns, kCudaRowAlignment);
-  view.units = (columns + kUnit - 1) / kUnit;
-  const int64_t mask = RoundUp(rows * view.stride, kAlignment);
-  const int64_t scale = mask + RoundUp(rows * view.units * kUnitMaskBytes, kAlignment);
-  view.q = reinterpret_cast<int8_t*>(workspace);
-  view.mask = workspace + mask;
-  view.scale = reinterpret_cast<float*>(workspace + scale);
-  if (bytes != nullptr) *bytes = scale + RoundUp(4 * rows, kAlignment);
-  return view;
+// Where things lie in the workspace: the library's share first.
+struct TokensPlan {
+  int64_t library_bytes = 0;
+  int64_t bytes = 0;
+  uint8_t* bias = nullptr;  // of fp8, in y's dtype
+  TokensView tokens;
+  int32_t* sums = nullptr;  // of int8, [rows, tile_outputs]
+  int64_t tile_outputs = 0;
+};
+
+// Parts of the workspace one after the other.
+class Parts {
+ public:
+  explicit Parts(uint8_t* workspace) : workspace_(workspace) {}
+  template <typename T>
+  T* Take(int64_t count) {
+    const int64_t at = bytes_;
+    bytes_ += RoundUp(count * static_cast<int64_t>(sizeof(T)), kAlignment);
+    return workspace_ == nullptr ? nullptr : reinterpret_cast<T*>(workspace_ + at);
+  }
+  int64_t bytes() const { return bytes_; }
+
+ private:
+  uint8_t* workspace_;
+  int64_t bytes_ = 0;
+};
+
+void TakeTokens(const CudaMatrix& w, int64_t rows, Parts* parts, TokensPlan* plan) {
+  TokensView& tokens = plan->tokens;
+  tokens.rows = rows;
+  tokens.columns = w.columns;
+  tokens.stride = RoundUp(w.columns, kCudaRowAlignment);
+  tokens.q = parts->Take<uint8_t>(rows * tokens.stride);
+  tokens.scale = parts->Take<float>(rows);
+  if (w.dtype == DType::kFp8) {
+    plan->bias = parts->Take<uint8_t>(2 * w.rows);
+    return;
+  }
+  tokens.mask_stride = tokens.stride / 8;
+  tokens.mask = parts->Take<uint8_t>(rows * tokens.mask_stride);
+  tokens.outlier_columns = parts->Take<int32_t>(tokens.groups() * w.columns);
+  tokens.outlier_counts = parts->Take<int32_t>(tokens.groups());
 }
 
-template <typename A, int kNt>
-void LaunchTokens(const CudaContext& context, const TokensParams& params) {
-  const dim3 grid(static_cast<unsigned>((params.product.x.rows + 8 * kNt - 1) / (8 * kNt)),
-                  static_cast<unsigned>((params.product.y.outputs + 15) / 16));
-  Launch(TokensProductKernel<A, kNt>, grid, kThreads, 0, context, params);
+// In `workspace`, or (nullptr) what it would be in an ample one. The tokens lie behind the
+// library's share, whose size depends on what is left.
+TokensPlan PlanTokens(const CudaMatrix& w, int64_t rows, uint8_t* workspace,
+                      int64_t workspace_bytes) {
+  TokensPlan plan;
+  Parts fixed(nullptr);
+  TakeTokens(w, rows, &fixed, &plan);
+  int64_t sum_bytes = 0;
+  if (w.dtype == DType::kInt8) {
+    const int64_t room = std::min(kSumBytes, (workspace_bytes - fixed.bytes()) / 2);
+    const int64_t outputs = room / (4 * rows) / kTileOutputs * kTileOutputs;
+    plan.tile_outputs = std::min(std::max<int64_t>(outputs, kTileOutputs), w.rows);
+    sum_bytes = RoundUp(4 * rows * plan.tile_outputs, kAlignment);
+  }
+  const int64_t left = workspace_bytes - fixed.bytes() - sum_bytes;
+  plan.library_bytes = std::min(kDenseWorkspaceBytes, left) / kAlignment * kAlignment;
+  plan.bytes = plan.library_bytes + fixed.bytes() + sum_bytes;
+  if (workspace == nullptr || left < 0) return plan;
+  Parts parts(workspace + plan.library_bytes);
+  TakeTokens(w, rows, &parts, &plan);
+  if (sum_bytes > 0) plan.sums = parts.Take<int32_t>(rows * plan.tile_outputs);
+  return plan;
 }
 
-template <typename A>
-void LaunchTokensOf(const CudaContext& context, const TokensParams& params) {
-  if (params.product.x.rows <= 8) return LaunchTokens<A, 1>(context, params);
-  if (params.product.x.rows <= 16) return LaunchTokens<A, 2>(context, params);
-  LaunchTokens<A, 4>(context, params);
+DenseProductArgs Fp8ArgsOf(const CudaMatmulArgs& args, const TokensPlan& plan) {
+  DenseProductArgs dense;
+  dense.dtype = DType::kFp8;
+  dense.y_dtype = args.y.dtype();
+  dense.rows = args.x.dim(0);
+  dense.columns = plan.tokens.stride;  // zeros beyond
+  dense.outputs = args.w.rows;
+  dense.x = plan.tokens.q;
+  dense.x_stride = plan.tokens.stride;
+  dense.x_scales = plan.tokens.scale;
+  const CudaRowShape shape = CudaRowShapeOf(args.w.dtype, args.w.columns, 0);
+  dense.w = args.w.data;
+  dense.w_stride = shape.stride;
+  dense.w_scales = RowScales(args.w, shape);
+  dense.y = args.y.data();
+  dense.y_stride = args.y_stride;
+  dense.bias = args.bias != nullptr ? plan.bias : nullptr;
+  dense.accumulate = args.accumulate;
+  return dense;
+}
+
+DenseProductArgs Int8ArgsOf(const CudaMatmulArgs& args, const TokensPlan& plan, int64_t first) {
+  DenseProductArgs dense;
+  dense.dtype = DType::kInt8;
+  dense.y_dtype = DType::kI32;
+  dense.rows = args.x.dim(0);
+  dense.columns = plan.tokens.stride;
+  dense.outputs = std::min(plan.tile_outputs, args.w.rows - first);
+  dense.x = plan.tokens.q;
+  dense.x_stride = plan.tokens.stride;
+  dense.w_stride = CudaRowShapeOf(args.w.dtype, args.w.columns, 0).stride;
+  dense.w = args.w.data + first * dense.w_stride;
+  dense.y = plan.sums;
+  dense.y_stride = plan.tile_outputs;
+  return dense;
+}
+
+void MultiplyInt8(const CudaContext& context, const CudaContext& library,
+                  const CudaMatmulArgs& args, const TokensPlan& plan) {
+  QuantizeInt8TokensCuda(context, args.x, plan.tokens);
+  const ProductParams product = ProductParamsOf(args);
+  FinishParams params;
+  params.sums = plan.sums;
+  params.sums_stride = plan.tile_outputs;
+  params.x = product.x;
+  params.w = args.w;
+  params.shape = product.shape;
+  params.y = product.y;
+  params.tokens = plan.tokens;
+  const auto kernel =
+      args.x.dtype() == DType::kBF16 ? FinishInt8Kernel<__nv_bfloat16> : FinishInt8Kernel<__half>;
+  for (int64_t first = 0; first < args.w.rows; first += plan.tile_outputs) {
+    const DenseProductArgs dense = Int8ArgsOf(args, plan, first);
+    context.dense->Multiply(library, dense);
+    params.first_output = first;
+    params.outputs = dense.outputs;
+    const dim3 grid(static_cast<unsigned>(plan.tokens.groups()),
+                    static_cast<unsigned>((dense.outputs + kTileOutputs - 1) / kTileOutputs));
+    Launch(kernel, grid, kThreads, 0, context, params);
+  }
+}
+
+TokensPlan PlanOf(const CudaContext& context, const CudaMatmulArgs& args) {
+  return PlanTokens(args.w, args.x.dim(0), context.workspace, context.workspace_bytes);
+}
+
+CudaContext LibraryContext(const CudaContext& context, const TokensPlan& plan) {
+  CudaContext library = context;
+  library.workspace_bytes = plan.library_bytes;
+  return library;
 }
 
 }  // namespace
 
-int64_t MatmulTokensWorkspaceBytes(int64_t columns, int64_t rows) {
-  int64_t bytes = 0;
-  TokensViewOf(nullptr, columns, rows, &bytes);
-  return bytes;
+bool MultipliesEightBitTokens(const CudaContext& context, const CudaMatmulArgs& given) {
+  CudaMatmulArgs args = given;
+  if (args.y_stride == 0) args.y_stride = args.w.rows;
+  const DType x = args.x.dtype();
+  if (args.tokens != CudaTokens::kEightBits || !HasRowScale(args.w.dtype)) return false;
+  if (args.x.dim(0) == 0 || (x != DType::kBF16 && x != DType::kF16)) return false;
+  const bool fp8 = args.w.dtype == DType::kFp8;
+  if (fp8 && args.y.dtype() != x) return false;
+  const TokensPlan plan = PlanOf(context, args);
+  PERGOLA_CHECK_MSG(plan.library_bytes >= 0 && plan.bytes <= context.workspace_bytes,
+                    "a workspace of " + std::to_string(context.workspace_bytes) +
+                        " bytes for tokens in eight bits that need " + std::to_string(plan.bytes));
+  PERGOLA_CHECK(context.dense != nullptr);
+  const DenseProductArgs dense = fp8 ? Fp8ArgsOf(args, plan) : Int8ArgsOf(args, plan, 0);
+  return context.dense->Has(LibraryContext(context, plan), dense);
+}
+
+int64_t MatmulTokensWorkspaceBytes(const CudaMatrix& w, int64_t rows) {
+  constexpr int64_t kAmple = int64_t{1} << 40;
+  return PlanTokens(w, std::max<int64_t>(rows, 1), nullptr, kAmple).bytes;
 }
 
 void MatmulTokensCuda(const CudaContext& context, const CudaMatmulArgs& args) {
-  PERGOLA_CHECK(args.w.dtype == DType::kInt8);
-  const int64_t rows = args.x.dim(0);
-  const int64_t needed = MatmulTokensWorkspaceBytes(args.w.columns, rows);
-  PERGOLA_CHECK_MSG(needed <= context.workspace_bytes,
-                    "a workspace of " + std::to_string(context.workspace_bytes) +
-                        " bytes for int8 tokens that need " + std::to_string(needed));
-  TokensParams params;
-  params.product = ProductParamsOf(args);
-  params.x_dtype = args.x.dtype();
-  params.tokens = TokensViewOf(context.workspace, args.w.columns, rows, nullptr);
-  Launch(QuantizeTokensKernel, dim3(static_cast<unsigned>(rows)), kThreads, 0, context, params);
-  if (params.x_dtype == DType::kBF16) return LaunchTokensOf<__nv_bfloat16>(context, params);
-  if (params.x_dtype == DType::kF16) return LaunchTokensOf<__half>(context, params);
-  const dim3 grid(static_cast<unsigned>((rows + kF32Rows - 1) / kF32Rows),
-                  static_cast<unsigned>((args.w.rows + kWarps - 1) / kWarps));
-  Launch(TokensF32Kernel, grid, kThreads, 0, context, params);
+  const TokensPlan plan = PlanOf(context, args);
+  const CudaContext library = LibraryContext(context, plan);
+  if (args.w.dtype == DType::kInt8) return MultiplyInt8(context, library, args, plan);
+  QuantizeFp8TokensCuda(context, args.x, plan.tokens);
+  if (args.bias != nullptr) {
+    ConvertCuda(context, args.bias, args.w.rows, args.y.dtype(), plan.bias);
+  }
+  context.dense->Multiply(library, Fp8ArgsOf(args, plan));
 }
 
 }  // namespace pergola

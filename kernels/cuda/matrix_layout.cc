@@ -266,7 +266,7 @@ void PackCudaRows(const CudaMatrix& matrix, int64_t first_row, int64_t row_count
   for (int64_t i = 0; i < row_count; ++i) {
     const uint8_t* from = static_cast<const uint8_t*>(source) + i * source_row_bytes;
     uint8_t* row = image + (first_row + i) * shape.stride;
-    if (dtype == DType::kInt8) {
+    if (HasRowScale(dtype)) {
       std::memcpy(image + matrix.rows * shape.stride + 4 * (first_row + i), from, 4);
       from += 4;
     }
@@ -285,11 +285,13 @@ void UnpackCudaRow(const CudaMatrix& matrix, int64_t row, float* out) {
   PERGOLA_CHECK(row >= 0 && row < matrix.rows);
   const CudaRowShape shape = CudaRowShapeOf(matrix.dtype, matrix.columns, matrix.lead);
   const uint8_t* from = matrix.data + row * shape.stride;
-  if (matrix.dtype == DType::kInt8) {
+  if (HasRowScale(matrix.dtype)) {
     float scale;
     std::memcpy(&scale, matrix.data + matrix.rows * shape.stride + 4 * row, 4);
     for (int64_t k = 0; k < matrix.columns; ++k) {
-      out[k] = scale * static_cast<float>(static_cast<int8_t>(from[k]));
+      const bool fp8 = matrix.dtype == DType::kFp8;
+      out[k] =
+          scale * (fp8 ? E4M3ToF32(from[k]) : static_cast<float>(static_cast<int8_t>(from[k])));
     }
     return;
   }

@@ -3,7 +3,7 @@
 // kernels/cuda/weight_format.cuh.
 //
 //   f32, bf16, f16  row by row, a row padded with zeros to 16 bytes: as cuBLASLt takes it
-//   int8            rows of int8 likewise, after all of them a f32 scale per row
+//   int8, fp8       rows of int8 or e4m3 likewise, after all of them a f32 scale per row
 //   block formats   row by row; a row is whole units of 128 values (K-quants: 256), as sections of
 //                   all units: low bits, high bits, small scales, f16 numbers. A row takes the
 //                   bytes it has in the file, rounded up to units and 16 bytes.

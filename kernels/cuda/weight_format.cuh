@@ -10,7 +10,9 @@
 //
 // Integers become floats without conversion instructions, which are slow: q is set into the low
 // bits of a float whose unit in the last place is one (128 + q in bf16, 1024 + q in f16, 2^23 + q
-// in f32) and the constant is subtracted again, both exact.
+// in f32) and the constant is subtracted again, both exact. e4m3's sign, exponent and mantissa are
+// moved to their places in the wider float; the exponent's bias is made right by a product with a
+// power of two, exact too, as the wider float holds e4m3's subnormal numbers.
 #pragma once
 
 #include "kernels/cuda/device.cuh"
@@ -101,6 +103,26 @@ __device__ __forceinline__ void BytesToPairs(uint32_t word, uint32_t* pairs) {
   }
 }
 
+// Four e4m3.
+template <typename A>
+__device__ __forceinline__ void E4M3ToPairs(uint32_t word, uint32_t* pairs) {
+  using Pair = typename PairOf<A>::Type;
+  constexpr bool kF16 = PairOf<A>::kMagicBits == 0x6400;
+  constexpr int kShift = kF16 ? 1 : 4;                           // of a byte in a half's top
+  constexpr uint32_t kScale = kF16 ? 0x5c005c00U : 0x7b807b80U;  // 2^8, 2^120
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    const uint32_t tops = __byte_perm(word, 0U, i == 0 ? 0x1404U : 0x3424U);
+    const uint32_t bits = (tops & 0x80008000U) | (tops & 0x7f007f00U) >> kShift;
+    pairs[i] = Reinterpret<uint32_t>(__hmul2(Reinterpret<Pair>(bits), Reinterpret<Pair>(kScale)));
+  }
+}
+// Byte `byte` of a word of e4m3.
+__device__ __forceinline__ float E4M3Byte(uint32_t word, int byte) {
+  const uint32_t top = word << (24 - 8 * byte);
+  return Reinterpret<float>((top & 0x80000000U) | (top & 0x7f000000U) >> 4) * 0x1p120F;
+}
+
 // iq4_nl's values of two indices in the halves of a word.
 __device__ __forceinline__ int Iq4Value(uint32_t index) {
   // kIq4Values, lowest index in the lowest byte.
@@ -160,8 +182,9 @@ struct Section {
 template <DType kD>
 struct OctetPlaces {
   static constexpr int kSub = CudaBlockFormatOf(kD).sub;
+  static constexpr bool kRowScale = HasRowScale(kD);  // the caller's to apply
   static __device__ __forceinline__ int First(int p, int t) {
-    if constexpr (kD == DType::kInt8) return p / 2 * 64 + t * 16 + p % 2 * 8;
+    if constexpr (kRowScale) return p / 2 * 64 + t * 16 + p % 2 * 8;
     return kSub == 32 ? 32 * p + 8 * t : 32 * p + 4 * t;
   }
   static __device__ __forceinline__ int Second(int p, int t) {
@@ -310,7 +333,7 @@ struct Format : OctetPlaces<kD> {
   }
 };
 
-// Dense rows and int8: octets lie in order, rows end at their stride.
+// Dense rows, int8 and fp8: octets lie in order, rows end at their stride.
 template <DType kD, int kValueBytes>
 struct PlainFormat : OctetPlaces<kD> {
   static constexpr int kUnit = 128;
@@ -376,7 +399,7 @@ struct Format<DType::kBF16> : HalfFormat<DType::kBF16, __nv_bfloat16> {};
 template <>
 struct Format<DType::kF16> : HalfFormat<DType::kF16, __half> {};
 
-// The integers; the scale of the row is the caller's.
+// The integers, or e4m3; the scale of the row is the caller's.
 template <>
 struct Format<DType::kInt8> : PlainFormat<DType::kInt8, 1> {
   template <typename A>
@@ -390,7 +413,21 @@ struct Format<DType::kInt8> : PlainFormat<DType::kInt8, 1> {
   }
 };
 
-// The eight values of octet p as f32 (of int8 without its scale), with the bits of DecodeToF32.
+template <>
+struct Format<DType::kFp8> : PlainFormat<DType::kFp8, 1> {
+  template <typename A>
+  static __device__ __forceinline__ void Pairs(const Raw& raw, int p, uint32_t (&pairs)[4]) {
+    E4M3ToPairs<A>(raw.words[2 * p], &pairs[0]);
+    E4M3ToPairs<A>(raw.words[2 * p + 1], &pairs[2]);
+  }
+  static __device__ __forceinline__ void Values(const Raw& raw, int p, float (&q)[8]) {
+#pragma unroll
+    for (int j = 0; j < 8; ++j) q[j] = E4M3Byte(raw.words[2 * p + j / 4], j % 4);
+  }
+};
+
+// The eight values of octet p as f32 (of int8 and fp8 without its scale), with the bits of
+// DecodeToF32.
 template <typename F>
 __device__ __forceinline__ void DecodeOctet(const typename F::Raw& raw, int p, float (&w)[8]) {
   F::Values(raw, p, w);
@@ -405,8 +442,9 @@ __device__ __forceinline__ void DecodeOctet(const typename F::Raw& raw, int p, f
   }
 }
 
-__device__ __forceinline__ const float* Int8Scales(const CudaMatrix& matrix,
-                                                   const CudaRowShape& shape) {
+// Of int8 and fp8, per row.
+__device__ __host__ __forceinline__ const float* RowScales(const CudaMatrix& matrix,
+                                                           const CudaRowShape& shape) {
   return reinterpret_cast<const float*>(matrix.data + matrix.rows * shape.stride);
 }
 

@@ -182,6 +182,24 @@ TEST(MakePlanTest, FormatsOfTheWeightsChangeTheirBytesAndTheKv) {
   EXPECT_EQ(head(int4), head(bf16));
 }
 
+TEST(MakePlanTest, Fp8IsAGpusFormat) {
+  PlanOptions options = On("llama-3-8b");
+  options.dtype = "fp8";
+  EXPECT_THAT(std::string(Plan(options).status().message()), HasSubstr("--dtype fp8 is for GPUs"));
+  options = On("llama-3-8b", "h200");
+  options.dtype = "fp8";
+  const auto report = Plan(options);
+  ASSERT_TRUE(report.ok()) << report.status();
+  // Per layer 6,144 outputs of 4,096 inputs and a scale, and 4,096 more whose inputs are cut: every
+  // rank of a stage has their scales.
+  int64_t bytes = 0;
+  for (const MemoryPlan& rank : report->ranks) {
+    bytes += rank.weight_bytes[static_cast<size_t>(WeightKind::kAttention)];
+  }
+  const int64_t scales = 4 * (6144 + int64_t{4096} * report->tensor_parallel);
+  EXPECT_EQ(bytes, 32 * (int64_t{6144 + 4096} * 4096 + scales));
+}
+
 TEST(PlanReportTest, ACpuPlanStatesNoTimes) {
   const auto report = Plan(On("llama-3-8b"));
   ASSERT_TRUE(report.ok()) << report.status();

@@ -125,6 +125,69 @@ TEST_F(CublasLtCudaTest, MultipliesInt8Exactly) {
   EXPECT_EQ(d_device.Read(), want);
 }
 
+// Bits that are numbers of e4m3.
+std::vector<uint8_t> RandomE4M3(int count, uint32_t seed) {
+  std::mt19937 generator(seed);
+  std::vector<uint8_t> values(static_cast<size_t>(count));
+  for (uint8_t& v : values) {
+    do v = static_cast<uint8_t>(generator());
+    while ((v & 0x7f) == 0x7f);
+  }
+  return values;
+}
+
+// Of fp8 the library has only what is 16 bytes long, and a scale per row and column on Hopper
+// alone.
+TEST_F(CublasLtCudaTest, MultipliesE4M3WithAScalePerRowAndColumn) {
+  const TestCudaContext context;
+  constexpr size_t kLong = 64, kOutputs = 32;
+  const std::vector<uint8_t> a = RandomE4M3(kLong * kOutputs, 6),
+                             b = RandomE4M3(kLong * kColumns, 7);
+  const std::vector<float> rows = RandomValues(kOutputs, 8), columns = RandomValues(kColumns, 9);
+  std::vector<uint16_t> bias;
+  for (const float v : RandomValues(kOutputs, 10)) bias.push_back(F32ToBF16(v));
+  const DeviceArray<uint8_t> a_device(a), b_device(b);
+  const DeviceArray<float> rows_device(rows), columns_device(columns);
+  const DeviceArray<uint16_t> bias_device(bias), d_device(kOutputs * kColumns);
+  cublasLtMatmulDescCreate(&operation_, CUBLAS_COMPUTE_32F, CUDA_R_32F);
+  Set(CUBLASLT_MATMUL_DESC_TRANSA, static_cast<int32_t>(CUBLAS_OP_T));
+  Set(CUBLASLT_MATMUL_DESC_A_SCALE_MODE,
+      static_cast<int32_t>(CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F));
+  Set(CUBLASLT_MATMUL_DESC_B_SCALE_MODE,
+      static_cast<int32_t>(CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F));
+  Set(CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, rows_device.data());
+  Set(CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, columns_device.data());
+  Set(CUBLASLT_MATMUL_DESC_EPILOGUE, static_cast<uint32_t>(CUBLASLT_EPILOGUE_BIAS));
+  Set(CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias_device.data());
+  cublasLtMatrixLayoutCreate(&a_, CUDA_R_8F_E4M3, kLong, kOutputs, kLong);
+  cublasLtMatrixLayoutCreate(&b_, CUDA_R_8F_E4M3, kLong, kColumns, kLong);
+  cublasLtMatrixLayoutCreate(&d_, CUDA_R_16BF, kOutputs, kColumns, kOutputs);
+  cublasLtMatmulAlgo_t algorithm;
+  if (Choose(&algorithm) != CUBLAS_STATUS_SUCCESS) GTEST_SKIP() << "this GPU has no such product";
+  Multiply(context, a_device.data(), b_device.data(), d_device.data(), 1.0F, 0.0F);
+  std::vector<float> want, got;
+  std::vector<double> bounds;
+  for (const uint16_t bits : d_device.Read()) got.push_back(BF16ToF32(bits));
+  for (size_t column = 0; column < kColumns; ++column) {
+    for (size_t row = 0; row < kOutputs; ++row) {
+      double sum = 0, magnitude = 0;
+      for (size_t k = 0; k < kLong; ++k) {
+        const double product = static_cast<double>(E4M3ToF32(a[row * kLong + k])) *
+                               static_cast<double>(E4M3ToF32(b[column * kLong + k]));
+        sum += product;
+        magnitude += std::abs(product);
+      }
+      const double scale = static_cast<double>(rows[row]) * static_cast<double>(columns[column]);
+      const auto added = static_cast<double>(BF16ToF32(bias[row]));
+      want.push_back(static_cast<float>(sum * scale + added));
+      // 33 values an instruction, cut at 13 places; bf16.
+      bounds.push_back((33.0 / 32 * kLong + 16) * 0x1p-13 * magnitude * std::abs(scale) +
+                       0x1.1p-8 * std::abs(sum * scale + added) + 0x1p-20 * std::abs(added));
+    }
+  }
+  EXPECT_TRUE(CompareWith(got, want, [&](size_t i) { return bounds[i]; }));
+}
+
 TEST_F(CublasLtCudaTest, RefusesShapesThatDoNotFit) {
   Describe(CUBLAS_COMPUTE_32F, CUDA_R_32F, CUDA_R_32F);
   Set(CUBLASLT_MATMUL_DESC_TRANSA, static_cast<int32_t>(CUBLAS_OP_N));

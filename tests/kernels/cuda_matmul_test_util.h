@@ -12,10 +12,12 @@
 
 #include "kernels/cuda/dense_product.h"
 #include "kernels/cuda/matmul.h"
+#include "kernels/fp8.h"
 #include "kernels/int8.h"
 #include "tests/kernels/compare.h"
 #include "tests/kernels/cuda/activations.h"
 #include "tests/kernels/kernel_test_util.h"
+#include "tests/kernels/op_device.h"
 
 #ifdef PERGOLA_CUDA_EMULATOR  // of its cuda_runtime.h
 #include "kernels/cuda/emulator/emulator.h"
@@ -24,10 +26,10 @@
 namespace pergola {
 
 inline constexpr DType kActivations[] = {DType::kF32, DType::kBF16, DType::kF16};
-inline constexpr DType kAllWeights[] = {DType::kF32,  DType::kBF16, DType::kF16,   DType::kInt8,
-                                        DType::kQ8_0, DType::kQ4_0, DType::kQ4_1,  DType::kQ5_0,
-                                        DType::kQ5_1, DType::kQ2_K, DType::kQ3_K,  DType::kQ4_K,
-                                        DType::kQ5_K, DType::kQ6_K, DType::kIQ4_NL};
+inline constexpr DType kAllWeights[] = {DType::kF32,  DType::kBF16, DType::kF16,  DType::kInt8,
+                                        DType::kFp8,  DType::kQ8_0, DType::kQ4_0, DType::kQ4_1,
+                                        DType::kQ5_0, DType::kQ5_1, DType::kQ2_K, DType::kQ3_K,
+                                        DType::kQ4_K, DType::kQ5_K, DType::kQ6_K, DType::kIQ4_NL};
 inline constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
 
 // Device memory with a copy of host bytes.
@@ -63,46 +65,84 @@ inline double RoundoffOf(DType dtype) {
 
 // The same weights for the reference and for the GPU.
 struct Weights {
+  std::vector<uint8_t> file;  // rows as they are in one
+  int64_t row_bytes = 0;
   PackedMatrix packed;
   std::vector<uint8_t> image;
   std::vector<double> sizes;  // |s q| + |m| of each
   CudaMatrix matrix;          // data null
 };
 
+// Rows of int8 or e4m3, each with its scale before it.
+inline std::vector<uint8_t> ScaledFileRows(DType dtype, int64_t outputs, int64_t columns) {
+  const int64_t row_bytes = columns + 4;
+  std::vector<uint8_t> file(static_cast<size_t>(outputs * row_bytes));
+  for (int64_t o = 0; o < outputs; ++o) {
+    const auto values = RandomValues(columns, static_cast<uint32_t>(100 + o));
+    uint8_t* row = &file[o * row_bytes];
+    const Int8Steps steps = StepsOfRow(values.data(), columns);
+    const Fp8Steps fp8 = Fp8StepsOfRow(values.data(), columns);
+    std::memcpy(row, dtype == DType::kFp8 ? &fp8.scale : &steps.scale, 4);
+    if (dtype == DType::kFp8) {
+      QuantizeFp8(values.data(), columns, fp8, row + 4);
+    } else {
+      QuantizeInt8(values.data(), columns, steps, reinterpret_cast<int8_t*>(row + 4));
+    }
+  }
+  return file;
+}
+
+// Of fp8, which the reference does not hold: f32 of the same values.
+inline PackedMatrix ValuesOf(const CudaMatrix& matrix, const uint8_t* image) {
+  CudaMatrix there = matrix;
+  there.data = image;
+  PackedMatrix values = PackedMatrix::Allocate(DType::kF32, matrix.rows, matrix.columns);
+  std::vector<float> row(static_cast<size_t>(matrix.columns));
+  for (int64_t o = 0; o < matrix.rows; ++o) {
+    UnpackCudaRow(there, o, row.data());
+    values.PackRows(o, 1, row.data(), matrix.columns * 4);
+  }
+  return values;
+}
+
 inline Weights MakeWeights(DType dtype, int64_t outputs, int64_t columns, int lead) {
   Weights w;
   w.matrix = {dtype, outputs, columns, lead, nullptr};
-  w.packed = PackedMatrix::Allocate(dtype, outputs, columns, lead);
   w.image.resize(static_cast<size_t>(CudaMatrixBytes(dtype, outputs, columns, lead)));
   const int64_t block = BlockValues(dtype);
   const int64_t covered = (lead + columns + block - 1) / block * block;
-  int64_t row_bytes = DTypeBytes(dtype, covered);
-  std::vector<uint8_t> file;
-  if (dtype == DType::kInt8) {
+  int64_t& row_bytes = w.row_bytes;
+  row_bytes = DTypeBytes(dtype, covered);
+  std::vector<uint8_t>& file = w.file;
+  if (HasRowScale(dtype)) {
     row_bytes += 4;
-    file.resize(static_cast<size_t>(outputs * row_bytes));
-    for (int64_t o = 0; o < outputs; ++o) {
-      const auto values = RandomValues(columns, static_cast<uint32_t>(100 + o));
-      const Int8Steps steps = StepsOfRow(values.data(), columns);
-      std::memcpy(&file[o * row_bytes], &steps.scale, 4);
-      QuantizeInt8(values.data(), columns, steps,
-                   reinterpret_cast<int8_t*>(&file[o * row_bytes + 4]));
-    }
+    file = ScaledFileRows(dtype, outputs, columns);
   } else {
     file = RandomFileRows(dtype, outputs, covered, 7);
   }
-  w.packed.PackRows(0, outputs, file.data(), row_bytes);
   PackCudaRows(w.matrix, 0, outputs, file.data(), row_bytes, w.image.data());
+  if (dtype == DType::kFp8) {
+    w.packed = ValuesOf(w.matrix, w.image.data());
+    std::vector<float> value(static_cast<size_t>(columns));
+    for (int64_t o = 0; o < outputs; ++o) {
+      w.packed.UnpackRow(o, value.data());
+      for (const float v : value) w.sizes.push_back(std::abs(static_cast<double>(v)));
+    }
+    return w;
+  }
+  w.packed = PackedMatrix::Allocate(dtype, outputs, columns, lead);
+  w.packed.PackRows(0, outputs, file.data(), row_bytes);
   // Without minima the format's values are s q alone.
   PackedMatrix plain = PackedMatrix::Allocate(dtype, outputs, columns, lead);
+  std::vector<uint8_t> without = file;
   const BlockHalves halves = HalvesOf(dtype);
   if (halves.count == 2) {
     const auto second = static_cast<size_t>(halves.offset + 2);
     for (size_t at = 0; at < file.size(); at += static_cast<size_t>(BlockBytes(dtype))) {
-      file[at + second] = file[at + second + 1] = 0;
+      without[at + second] = without[at + second + 1] = 0;
     }
   }
-  plain.PackRows(0, outputs, file.data(), row_bytes);
+  plain.PackRows(0, outputs, without.data(), row_bytes);
   std::vector<float> value(static_cast<size_t>(columns)), product(value.size());
   for (int64_t o = 0; o < outputs; ++o) {
     w.packed.UnpackRow(o, value.data());
@@ -121,7 +161,7 @@ struct Case {
   int lead = 0;
   bool bias = false, accumulate = false;
   int64_t y_gap = 0;  // y_stride - outputs
-  CudaInt8Product int8_product = CudaInt8Product::kActivations;
+  CudaTokens tokens = CudaTokens::kAsTheyAre;
   int64_t workspace_bytes = int64_t{4} << 20;
 };
 
@@ -154,7 +194,8 @@ class Gpu {
 struct Product {
   Case c;
   Weights w;
-  std::vector<float> x, bias, y;  // y: [rows, outputs + gap], old contents
+  std::vector<float> x, bias, y;    // y: [rows, outputs + gap], old contents
+  mutable bool eight_bits = false;  // what Compute's tokens were multiplied as
 
   Product(DType dtype, const Case& from)
       : c(from), w(MakeWeights(dtype, c.outputs, c.columns, c.lead)) {
@@ -179,26 +220,41 @@ struct Product {
     args.accumulate = c.accumulate;
     args.y = Tensor(y_device.data(), c.y_dtype, {c.rows, c.outputs});
     args.y_stride = c.outputs + c.y_gap;
-    args.int8_product = c.int8_product;
+    args.tokens = c.tokens;
+    eight_bits = MultipliesEightBitTokens(gpu.context, args);
     MatmulCuda(gpu.context, args);
     return ToFloats(c.y_dtype, y_device.Read());
   }
 
-  // MatmulRef's result, in y's place. Of int8 by activations as they are: by its values in f32.
+  // The same through a stream, as the decoder does; y has no gaps.
+  std::vector<float> ComputeOn(OpDevice& device) const {
+    PackedMatrix matrix =
+        PackedMatrix::Allocate(device.stream(), dtype(), c.outputs, c.columns, c.lead);
+    matrix.PackRows(0, c.outputs, w.file.data(), w.row_bytes);
+    matrix.Upload(device.stream());
+    const OpTensor from(device, c.x_dtype, c.rows, c.columns, x);
+    const OpTensor to(device, c.y_dtype, c.rows, c.outputs, y);
+    const OnDevice<float> add(device, bias);
+    MatmulArgs args;
+    args.x = from.tensor();
+    args.w = &matrix;
+    args.bias = c.bias ? add.data() : nullptr;
+    args.accumulate = c.accumulate;
+    args.y = to.tensor();
+    Matmul(device.stream(), args);
+    return to.Read();
+  }
+
+  // MatmulRef's result, in y's place, for what Compute's tokens were multiplied as. Of int8 by
+  // tokens as they are: by its values in f32.
   std::vector<float> Want() const {
-    const bool tokens = c.int8_product == CudaInt8Product::kTokens;
     PackedMatrix values;
     const PackedMatrix* matrix = &w.packed;
-    if (dtype() == DType::kInt8 && !tokens) {
-      values = PackedMatrix::Allocate(DType::kF32, c.outputs, c.columns);
-      std::vector<float> row(static_cast<size_t>(c.columns));
-      for (int64_t o = 0; o < c.outputs; ++o) {
-        w.packed.UnpackRow(o, row.data());
-        values.PackRows(o, 1, row.data(), c.columns * 4);
-      }
+    if (dtype() == DType::kInt8 && !eight_bits) {
+      values = ValuesOf(w.matrix, w.image.data());
       matrix = &values;
     }
-    std::vector<float> dense(static_cast<size_t>(c.rows * c.outputs)), in = x, add = bias;
+    std::vector<float> dense(static_cast<size_t>(c.rows * c.outputs)), in = Tokens(), add = bias;
     for (int64_t i = 0; i < c.rows * c.outputs; ++i) dense[i] = y[At(i)];
     MatmulArgs args;
     args.x = Tensor(in.data(), DType::kF32, {c.rows, c.columns});
@@ -212,23 +268,59 @@ struct Product {
     return want;
   }
 
+  // x as it is multiplied, but for int8, of which the reference knows.
+  std::vector<float> Tokens() const {
+    std::vector<float> tokens = x;
+    if (!eight_bits || dtype() != DType::kFp8) return tokens;
+    std::vector<uint8_t> q(static_cast<size_t>(c.columns));
+    for (int64_t r = 0; r < c.rows; ++r) {
+      float* row = tokens.data() + r * c.columns;
+      const Fp8Steps steps = Fp8StepsOfRow(row, c.columns);
+      QuantizeFp8(row, c.columns, steps, q.data());
+      for (int64_t k = 0; k < c.columns; ++k) row[k] = steps.scale * E4M3ToF32(q[k]);
+    }
+    return tokens;
+  }
+
+  // Of products in f32 on the CPU: Higham's bound K u sum |x w|, with one more rounding for the
+  // bias, the sum with y, and the reference's own result.
+  std::vector<double> CpuBounds() const {
+    std::vector<double> bounds(y.size());
+    std::vector<float> value(static_cast<size_t>(c.columns));
+    for (int64_t o = 0; o < c.outputs; ++o) {
+      w.packed.UnpackRow(o, value.data());
+      for (int64_t r = 0; r < c.rows; ++r) {
+        double sum = c.bias ? std::abs(static_cast<double>(bias[o])) : 0;
+        for (int64_t k = 0; k < c.columns; ++k) {
+          sum +=
+              std::abs(static_cast<double>(x[r * c.columns + k]) * static_cast<double>(value[k]));
+        }
+        if (c.accumulate) sum += std::abs(static_cast<double>(y[r * c.outputs + o]));
+        bounds[r * c.outputs + o] = static_cast<double>(c.columns + 3) * kUnit * sum;
+      }
+    }
+    return bounds;
+  }
+
   // The bound of kernels/cuda/matmul.h with the rounding of y, of the reference and of a 16-bit
   // bias; 0 between the rows.
   std::vector<double> Bounds(const std::vector<float>& want) const {
-    const bool tokens = c.int8_product == CudaInt8Product::kTokens;
-    const bool rounded = !tokens && dtype() != c.x_dtype;  // if weights are decoded to 16 bits
+    const bool rounded = !eight_bits && dtype() != c.x_dtype;  // if weights are decoded to 16 bits
+    const std::vector<float> tokens = Tokens();
     std::vector<double> bounds(y.size());
     for (int64_t i = 0; i < c.rows * c.outputs; ++i) {
       const int64_t r = i / c.outputs, o = i % c.outputs;
       double sum = 0;
       for (int64_t k = 0; k < c.columns; ++k) {
-        const double value = std::abs(static_cast<double>(x[r * c.columns + k]));
+        const double value = std::abs(static_cast<double>(tokens[r * c.columns + k]));
         sum += value * w.sizes[o * c.columns + k];
       }
       const double add = (c.bias ? std::abs(static_cast<double>(bias[o])) : 0) +
                          (c.accumulate ? std::abs(static_cast<double>(y[At(i)])) : 0);
       const double terms = static_cast<double>(c.columns) * 17 / 16 + 16;
-      bounds[At(i)] = terms * 0x1p-23 * (sum + add) + RoundoffOf(c.y_dtype) * std::abs(want[At(i)]);
+      bounds[At(i)] =
+          terms * SumUnit() * (sum + add) + RoundoffOf(c.y_dtype) * std::abs(want[At(i)]);
+      if (c.y_dtype == DType::kF16) bounds[At(i)] += 0x1p-25;  // of subnormal numbers
       if (c.bias) bounds[At(i)] += RoundoffOf(c.y_dtype) * std::abs(static_cast<double>(bias[o]));
       if (rounded && DecodesWeights()) bounds[At(i)] += RoundoffOf(c.x_dtype) * sum;
       // The last rounding may be of a value that the other errors have moved.
@@ -237,16 +329,23 @@ struct Product {
     return bounds;
   }
   bool DecodesWeights() const {
-    const bool dense = BlockValues(dtype()) == 1 && dtype() != DType::kInt8;
+    const bool dense = BlockValues(dtype()) == 1 && !HasRowScale(dtype());
     return dense || c.rows > 128;
   }
   // Where element i of [rows, outputs] lies in y.
   int64_t At(int64_t i) const { return i / c.outputs * (c.outputs + c.y_gap) + i % c.outputs; }
 
+  // Of a sum of products, relative to the largest of them.
+  double SumUnit() const {
+#ifndef PERGOLA_CUDA_EMULATOR
+    if (eight_bits && dtype() == DType::kFp8) return 0x1p-13;
+#endif
+    return 0x1p-23;
+  }
   testing::AssertionResult Agrees() const {
-    const std::vector<float> want = Want();
+    const std::vector<float> got = Compute(), want = Want();
     const std::vector<double> bounds = Bounds(want);
-    return CompareWith(Compute(), want, [&](size_t i) { return bounds[i]; });
+    return CompareWith(got, want, [&](size_t i) { return bounds[i]; });
   }
 };
 

@@ -7,13 +7,13 @@
 namespace pergola {
 namespace {
 
-// A row of dense values or blocks, or of int8 its scale and values.
+// A row of dense values or blocks, or of int8 and fp8 its scale and values.
 int64_t FileRowBytes(DType dtype, int64_t values) {
-  return DTypeBytes(dtype, values) + (dtype == DType::kInt8 ? 4 : 0);
+  return DTypeBytes(dtype, values) + (HasRowScale(dtype) ? 4 : 0);
 }
 
 std::vector<uint8_t> FileRows(DType dtype, int64_t rows, int64_t values) {
-  if (dtype != DType::kInt8) return RandomFileRows(dtype, rows, values, 1);
+  if (!HasRowScale(dtype)) return RandomFileRows(dtype, rows, values, 1);
   const int64_t row_bytes = FileRowBytes(dtype, values);
   std::vector<uint8_t> bytes(static_cast<size_t>(rows * row_bytes));
   std::mt19937 generator(1);
@@ -26,11 +26,12 @@ std::vector<uint8_t> FileRows(DType dtype, int64_t rows, int64_t values) {
 }
 
 void DecodeFileRow(DType dtype, const uint8_t* row, int64_t values, float* out) {
-  if (dtype != DType::kInt8) return DecodeToF32(dtype, row, values, out);
+  if (!HasRowScale(dtype)) return DecodeToF32(dtype, row, values, out);
   float scale;
   std::memcpy(&scale, row, 4);
   for (int64_t k = 0; k < values; ++k) {
-    out[k] = scale * static_cast<float>(static_cast<int8_t>(row[4 + k]));
+    out[k] = scale * (dtype == DType::kFp8 ? E4M3ToF32(row[4 + k])
+                                           : static_cast<float>(static_cast<int8_t>(row[4 + k])));
   }
 }
 
@@ -86,7 +87,8 @@ std::string Name(const testing::TestParamInfo<DType>& info) {
 }
 INSTANTIATE_TEST_SUITE_P(BlockTypes, CudaMatrixLayoutTest, testing::ValuesIn(kBlockTypes), Name);
 INSTANTIATE_TEST_SUITE_P(PlainTypes, CudaMatrixLayoutTest,
-                         testing::Values(DType::kF32, DType::kBF16, DType::kF16, DType::kInt8),
+                         testing::Values(DType::kF32, DType::kBF16, DType::kF16, DType::kInt8,
+                                         DType::kFp8),
                          Name);
 
 TEST(CudaMatrixLayoutDeathTest, RefusesRowsAndLeadsThatDoNotFit) {

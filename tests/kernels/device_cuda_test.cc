@@ -116,25 +116,6 @@ TEST_F(DeviceCudaTest, MmaMultipliesMatrices) {
   }
 }
 
-TEST_F(DeviceCudaTest, MmaInt8MultipliesMatricesExactly) {
-  const TestCudaContext context;
-  std::mt19937 generator(6);
-  std::vector<int8_t> a(16 * 32), b(32 * 8);
-  std::vector<int32_t> c(128), want;
-  for (int8_t& v : a) v = static_cast<int8_t>(generator());
-  for (int8_t& v : b) v = static_cast<int8_t>(generator());
-  for (int32_t& v : c) v = static_cast<int32_t>(generator() % 1000) - 500;
-  for (size_t i = 0; i < 128; ++i) {
-    int32_t sum = c[i];
-    for (size_t k = 0; k < 32; ++k) sum += a[i / 8 * 32 + k] * b[k * 8 + i % 8];
-    want.push_back(sum);
-  }
-  const DeviceArray<int8_t> a_device(a), b_device(b);
-  const DeviceArray<int32_t> c_device(c), d(128);
-  MmaInt8Cuda(context, a_device.data(), b_device.data(), c_device.data(), d.data());
-  EXPECT_EQ(d.Read(), want);
-}
-
 // Every 16-bit pattern, the values halfway between neighbours and just beside, and random bits.
 std::vector<float> ConversionCases(float (*decode)(uint16_t)) {
   std::vector<float> values;
@@ -180,12 +161,19 @@ TEST_F(DeviceCudaTest, ConversionsRoundToNearestEven) {
   }
 }
 
-TEST_F(DeviceCudaTest, DotInt8TakesSignedBytes) {
+TEST_F(DeviceCudaTest, E4M3RoundsAsOnTheHost) {
   const TestCudaContext context;
-  const DeviceArray<int> x(std::vector<int>{0x7f80ff01, 0x7f80ff02, 100, 0, -1, 0x01010101, -7, 0});
-  const DeviceArray<int> y(2);
-  DotInt8Cuda(context, x.data(), 2, y.data());
-  EXPECT_EQ(y.Read(), (std::vector<int>{127 * 127 + 128 * 128 + 1 + 2 + 100, -4 - 7}));
+  std::vector<float> values = ConversionCases([](uint16_t bits) {
+    return bits < 0x100 ? E4M3ToF32(static_cast<uint8_t>(bits)) : F16ToF32(bits);
+  });
+  values.resize(values.size() / 4 * 4);
+  const DeviceArray<float> x(values);
+  const DeviceArray<uint8_t> y(x.size());
+  PackE4M3Cuda(context, x.data(), x.size(), y.data());
+  const std::vector<uint8_t> got = y.Read();
+  int64_t wrong = 0;
+  for (size_t i = 0; i < values.size(); ++i) wrong += got[i] == F32ToE4M3(values[i]) ? 0 : 1;
+  EXPECT_EQ(wrong, 0);
 }
 
 TEST_F(DeviceCudaTest, ShufflesAndVotesSeeAllLanes) {

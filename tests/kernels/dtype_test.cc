@@ -77,6 +77,34 @@ TEST(DTypeTest, RoundsToNearestEven) {
   }
 }
 
+TEST(DTypeTest, E4M3HasItsNumbersAndRoundsToNearestEven) {
+  EXPECT_EQ(E4M3ToF32(0x01), 0x1p-9F);
+  EXPECT_EQ(E4M3ToF32(0x08), 0x1p-6F);
+  EXPECT_EQ(E4M3ToF32(0x38), 1.0F);
+  EXPECT_EQ(E4M3ToF32(0x7e), 448.0F);
+  EXPECT_EQ(E4M3ToF32(0xc4), -3.0F);
+  for (uint32_t bits = 0; bits < 0x7e; ++bits) {
+    const auto here = static_cast<uint8_t>(bits);
+    const auto above = static_cast<uint8_t>(bits + 1);
+    ASSERT_LT(E4M3ToF32(here), E4M3ToF32(above));
+    ASSERT_EQ(F32ToE4M3(E4M3ToF32(here)), here);
+    const float middle = (E4M3ToF32(here) + E4M3ToF32(above)) / 2;  // exact
+    ASSERT_EQ(F32ToE4M3(middle), bits % 2 == 0 ? here : above) << bits;
+    ASSERT_EQ(F32ToE4M3(std::nextafter(middle, 0.0F)), here);
+    ASSERT_EQ(F32ToE4M3(std::nextafter(middle, kInfinity)), above);
+    ASSERT_EQ(F32ToE4M3(-middle), (bits % 2 == 0 ? here : above) | 0x80);
+  }
+}
+
+TEST(DTypeTest, E4M3EndsAt448AndKeepsNaN) {
+  EXPECT_EQ(F32ToE4M3(448.0F), 0x7e);
+  EXPECT_EQ(F32ToE4M3(1e30F), 0x7e);
+  EXPECT_EQ(F32ToE4M3(-kInfinity), 0xfe);
+  EXPECT_EQ(F32ToE4M3(1e-9F), 0);
+  EXPECT_TRUE(std::isnan(E4M3ToF32(F32ToE4M3(kNaN))));
+  EXPECT_TRUE(std::isnan(E4M3ToF32(0xff)));
+}
+
 TEST(DTypeTest, OverflowIsInfinityAndNaNStays) {
   EXPECT_EQ(F32ToF16(65519.9F), 0x7bff);
   EXPECT_EQ(F32ToF16(65520.0F), 0x7c00);
@@ -144,7 +172,9 @@ TEST(DTypeTest, DecodesDenseRows) {
 TEST(DTypeDeathTest, RefusesPartsOfBlocksAndIntegers) {
   float out[32];
   EXPECT_DEATH(DecodeToF32(DType::kQ8_0, out, 31, out), "CHECK failed");
-  EXPECT_DEATH(DecodeToF32(DType::kI32, out, 1, out), "CHECK failed");
+  for (const DType dtype : {DType::kI32, DType::kInt8, DType::kFp8}) {
+    EXPECT_DEATH(DecodeToF32(dtype, out, 1, out), "CHECK failed");
+  }
 }
 
 }  // namespace

@@ -146,6 +146,7 @@ uint32_t GgmlType(DType dtype) {
     case DType::kBF16:
       return 30;
     case DType::kInt8:
+    case DType::kFp8:
       break;
   }
   PERGOLA_CHECK(false);

@@ -1,6 +1,7 @@
-// The logits of every position of a prompt, from a group of any layout and weight format.
+// The logits of every position of a prompt, from a group of any layout, weight format and device.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <vector>
 
@@ -12,22 +13,28 @@ struct LayoutOf {
   int tp = 1, pp = 1;
 };
 
-// [prompt, vocabulary]. The KV cache is f32 whatever the weights are.
+struct LogitsPlace {
+  Device device = Device::kCpu;
+  DType activation = DType::kF32;
+};
+
+// [prompt, vocabulary], of one step. The KV cache is as the activations, whatever the weights are.
 inline std::vector<float> AllLogits(const Checkpoint& checkpoint,
                                     const std::vector<int32_t>& prompt, WeightFormat format,
-                                    LayoutOf layout = {}) {
+                                    LayoutOf layout = {}, LogitsPlace place = {}) {
   constexpr int64_t kBlock = 16;
   const auto positions = static_cast<int64_t>(prompt.size());
   ExecutorOptions options;
   options.slot_count = 2;
   options.block_tokens = kBlock;
-  options.step_tokens = 128;
+  options.step_tokens = std::max<int64_t>(128, positions);
   options.context_length = (positions + kBlock - 1) / kBlock * kBlock;
-  options.kv_dtype = DType::kF32;
+  options.kv_dtype = options.activation_dtype = place.activation;
   options.kv_dtype_set = true;
+  options.activation_dtype_set = true;
   options.block_count = options.context_length / kBlock;
   options.weights = format;
-  ExecutorGroup group(checkpoint, layout.tp, layout.pp, options);
+  ExecutorGroup group(checkpoint, layout.tp, layout.pp, options, 1, place.device);
   group.KeepLogits(true);
   v1::StepPlan plan;
   plan.set_plan_id(1);

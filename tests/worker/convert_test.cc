@@ -132,6 +132,34 @@ TEST(ConvertRowTest, Int8TakesItsStepsFromTheWholeRow) {
   }
 }
 
+TEST(ConvertRowTest, Fp8TakesItsScaleFromTheWholeRow) {
+  std::vector<float> row = Normal(100, 4);
+  row[99] = 12.7F;
+  row[98] = -12.7F;
+  std::vector<uint8_t> bytes(static_cast<size_t>(ConvertedRowBytes(DType::kFp8, {10, 99})));
+  ASSERT_EQ(bytes.size(), 93U);
+  ASSERT_EQ(ConvertRow(row.data(), 100, {10, 99}, DType::kFp8, bytes.data()), -1);
+  float scale = 0;
+  std::memcpy(&scale, bytes.data(), 4);
+  EXPECT_EQ(scale, 12.7F / 448.0F);
+  EXPECT_EQ(bytes.back(), 0xfe);
+  for (int64_t k = 10; k < 99; ++k) {
+    // The bound of kernels/fp8.h.
+    const double bound = (0x1p-4 + 0x1p-20) * std::abs(row[k]) + (0x1p-10 + 0x1p-20) * scale;
+    EXPECT_NEAR(row[k], scale * E4M3ToF32(bytes[static_cast<size_t>(4 + k - 10)]), bound);
+  }
+}
+
+TEST(ConvertRowTest, Fp8RowsOfZerosAndOfTinyNumbersAreZeros) {
+  const std::vector<float> row = {0, 0x1p-97F, -0x1p-126F};
+  std::vector<uint8_t> bytes(7, 0x55);
+  ASSERT_EQ(ConvertRow(row.data(), 3, {0, 3}, DType::kFp8, bytes.data()), -1);
+  float scale = 1;
+  std::memcpy(&scale, bytes.data(), 4);
+  EXPECT_EQ(scale, 0);
+  for (size_t k = 4; k < 7; ++k) EXPECT_EQ(E4M3ToF32(bytes[k]), 0);
+}
+
 TEST(ConvertRowTest, NamesTheFirstColumnThatIsOutOfRange) {
   std::vector<float> row(70, 1.0F);
   std::vector<uint8_t> bytes(400);

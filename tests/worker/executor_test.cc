@@ -349,6 +349,8 @@ TEST(ExecutorTest, OptionsOutOfRangeAreRefusedByName) {
          o->kv_dtype_set = true;
        },
        "kv_dtype is q8_0; it must be f32, f16 or bf16"},
+      {[](ExecutorOptions* o) { o->weights = WeightFormat::kFp8; },
+       "--dtype fp8 is for GPUs; on the CPU eight bits a weight are --dtype int8"},
       {[](ExecutorOptions* o) {
          o->block_count = 7;
          o->context_length = 128;

@@ -1,23 +1,21 @@
 // Weight formats (`--dtype`) on the goldens of every family: what they compute, how far from f32,
-// and that layouts agree.
+// and that layouts agree. Formats of a GPU alone (fp8) run on one, or on its emulator.
 //
-// Derivations. (1) bf16, f16 and int4 round weights only, so their logits are those of f32 weights
-// with the same rounded values, up to two f32 computations: 2 x the golden's bound. The same holds
-// between layouts, which hold the same rounded values. (2) Against f32 weights, rounding acts as
-// noise: an error of at most half a step per weight, and of int8 as much again per token. The test
-// disturbs the f32 weights by uniform noise of +-1 step (four times the variance of rounding) in
-// three draws and takes twice the worst logit error of them as the bound. (3) int8 in two layouts
-// differs only in the steps of the tokens before row-parallel matrices: two roundings, at most one
-// step apart, so (2) bounds their difference too.
-#include <algorithm>
+// Derivations. (1) bf16, f16, fp8 and int4 round weights only (fp8: up to 128 rows), so their
+// logits are those of f32 weights with the same rounded values, up to two f32 computations: 2 x the
+// golden's bound. The same holds between layouts, which hold the same rounded values. (2) Against
+// f32 weights: tests/worker/format_noise.h. (3) int8 in two layouts differs only in the steps of
+// the tokens before row-parallel matrices: two roundings, at most one step apart, so (2) bounds
+// their difference too.
 #include <cmath>
-#include <random>
+#include <cstring>
 #include <string>
 #include <tuple>
 #include <vector>
 
 #include "gtest/gtest.h"
-#include "tests/worker/all_logits.h"
+#include "kernels/cuda/cuda_stream.h"
+#include "tests/worker/format_noise.h"
 #include "tests/worker/golden.h"
 #include "tests/worker/rounded_checkpoint.h"
 #include "worker/weights/convert.h"
@@ -31,16 +29,6 @@ std::unique_ptr<Checkpoint> Open(const Golden& golden) {
   return std::move(checkpoint).value();
 }
 
-double Worst(const std::vector<float>& a, const std::vector<float>& b) {
-  EXPECT_EQ(a.size(), b.size());
-  double worst = 0;
-  for (size_t i = 0; i < a.size(); ++i) {
-    const double off = std::abs(static_cast<double>(a[i]) - b[i]);
-    if (!(off <= worst)) worst = off;  // a NaN stays
-  }
-  return worst;
-}
-
 // The row as `format` holds it, in f32.
 void Round(WeightFormat format, std::vector<float>* row, DType file, bool projection) {
   const DType held = HeldDType(format, file, projection);
@@ -49,51 +37,29 @@ void Round(WeightFormat format, std::vector<float>* row, DType file, bool projec
   const Range all{0, columns};
   std::vector<uint8_t> bytes(static_cast<size_t>(ConvertedRowBytes(held, all)));
   ASSERT_EQ(ConvertRow(row->data(), columns, all, held, bytes.data()), -1);
+  if (held == DType::kFp8) {
+    float scale;
+    std::memcpy(&scale, bytes.data(), sizeof(scale));
+    for (size_t k = 0; k < row->size(); ++k) {
+      (*row)[k] = scale * E4M3ToF32(bytes[sizeof(scale) + k]);
+    }
+    return;
+  }
   const int64_t block = BlockValues(held);
   row->resize(static_cast<size_t>((columns + block - 1) / block * block));
   DecodeToF32(held, bytes.data(), static_cast<int64_t>(row->size()), row->data());
   row->resize(static_cast<size_t>(columns));
 }
 
-// The distance of neighbouring numbers of a format at each value of a row.
-std::vector<float> Steps(DType held, const std::vector<float>& row) {
-  std::vector<float> steps(row.size());
-  const auto size = [](float a, float b) { return std::abs(a) < std::abs(b); };
-  const float most = std::abs(*std::max_element(row.begin(), row.end(), size));
-  for (size_t k = 0; k < row.size(); ++k) {
-    const auto group = row.begin() + static_cast<int64_t>(k / 32 * 32);
-    const auto group_end = std::min(group + 32, row.end());
-    const auto [low, high] = std::minmax_element(group, group_end);
-    int exponent = 0;
-    std::frexp(row[k], &exponent);
-    steps[k] = held == DType::kBF16   ? std::ldexp(1.0F, exponent - 8)
-               : held == DType::kF16  ? std::ldexp(1.0F, std::max(exponent - 11, -24))
-               : held == DType::kInt8 ? most / 127
-                                      : (*high - *low) / 15;
-  }
-  return steps;
-}
-
-double NoiseBound(const Checkpoint& checkpoint, const Golden& golden, WeightFormat format,
-                  const std::vector<float>& f32) {
-  double worst = 0;
-  for (uint32_t draw = 0; draw < 3; ++draw) {
-    std::mt19937 random(draw);
-    std::uniform_real_distribution<float> uniform(-1, 1);
-    const RoundedCheckpoint noisy(checkpoint,
-                                  [&](std::vector<float>* row, DType file, bool projection) {
-                                    const DType held = HeldDType(format, file, projection);
-                                    if (held == file || held == DType::kF32) return;
-                                    const std::vector<float> steps = Steps(held, *row);
-                                    for (size_t k = 0; k < row->size(); ++k)
-                                      (*row)[k] += steps[k] * uniform(random);
-                                  });
-    worst = std::max(worst, Worst(AllLogits(noisy, golden.prompt, WeightFormat::kF32), f32));
-  }
-  return 2 * worst;
-}
-
 constexpr LayoutOf kLayouts[] = {{2, 1}, {3, 1}, {1, 2}, {2, 2}, {3, 2}};
+constexpr LayoutOf kGpuLayouts[] = {{2, 1}, {1, 2}};
+
+absl::Span<const LayoutOf> LayoutsOf(Device device) {
+  return device == Device::kCpu ? absl::Span<const LayoutOf>(kLayouts) : kGpuLayouts;
+}
+Device DeviceOf(WeightFormat format) {
+  return format == WeightFormat::kFp8 ? Device::kCuda : Device::kCpu;
+}
 
 std::vector<std::string> AllGoldenNames() {
   std::vector<std::string> names = GoldenNames();
@@ -103,7 +69,14 @@ std::vector<std::string> AllGoldenNames() {
 
 using Case = std::tuple<std::string, WeightFormat>;
 
-class FormatGoldenTest : public testing::TestWithParam<Case> {};
+class FormatGoldenTest : public testing::TestWithParam<Case> {
+ protected:
+  void SetUp() override {
+    if (DeviceOf(std::get<1>(GetParam())) == Device::kCuda && CudaDeviceCount() == 0) {
+      GTEST_SKIP() << "there is no CUDA device";
+    }
+  }
+};
 class WeightsOnlyGoldenTest : public FormatGoldenTest {};  // int8 rounds tokens too
 
 TEST_P(WeightsOnlyGoldenTest, LogitsAreThoseOfTheRoundedWeightsInEveryLayout) {
@@ -116,9 +89,12 @@ TEST_P(WeightsOnlyGoldenTest, LogitsAreThoseOfTheRoundedWeightsInEveryLayout) {
                                     Round(asked, row, file, projection);
                                   });
   const std::vector<float> want = AllLogits(rounded, golden.prompt, WeightFormat::kF32);
-  EXPECT_LE(Worst(AllLogits(*checkpoint, golden.prompt, format), want), 2 * golden.bound);
-  for (const LayoutOf& layout : kLayouts) {
-    EXPECT_LE(Worst(AllLogits(*checkpoint, golden.prompt, format, layout), want), 2 * golden.bound)
+  const auto logits = [&](LayoutOf layout) {
+    return AllLogits(*checkpoint, golden.prompt, asked, layout, {DeviceOf(asked)});
+  };
+  EXPECT_LE(Worst(logits({}), want), 2 * golden.bound);
+  for (const LayoutOf& layout : LayoutsOf(DeviceOf(format))) {
+    EXPECT_LE(Worst(logits(layout), want), 2 * golden.bound)
         << "TP " << layout.tp << " PP " << layout.pp;
   }
 }
@@ -128,8 +104,9 @@ TEST_P(FormatGoldenTest, LogitsLieWithinTheNoiseOfRoundingAndLayoutsAgree) {
   const Golden golden = LoadGolden(name);
   const auto checkpoint = Open(golden);
   const std::vector<float> f32 = AllLogits(*checkpoint, golden.prompt, WeightFormat::kF32);
-  const double bound = NoiseBound(*checkpoint, golden, format, f32) + 2 * golden.bound;
-  const std::vector<float> single = AllLogits(*checkpoint, golden.prompt, format);
+  const double bound = NoiseBound(*checkpoint, golden.prompt, format, f32) + 2 * golden.bound;
+  const std::vector<float> single =
+      AllLogits(*checkpoint, golden.prompt, format, {}, {DeviceOf(format)});
   EXPECT_LE(Worst(single, f32), bound);
   RecordProperty("worst_over_bound", std::to_string(Worst(single, f32) / bound));
   if (format != WeightFormat::kInt8) return;  // the others agree more closely, see above
@@ -146,12 +123,12 @@ std::string CaseName(const testing::TestParamInfo<Case>& test) {
 INSTANTIATE_TEST_SUITE_P(Goldens, WeightsOnlyGoldenTest,
                          testing::Combine(testing::ValuesIn(AllGoldenNames()),
                                           testing::Values(WeightFormat::kBF16, WeightFormat::kF16,
-                                                          WeightFormat::kInt4)),
+                                                          WeightFormat::kFp8, WeightFormat::kInt4)),
                          CaseName);
 INSTANTIATE_TEST_SUITE_P(Goldens, FormatGoldenTest,
                          testing::Combine(testing::ValuesIn(AllGoldenNames()),
                                           testing::Values(WeightFormat::kBF16, WeightFormat::kF16,
-                                                          WeightFormat::kInt8,
+                                                          WeightFormat::kInt8, WeightFormat::kFp8,
                                                           WeightFormat::kInt4)),
                          CaseName);
 

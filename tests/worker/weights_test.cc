@@ -318,6 +318,7 @@ TEST(ConvertedWeightTest, EveryRankHoldsItsCutOfTheRoundedRows) {
     const auto checkpoint = Checkpoint::Open(LoadGolden(name).checkpoint);
     ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
     for (const WeightFormat format : kWeightFormats) {
+      if (format == WeightFormat::kFp8) continue;  // a GPU's: format_golden_test.cc
       SCOPED_TRACE(testing::Message() << name << " in " << WeightFormatName(format));
       ExpectCutsOfTheWhole(**checkpoint, format);
     }

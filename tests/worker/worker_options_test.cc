@@ -47,7 +47,7 @@ TEST(WorkerOptionsTest, RefusesValuesOutsideTheirLimitsInWords) {
         BadFlag{"--block-tokens", "48", "--block-tokens is 48; it must be 16, 32, 64 or 128"},
         BadFlag{"--kv-dtype", "q4_0", "--kv-dtype is 'q4_0'; it must be f32, bf16 or f16"},
         BadFlag{"--dtype", "q4_1",
-                "--dtype is 'q4_1'; it must be one of auto, f32, bf16, f16, int8, int4"},
+                "--dtype is 'q4_1'; it must be one of auto, f32, bf16, f16, int8, fp8, int4"},
         BadFlag{"--activation-dtype", "f8", "--activation-dtype is 'f8'; it must be f32, bf16 or"},
         BadFlag{"--device", "tpu", "--device is 'tpu'; it must be auto, cpu or cuda"},
         BadFlag{"--devices", "0,x", "'x' is not a number from 0 to 63"},

@@ -239,6 +239,7 @@ void DecoderExecutor::FillInfo() {
 absl::Status DecoderExecutor::Init(const Checkpoint& checkpoint, const ExecutorOptions& options,
                                    const LoadProgress& progress) {
   RETURN_IF_ERROR(ValidateOptions(spec_, options));
+  if (on_cpu()) RETURN_IF_ERROR(CheckOnCpu(options.weights));
   ASSIGN_OR_RETURN(ShapeSpec in_file, ShapeOfCheckpoint(checkpoint));
   ASSIGN_OR_RETURN(const ShapeSpec shape, WithWeightFormat(std::move(in_file), options.weights));
   // What does not fit is refused before the first weight is read.

@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "base/check.h"
+#include "kernels/fp8.h"
 #include "kernels/int8.h"
 
 namespace pergola {
@@ -124,7 +125,7 @@ bool QuantizeGroup(const float* x, int64_t count, DType to, uint8_t* block) {
 }
 
 int64_t ConvertedRowBytes(DType to, Range cut) {
-  if (to == DType::kInt8) return static_cast<int64_t>(sizeof(float)) + cut.size();
+  if (HasRowScale(to)) return static_cast<int64_t>(sizeof(float)) + cut.size();
   if (BlockValues(to) == kGroup) return GroupsOf(cut).size() * BlockBytes(to);
   return DTypeBytes(to, cut.size());
 }
@@ -156,6 +157,12 @@ int64_t ConvertRow(const float* row, int64_t columns, Range cut, DType to, uint8
       auto* q = reinterpret_cast<int8_t*>(out + sizeof(float));
       const Int8Steps steps = StepsOfRow(row, columns);
       QuantizeInt8(row + cut.begin, cut.size(), steps, q);
+      std::memcpy(out, &steps.scale, sizeof(float));
+      return -1;
+    }
+    case DType::kFp8: {
+      const Fp8Steps steps = Fp8StepsOfRow(row, columns);
+      QuantizeFp8(row + cut.begin, cut.size(), steps, out + sizeof(float));
       std::memcpy(out, &steps.scale, sizeof(float));
       return -1;
     }

@@ -17,6 +17,7 @@ int64_t ConvertedRowBytes(DType to, Range cut);
 // minimum is), else -1. `out` has ConvertedRowBytes.
 //   bf16, f16: to nearest even.
 //   int8: kernels/int8.h over the whole row.
+//   fp8: kernels/fp8.h over the whole row.
 //   q4_0, q4_1: QuantizeGroup over each group of 32 columns of the whole row.
 int64_t ConvertRow(const float* row, int64_t columns, Range cut, DType to, uint8_t* out);
 

@@ -59,6 +59,7 @@ int64_t FirstNonFinite(DType dtype, const uint8_t* source, int64_t values) {
       return FirstWithExponent<uint16_t>(source, values, kF16Exponent);
     case DType::kI32:
     case DType::kInt8:
+    case DType::kFp8:
       return -1;
     default:
       return FirstBadBlock(dtype, source, values);

@@ -7,7 +7,9 @@
 #include <cmath>
 #include <cstring>
 
+#include "kernels/cuda/emulator/emulator.h"
 #include "kernels/cuda/emulator/stream.h"
+#include "model/dtype.h"
 
 struct cublasLtContext {
   int unused = 0;
@@ -22,6 +24,10 @@ struct cublasLtMatmulDescEmulated {
   uint32_t epilogue = CUBLASLT_EPILOGUE_DEFAULT;
   const void* bias = nullptr;
   int32_t bias_type = -1;  // -1: D's
+  int32_t a_scale_mode = CUBLASLT_MATMUL_MATRIX_SCALE_SCALAR_32F;
+  int32_t b_scale_mode = CUBLASLT_MATMUL_MATRIX_SCALE_SCALAR_32F;
+  const float* a_scales = nullptr;
+  const float* b_scales = nullptr;
   int32_t multiprocessors = 0;
 };
 
@@ -64,6 +70,8 @@ float Load(uint32_t type, const void* data, int64_t i) {
       return static_cast<const __half*>(data)[i];
     case CUDA_R_16BF:
       return static_cast<const __nv_bfloat16*>(data)[i];
+    case CUDA_R_8F_E4M3:
+      return E4M3ToF32(static_cast<const uint8_t*>(data)[i]);
     default:
       return static_cast<const float*>(data)[i];
   }
@@ -117,6 +125,8 @@ struct Product {
              Load(b_layout.type, b, IndexB(k, column, batch));
     }
     float value = alpha * sum;
+    if (operation.a_scales != nullptr) value *= operation.a_scales[row];
+    if (operation.b_scales != nullptr) value *= operation.b_scales[column];
     if (beta != 0) value += beta * Load(c_layout.type, c, Index(c_layout, row, column, batch));
     if ((operation.epilogue & CUBLASLT_EPILOGUE_BIAS) != 0) {
       const auto type =
@@ -159,6 +169,19 @@ bool IsFloat(uint32_t type) {
   return type == CUDA_R_32F || type == CUDA_R_16F || type == CUDA_R_16BF;
 }
 
+// The library wants a Hopper, e4m3 by columns of whole 16 bytes, and 16-bit results; the scales of
+// whole matrices are not here.
+bool SupportsE4M3(const Operation& o, const Layout& a, const Layout& b, const Layout& d) {
+  constexpr int32_t kVector = CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F;
+  const bool halves = d.type == CUDA_R_16F || d.type == CUDA_R_16BF;
+  const bool own_bias = o.bias_type < 0 || static_cast<uint32_t>(o.bias_type) == d.type;
+  return GetDeviceModel().major == 9 && b.type == CUDA_R_8F_E4M3 && halves && own_bias &&
+         o.transpose_a == CUBLAS_OP_T && o.transpose_b == CUBLAS_OP_N &&
+         o.a_scale_mode == kVector && o.b_scale_mode == kVector && o.a_scales != nullptr &&
+         o.b_scales != nullptr && a.rows % 16 == 0 && a.columns % 16 == 0 && a.stride % 16 == 0 &&
+         b.stride % 16 == 0 && d.stride % 8 == 0;
+}
+
 bool StrideFits(const Layout& layout) {
   const uint64_t least = layout.order == CUBLASLT_ORDER_COL ? layout.rows : layout.columns;
   return layout.stride >= static_cast<int64_t>(least);
@@ -168,16 +191,23 @@ cublasStatus_t CheckTypes(const Operation& o, const Layout& a, const Layout& b, 
                           const Layout& d) {
   if (o.pointer_mode != CUBLASLT_POINTER_MODE_HOST) return CUBLAS_STATUS_NOT_SUPPORTED;
   if (o.compute == CUBLAS_COMPUTE_32I) {
-    // The library wants the depth contiguous in both, and multiples of 4.
-    const bool supported = a.type == CUDA_R_8I && b.type == CUDA_R_8I && c.type == CUDA_R_32I &&
-                           d.type == CUDA_R_32I && o.scale == CUDA_R_32I &&
-                           o.epilogue == CUBLASLT_EPILOGUE_DEFAULT &&
-                           o.transpose_a == CUBLAS_OP_T && o.transpose_b == CUBLAS_OP_N &&
-                           a.rows % 4 == 0 && a.stride % 4 == 0 && b.stride % 4 == 0;
+    // The library wants the depth contiguous in both, and multiples of 4, as are rows of D.
+    const bool supported =
+        a.type == CUDA_R_8I && b.type == CUDA_R_8I && c.type == CUDA_R_32I &&
+        d.type == CUDA_R_32I && o.scale == CUDA_R_32I && o.epilogue == CUBLASLT_EPILOGUE_DEFAULT &&
+        o.transpose_a == CUBLAS_OP_T && o.transpose_b == CUBLAS_OP_N && a.rows % 4 == 0 &&
+        a.columns % 4 == 0 && a.stride % 4 == 0 && b.stride % 4 == 0 && d.stride % 4 == 0;
     return supported ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_NOT_SUPPORTED;
   }
   const bool f32 = o.compute == CUBLAS_COMPUTE_32F || o.compute == CUBLAS_COMPUTE_32F_PEDANTIC ||
                    o.compute == CUBLAS_COMPUTE_32F_FAST_TF32;
+  if (a.type == CUDA_R_8F_E4M3) {
+    const bool plain = o.compute == CUBLAS_COMPUTE_32F && o.scale == CUDA_R_32F;
+    return plain && c.type == d.type && SupportsE4M3(o, a, b, d) ? CUBLAS_STATUS_SUCCESS
+                                                                 : CUBLAS_STATUS_NOT_SUPPORTED;
+  }
+  // Scales are of eight-bit floats alone.
+  if (o.a_scales != nullptr || o.b_scales != nullptr) return CUBLAS_STATUS_INVALID_VALUE;
   const bool supported = f32 && o.scale == CUDA_R_32F && IsFloat(a.type) && a.type == b.type &&
                          c.type == d.type && (d.type == a.type || d.type == CUDA_R_32F);
   if (!supported) return CUBLAS_STATUS_NOT_SUPPORTED;
@@ -268,6 +298,14 @@ cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t operation,
       return Assign(&operation->bias, value, bytes);
     case CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE:
       return Assign(&operation->bias_type, value, bytes);
+    case CUBLASLT_MATMUL_DESC_A_SCALE_POINTER:
+      return Assign(&operation->a_scales, value, bytes);
+    case CUBLASLT_MATMUL_DESC_B_SCALE_POINTER:
+      return Assign(&operation->b_scales, value, bytes);
+    case CUBLASLT_MATMUL_DESC_A_SCALE_MODE:
+      return Assign(&operation->a_scale_mode, value, bytes);
+    case CUBLASLT_MATMUL_DESC_B_SCALE_MODE:
+      return Assign(&operation->b_scale_mode, value, bytes);
     case CUBLASLT_MATMUL_DESC_SM_COUNT_TARGET:
       return Assign(&operation->multiprocessors, value, bytes);
   }
@@ -357,6 +395,14 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t oper
   const cublasStatus_t status =
       pergola::emulator::Check(*operation, *a_layout, *b_layout, *c_layout, *d_layout);
   if (status != CUBLAS_STATUS_SUCCESS) return status;
+  // What eight-bit loads want.
+  if (a_layout->type == CUDA_R_8F_E4M3 || a_layout->type == CUDA_R_8I) {
+    const uintptr_t unit = a_layout->type == CUDA_R_8I ? 4 : 16;
+    const auto at = [](const void* p) { return reinterpret_cast<uintptr_t>(p); };
+    if (((at(a) | at(b) | at(d) | at(operation->a_scales) | at(operation->b_scales)) % unit) != 0) {
+      return CUBLAS_STATUS_NOT_SUPPORTED;
+    }
+  }
   pergola::emulator::Product product = {
       *operation, *a_layout, *b_layout, *c_layout, *d_layout, a, b, c, d, 0, 0, 0, 0};
   if (operation->scale == CUDA_R_32I) {

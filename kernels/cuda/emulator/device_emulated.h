@@ -80,9 +80,6 @@ inline void Mma16816<__nv_bfloat16>(float (&d)[4], const uint32_t (&a)[4], const
   emulator::RequireCapability("Mma16816<__nv_bfloat16>", 80);
   emulator::Mma<emulator::BFloat16Format>("Mma16816<__nv_bfloat16>", d, a, b);
 }
-inline void MmaInt8(int32_t (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
-  emulator::MmaInt8("MmaInt8", d, a, b);
-}
 
 inline uint4 LoadOnce16(const void* global) {
   emulator::CheckAccess("LoadOnce16", global, 16, 16);
@@ -91,13 +88,13 @@ inline uint4 LoadOnce16(const void* global) {
   return v;
 }
 
+inline uint32_t PackE4M3(float low, float high) {
+  return EncodeE4M3(low) | EncodeE4M3(high) << 8;
+}
+
 inline float FastExp2(float x) {
   const float y = std::exp2(x);
   return y < 0x1p-126F ? 0.0F : y;
-}
-
-inline int DotInt8(int a, int b, int c) {
-  return __dp4a(a, b, c);
 }
 
 }  // namespace pergola

@@ -59,30 +59,31 @@ inline void LoadMatrix(const char* operation, uint32_t (&r)[4], const void* row,
   WarpCompute<MatrixLoad, ComputeMatrixLoad>(operation, &request);
 }
 
-template <typename Value>
 struct MatrixProduct {
-  Value* d;
+  float* d;
   const uint32_t* a;
   const uint32_t* b;
 };
 
-// d[16][8] += a[16][K] b[K][8] in ascending k, each product and each sum rounded by itself. K is 8
-// elements of a register's count; Element(word, i) is element i of a register.
-template <typename Value, int kPerRegister, typename Element>
-void ComputeProduct(MatrixProduct<Value>* const* lanes) {
-  constexpr int kDepth = 8 * kPerRegister;
-  Value a[16][kDepth], b[kDepth][8], d[16][8];
+// d[16][8] += a[16][16] b[16][8] in ascending k, each product and each sum rounded by itself.
+template <typename Format>
+void ComputeProduct(MatrixProduct* const* lanes) {
+  constexpr int kDepth = 16;
+  const auto element = [](uint32_t word, int i) {
+    return Format::Decode(static_cast<uint16_t>(word >> (16 * i)));
+  };
+  float a[16][kDepth], b[kDepth][8], d[16][8];
   for (int lane = 0; lane < kLanes; ++lane) {
     const int g = lane / 4, t = lane % 4;
-    const MatrixProduct<Value>& own = *lanes[lane];
-    for (int i = 0; i < kPerRegister; ++i) {
-      const int k = kPerRegister * t + i;
-      a[g][k] = Element::Get(own.a[0], i);
-      a[g + 8][k] = Element::Get(own.a[1], i);
-      a[g][k + kDepth / 2] = Element::Get(own.a[2], i);
-      a[g + 8][k + kDepth / 2] = Element::Get(own.a[3], i);
-      b[k][g] = Element::Get(own.b[0], i);
-      b[k + kDepth / 2][g] = Element::Get(own.b[1], i);
+    const MatrixProduct& own = *lanes[lane];
+    for (int i = 0; i < 2; ++i) {
+      const int k = 2 * t + i;
+      a[g][k] = element(own.a[0], i);
+      a[g + 8][k] = element(own.a[1], i);
+      a[g][k + kDepth / 2] = element(own.a[2], i);
+      a[g + 8][k + kDepth / 2] = element(own.a[3], i);
+      b[k][g] = element(own.b[0], i);
+      b[k + kDepth / 2][g] = element(own.b[1], i);
     }
     for (int i = 0; i < 4; ++i) d[g + 8 * (i / 2)][2 * t + i % 2] = own.d[i];
   }
@@ -98,32 +99,9 @@ void ComputeProduct(MatrixProduct<Value>* const* lanes) {
 }
 
 template <typename Format>
-struct SmallFloatElement {
-  static float Get(uint32_t word, int i) {
-    return Format::Decode(static_cast<uint16_t>(word >> (16 * i)));
-  }
-};
-struct Int8Element {
-  // Unsigned, so that sums wrap as the hardware's do.
-  static uint32_t Get(uint32_t word, int i) {
-    return static_cast<uint32_t>(static_cast<int8_t>(word >> (8 * i) & 0xff));
-  }
-};
-
-template <typename Format>
 void Mma(const char* operation, float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
-  MatrixProduct<float> request = {d, a, b};
-  WarpCompute<MatrixProduct<float>, ComputeProduct<float, 2, SmallFloatElement<Format>>>(operation,
-                                                                                         &request);
-}
-inline void MmaInt8(const char* operation, int32_t (&d)[4], const uint32_t (&a)[4],
-                    const uint32_t (&b)[2]) {
-  uint32_t sums[4];
-  std::memcpy(sums, d, sizeof(sums));
-  MatrixProduct<uint32_t> request = {sums, a, b};
-  WarpCompute<MatrixProduct<uint32_t>, ComputeProduct<uint32_t, 4, Int8Element>>(operation,
-                                                                                 &request);
-  std::memcpy(d, sums, sizeof(sums));
+  MatrixProduct request = {d, a, b};
+  WarpCompute<MatrixProduct, ComputeProduct<Format>>(operation, &request);
 }
 
 }  // namespace pergola::emulator

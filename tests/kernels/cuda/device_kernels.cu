@@ -82,27 +82,6 @@ __global__ void MmaKernel(const uint16_t* a, const uint16_t* b, const float* c, 
   for (int i = 0; i < 4; ++i) d[(g + 8 * (i / 2)) * 8 + 2 * t + i % 2] = sums[i];
 }
 
-__global__ void MmaInt8Kernel(const int8_t* a, const int8_t* b, const int32_t* c, int32_t* d) {
-  const int g = static_cast<int>(threadIdx.x) / 4, t = static_cast<int>(threadIdx.x) % 4;
-  uint32_t a_registers[4] = {}, b_registers[2] = {};
-  int32_t sums[4];
-  for (int i = 0; i < 4; ++i) {
-    const int row = g + 8 * (i % 2), k = 4 * t + 16 * (i / 2);
-    for (int j = 0; j < 4; ++j) {
-      a_registers[i] |= static_cast<uint32_t>(static_cast<uint8_t>(a[row * 32 + k + j])) << (8 * j);
-    }
-    sums[i] = c[(g + 8 * (i / 2)) * 8 + 2 * t + i % 2];
-  }
-  for (int i = 0; i < 2; ++i) {
-    for (int j = 0; j < 4; ++j) {
-      const int k = 4 * t + 16 * i + j;
-      b_registers[i] |= static_cast<uint32_t>(static_cast<uint8_t>(b[k * 8 + g])) << (8 * j);
-    }
-  }
-  MmaInt8(sums, a_registers, b_registers);
-  for (int i = 0; i < 4; ++i) d[(g + 8 * (i / 2)) * 8 + 2 * t + i % 2] = sums[i];
-}
-
 template <typename T>
 __global__ void ConvertKernel(const float* x, int64_t count, uint16_t* bits, float* back) {
   const int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
@@ -112,11 +91,14 @@ __global__ void ConvertKernel(const float* x, int64_t count, uint16_t* bits, flo
   back[i] = ToFloat(value);
 }
 
-__global__ void DotInt8Kernel(const int* x, int64_t count, int* y) {
+__global__ void PackE4M3Kernel(const float* x, int64_t count, uint8_t* y) {
   const int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
-  if (i >= count) return;
+  if (4 * i >= count) return;
   const uint4 v = LoadOnce16(x + 4 * i);
-  y[i] = DotInt8(static_cast<int>(v.x), static_cast<int>(v.y), static_cast<int>(v.z));
+  float values[4];
+  memcpy(values, &v, sizeof(values));
+  const uint32_t packed = PackE4M3(values[0], values[1]) | PackE4M3(values[2], values[3]) << 16;
+  reinterpret_cast<uint32_t*>(y)[i] = packed;
 }
 
 __global__ void AddKernel(const float* x, float addend, int64_t count, float* y) {
@@ -166,11 +148,6 @@ void MmaCuda(const CudaContext& context, DType dtype, const uint16_t* a, const u
          0, context, a, b, c, d);
 }
 
-void MmaInt8Cuda(const CudaContext& context, const int8_t* a, const int8_t* b, const int32_t* c,
-                 int32_t* d) {
-  Launch(MmaInt8Kernel, dim3(1), kWarpThreads, 0, context, a, b, c, d);
-}
-
 void ConvertCuda(const CudaContext& context, DType dtype, const float* x, int64_t count,
                  uint16_t* bits, float* back) {
   PERGOLA_CHECK(dtype == DType::kF16 || dtype == DType::kBF16);
@@ -178,8 +155,8 @@ void ConvertCuda(const CudaContext& context, DType dtype, const float* x, int64_
          BlocksFor(count, 256), 256, 0, context, x, count, bits, back);
 }
 
-void DotInt8Cuda(const CudaContext& context, const int* x, int64_t count, int* y) {
-  Launch(DotInt8Kernel, BlocksFor(count, 64), 64, 0, context, x, count, y);
+void PackE4M3Cuda(const CudaContext& context, const float* x, int64_t count, uint8_t* y) {
+  Launch(PackE4M3Kernel, BlocksFor(count / 4, 64), 64, 0, context, x, count, y);
 }
 
 void AddCuda(const CudaContext& context, const float* x, float addend, int64_t count, float* y) {

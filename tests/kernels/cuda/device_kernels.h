@@ -26,16 +26,13 @@ void LoadMatrixCuda(const CudaContext& context, const uint16_t* x, bool transpos
 // d[16][8] = c[16][8] + a[16][16] b[16][8], a and b bf16 or f16 by rows.
 void MmaCuda(const CudaContext& context, DType dtype, const uint16_t* a, const uint16_t* b,
              const float* c, float* d);
-// d[16][8] = c[16][8] + a[16][32] b[32][8].
-void MmaInt8Cuda(const CudaContext& context, const int8_t* a, const int8_t* b, const int32_t* c,
-                 int32_t* d);
 
 // back[i] = ToFloat(FromFloat<T>(x[i])), bits[i] the 16 bits between.
 void ConvertCuda(const CudaContext& context, DType dtype, const float* x, int64_t count,
                  uint16_t* bits, float* back);
 
-// y[i] = DotInt8(x[4 i], x[4 i + 1], x[4 i + 2]), x read by LoadOnce16.
-void DotInt8Cuda(const CudaContext& context, const int* x, int64_t count, int* y);
+// y = x in e4m3, read by LoadOnce16 and converted by PackE4M3; `count` is a multiple of 4.
+void PackE4M3Cuda(const CudaContext& context, const float* x, int64_t count, uint8_t* y);
 
 // y[i] = x[i] + addend.
 void AddCuda(const CudaContext& context, const float* x, float addend, int64_t count, float* y);
