@@ -30,7 +30,7 @@ CudaRowShape CudaRowShapeOf(DType dtype, int64_t columns, int lead) {
 }
 
 bool CudaMatrixIsRows(DType dtype) {
-  return dtype != DType::kInt8;
+  return !HasRowScale(dtype);
 }
 
 int64_t CudaMatrixBytes(DType dtype, int64_t rows, int64_t columns, int lead) {

@@ -190,12 +190,14 @@ TEST(MakePlanTest, Fp8IsAGpusFormat) {
   options.dtype = "fp8";
   const auto report = Plan(options);
   ASSERT_TRUE(report.ok()) << report.status();
-  // Per layer 6,144 and 4,096 outputs of 4,096 inputs and a scale; two matrices, eight GPUs.
+  // Per layer 6,144 outputs of 4,096 inputs and a scale, and 4,096 more whose inputs are cut: every
+  // rank of a stage has their scales.
   int64_t bytes = 0;
   for (const MemoryPlan& rank : report->ranks) {
     bytes += rank.weight_bytes[static_cast<size_t>(WeightKind::kAttention)];
   }
-  EXPECT_EQ(bytes, int64_t{32} * (6144 + 4096) * (4096 + 4));
+  const int64_t scales = 4 * (6144 + int64_t{4096} * report->tensor_parallel);
+  EXPECT_EQ(bytes, 32 * (int64_t{6144 + 4096} * 4096 + scales));
 }
 
 TEST(PlanReportTest, ACpuPlanStatesNoTimes) {

@@ -230,8 +230,7 @@ struct Product {
   std::vector<float> ComputeOn(OpDevice& device) const {
     PackedMatrix matrix =
         PackedMatrix::Allocate(device.stream(), dtype(), c.outputs, c.columns, c.lead);
-    matrix.PackRows(0, c.outputs, w.file.data(), w.row_bytes);
-    matrix.Upload(device.stream());
+    PackWhole(device.stream(), w.file.data(), w.row_bytes, &matrix);
     const OpTensor from(device, c.x_dtype, c.rows, c.columns, x);
     const OpTensor to(device, c.y_dtype, c.rows, c.outputs, y);
     const OnDevice<float> add(device, bias);

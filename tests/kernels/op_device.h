@@ -11,6 +11,7 @@
 
 #include "gtest/gtest.h"
 #include "kernels/cuda/cuda_stream.h"
+#include "kernels/matmul.h"
 #include "kernels/stream.h"
 #include "tests/kernels/cuda/activations.h"
 #include "tests/kernels/kernel_test_util.h"
@@ -140,6 +141,17 @@ class OpTensor {
 
 inline Tensor HostTensor(std::vector<float>* values, int64_t rows, int64_t columns) {
   return Tensor(values->data(), DType::kF32, {rows, columns});
+}
+
+// Packs all rows of a matrix on `stream`, as the loader does.
+inline void PackWhole(Stream& stream, const void* source, int64_t source_row_bytes,
+                      PackedMatrix* matrix) {
+  const PackedShape& shape = matrix->shape();
+  if (shape.panels) return matrix->PackRows(0, shape.rows, source, source_row_bytes);
+  std::vector<uint8_t> image(static_cast<size_t>(shape.bytes()));
+  PackRows(shape, 0, shape.rows, source, source_row_bytes, image.data());
+  stream.CopyToDevice(matrix->memory(), image.data(), shape.bytes());
+  EXPECT_TRUE(stream.Synchronize().ok());
 }
 
 }  // namespace pergola

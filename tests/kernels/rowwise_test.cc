@@ -240,8 +240,7 @@ TEST_P(EmbeddingTest, TakesItsRowsToTheBitAndLeavesOthersZero) {
       const int64_t covered = (lead + columns + block - 1) / block * block;
       const std::vector<uint8_t> file = RandomFileRows(dtype, 10, covered, 7);
       PackedMatrix table = PackedMatrix::Allocate(device.stream(), dtype, 10, columns, lead);
-      table.PackRows(0, 10, file.data(), DTypeBytes(dtype, covered));
-      table.Upload(device.stream());
+      PackWhole(device.stream(), file.data(), DTypeBytes(dtype, covered), &table);
       const std::vector<int32_t> ids = {100, 109, 99, 104, 110, 0, 101};
       const auto count = static_cast<int64_t>(ids.size());
       const OnDevice<int32_t> ids_there(device, ids);
@@ -271,8 +270,7 @@ TEST_P(EmbeddingTest, ScalesAndAdds) {
   OpDevice device(place);
   const std::vector<uint8_t> file = RandomFileRows(dtype, 4, 256, 8);
   PackedMatrix table = PackedMatrix::Allocate(device.stream(), dtype, 4, 256, 0);
-  table.PackRows(0, 4, file.data(), DTypeBytes(dtype, 256));
-  table.Upload(device.stream());
+  PackWhole(device.stream(), file.data(), DTypeBytes(dtype, 256), &table);
   const std::vector<float> before = RandomValues(3 * 256, 9);
   const OnDevice<int32_t> ids(device, {2, 7, 0});
   const OpTensor y(device, DType::kF32, 3, 256, before);
