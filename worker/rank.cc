@@ -203,6 +203,7 @@ absl::Status Rank::OpenLinks() {
   options.choice = options_.collectives;
   options.host = group_->places()[group_->rank()].host;
   options.most_values = options_.executor.step_tokens * checkpoint_->spec().hidden;
+  options.spin = !oversubscribed_;
   options.board = &board_;
   if (transport_ != nullptr) {
     options.background = [this] { return transport_->Progress(); };
@@ -220,7 +221,8 @@ absl::Status Rank::Attach() {
   const std::string print =
       absl::StrCat(fingerprint, " as ", WeightFormatName(options_.executor.weights));
   ASSIGN_OR_RETURN(const std::vector<std::string> prints, group_->GatherTexts(print));
-  const std::string device = absl::StrCat(stream().name(), links_->numerics());
+  const std::string device =
+      absl::StrCat(stream().name(), links_ == nullptr ? "" : links_->numerics());
   ASSIGN_OR_RETURN(const std::vector<std::string> numerics,
                    group_->GatherTexts(RankNumerics(executor_->info().dtypes, device)));
   for (int rank = 0; rank < group_->size(); ++rank) {

@@ -29,6 +29,8 @@ struct DeviceLinksOptions {
   Collectives choice = Collectives::kAuto;
   std::string host;         // that the rank runs on
   int64_t most_values = 0;  // of a step's hidden state
+  // Whether to wait busily at first: pays only while every rank has cores of its own.
+  bool spin = false;
   // Both may be empty. `background` moves the group's messages on and is called while waiting.
   WaitBoard* board = nullptr;
   std::function<bool()> background;
@@ -36,19 +38,19 @@ struct DeviceLinksOptions {
 
 class DeviceLinks {
  public:
-  // Collective over all ranks of the group, also those on the CPU. With kAuto the host serves where
-  // a rank computes on the CPU, the program has no NCCL, or two ranks share a GPU, which NCCL does
-  // not take; rank 0 logs why. With kNccl the first two are refused in words (FAILED_PRECONDITION),
-  // the third by NCCL, unless each rank has its own NCCL_HOSTID. INTERNAL with NCCL's words. A
-  // group of one rank has no links and gathers nothing. `stream` is borrowed and outlives the
-  // links.
+  // Collective over all ranks of the group, also those on the CPU; null where the host serves. With
+  // kAuto it does where a rank computes on the CPU, the program has no NCCL, or two ranks share a
+  // GPU, which NCCL does not take; rank 0 logs why. With kNccl the first two are refused in words
+  // (FAILED_PRECONDITION), the third by NCCL, unless each rank has its own NCCL_HOSTID. INTERNAL
+  // with NCCL's words. A group of one rank has no links and gathers nothing. `stream` is borrowed
+  // and outlives the links.
   static absl::StatusOr<std::unique_ptr<DeviceLinks>> Open(Stream& stream,
                                                            const DeviceLinksOptions& options,
                                                            const GatherTexts& gather);
 
-  // Null: through the host, or there is nobody to reach.
+  // Null in stages of one rank.
   DeviceGroup* stage() const { return stage_.get(); }
-  // The ranks of this tp_rank, by stage.
+  // The ranks of this tp_rank, by stage; null in a group of one stage.
   DeviceGroup* column() const { return column_.get(); }
   // What they took of the device's memory, as it says itself; of the rank where that is most.
   int64_t bytes() const { return bytes_; }
