@@ -177,7 +177,9 @@ int64_t MemoryPlan::weights() const {
 
 std::string MemoryPlan::ToString() const {
   std::string peers;
-  if (peer_bytes > 0) peers = absl::StrCat(" + peer buffers ", MiB(peer_bytes));
+  if (peer_bytes + link_bytes > 0) {
+    peers = absl::StrCat(" + peer buffers ", MiB(peer_bytes + link_bytes));
+  }
   if (padding() > 0) absl::StrAppend(&peers, " + padding ", MiB(padding()));
   std::string host;
   if (host_bytes > 0) {
@@ -208,6 +210,7 @@ MemoryPlan PlanRank(const ShapeSpec& shape, const RankLayout& layout, const Memo
   plan.table_bytes = PlanTableBytes(layout, limits);
   plan.logit_bytes = PlanLogitBytes(shape, layout, limits);
   plan.peer_bytes = limits.peer_bytes;
+  plan.link_bytes = limits.link_bytes;
   if (!limits.on_gpu) return plan;
   plan.host_bytes =
       plan.table_bytes + plan.logit_bytes + plan.residual_bytes + PlanPinnedInputBytes(limits);
@@ -319,10 +322,11 @@ std::string Remedies(const MemoryPlan& plan, int64_t available) {
 }
 
 absl::Status CheckFits(const MemoryPlan& plan, int64_t available) {
-  if (available == 0 || plan.total() <= available) return absl::OkStatus();
-  return absl::ResourceExhaustedError(
-      absl::StrCat("the rank needs ", plan.ToString(), ", and ", MiB(available), " are available, ",
-                   plan.total() - available, " bytes too few; ", Remedies(plan, available)));
+  if (available == 0 || plan.reserved() <= available) return absl::OkStatus();
+  return absl::ResourceExhaustedError(absl::StrCat("the rank needs ", plan.ToString(), ", and ",
+                                                   MiB(available), " are available, ",
+                                                   plan.reserved() - available, " bytes too few; ",
+                                                   Remedies(plan, available + plan.link_bytes)));
 }
 
 }  // namespace pergola

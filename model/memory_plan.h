@@ -48,6 +48,7 @@ struct MemoryLimits {
   bool on_gpu = false;
   int64_t op_workspace_bytes = 0;  // scratch of a GPU's ops
   int64_t peer_bytes = 0;          // what the device and its communicator keep
+  int64_t link_bytes = 0;          // what links among GPUs took before the plan was made
   // Of a GPU's last stage: what choosing tokens there takes of the device and of the host, and the
   // most that a rank of the stage tells the others.
   int64_t sampler_device_bytes = 0, sampler_host_bytes = 0, sampler_answer_bytes = 0;
@@ -109,8 +110,9 @@ struct MemoryPlan {
   int64_t table_bytes = 0;
   int64_t logit_bytes = 0;
   int64_t peer_bytes = 0;
-  // On a GPU all of this is one allocation, cut into pieces: the bytes between them, without what
-  // follows the KV.
+  int64_t link_bytes = 0;
+  // On a GPU all of this but link_bytes is one allocation, cut into pieces: the bytes between them,
+  // without what follows the KV.
   bool on_gpu = false;
   int64_t padding_bytes = 0;
   // Of a GPU's rank only: what it keeps in the host's memory, and at most what it has there beside
@@ -125,9 +127,12 @@ struct MemoryPlan {
   int64_t padding() const { return padding_bytes + KvPadding(block_count); }
   int64_t KvPadding(int64_t blocks) const;
   int64_t total() const { return fixed() + kv_bytes() + KvPadding(block_count); }
+  // What is left to be allocated where a plan is made.
+  int64_t reserved() const { return total() - link_bytes; }
   // Everything but the KV and its padding.
   int64_t fixed() const {
-    return weights() + workspace_bytes() + table_bytes + logit_bytes + peer_bytes + padding_bytes;
+    return weights() + workspace_bytes() + table_bytes + logit_bytes + peer_bytes + link_bytes +
+           padding_bytes;
   }
   // "weights 95.1 MiB + KV 720.0 MiB + workspaces 10.2 MiB + tables 0.1 MiB + logits 12.0 MiB =
   // 837.4 MiB"; peer buffers and padding are named where there are any, and a GPU's host memory

@@ -251,7 +251,7 @@ absl::Status DecoderExecutor::PlanMemory(const ShapeSpec& shape, const ExecutorO
   limits.activation_dtype = activation_;
   limits.peer_bytes =
       DeviceReducer::PlannedBytes(staged(), limits.step_tokens * spec_.hidden, activation_);
-  if (links_ != nullptr) limits.peer_bytes += links_->bytes();
+  if (links_ != nullptr) limits.link_bytes = links_->bytes();
   workspace_bytes_ = stream_.WorkspaceBytes(WorkspaceOf(shape, options));
   PlanSampler(options, &limits);
   limits.op_workspace_bytes = workspace_bytes_;
@@ -314,7 +314,8 @@ void DecoderExecutor::FillInfo() {
   }
   info_.allocated.residual_bytes = hidden_.size();
   info_.allocated.table_bytes = inputs_->bytes();
-  info_.allocated.peer_bytes = reducer_->bytes() + (links_ == nullptr ? 0 : links_->bytes());
+  info_.allocated.peer_bytes = reducer_->bytes();
+  info_.allocated.link_bytes = info_.memory.link_bytes;
   // Without the step loop's rows, as on the CPU.
   info_.allocated.host_bytes = slots_->bytes() + inputs_->pinned_bytes() + logits;
   if (sampler_ != nullptr) {
@@ -324,7 +325,7 @@ void DecoderExecutor::FillInfo() {
   }
   // What was taken of the device beside what its owners name.
   info_.allocated.padding_bytes =
-      info_.memory.total() - stream_.ReservedBytesLeft() - info_.allocated.total();
+      info_.memory.reserved() - stream_.ReservedBytesLeft() - info_.allocated.reserved();
 }
 
 absl::Status DecoderExecutor::Init(const Checkpoint& checkpoint, const ExecutorOptions& options,
@@ -336,7 +337,7 @@ absl::Status DecoderExecutor::Init(const Checkpoint& checkpoint, const ExecutorO
   // What does not fit is refused before the first weight is read.
   RETURN_IF_ERROR(PlanMemory(shape, options));
   RETURN_IF_ERROR(CheckFits(info_.memory, stream_.AvailableBytes()));
-  const absl::Status reserved = stream_.Reserve(info_.memory.total());
+  const absl::Status reserved = stream_.Reserve(info_.memory.reserved());
   if (!reserved.ok()) {
     return Prefixed(reserved, ToStd(absl::StrCat("the rank needs ", info_.memory.ToString())));
   }
@@ -351,7 +352,7 @@ absl::Status DecoderExecutor::Init(const Checkpoint& checkpoint, const ExecutorO
   RETURN_IF_ERROR(Allocate());
   FillInfo();
   if (stream_.ReservedBytesLeft() != 0) {
-    return absl::InternalError(absl::StrCat("of the planned ", info_.memory.total(), " bytes ",
+    return absl::InternalError(absl::StrCat("of the planned ", info_.memory.reserved(), " bytes ",
                                             stream_.ReservedBytesLeft(), " are used by nothing"));
   }
   LOG_INFO("memory plan of rank {}: {} ({}, {} KV blocks of {} tokens)", layout_.world_rank,
