@@ -39,6 +39,14 @@ template <typename... P, typename... A>
 void Launch(void (*kernel)(P...), dim3 grid, int threads, int64_t shared_bytes,
             const CudaContext& context, A... args);
 
+// The same for a kernel whose blocks wait for blocks of launches on other GPUs. A waiting block
+// keeps its place on a multiprocessor, so all blocks of the grid must find one at once, or two GPUs
+// may each hold blocks that wait for what the other has not begun. The caller chooses a grid that
+// fits; nothing else on the GPU may wait for this launch.
+template <typename... P, typename... A>
+void LaunchResident(void (*kernel)(P...), int blocks, int threads, const CudaContext& context,
+                    A... args);
+
 // The block's dynamic shared memory, 128-byte aligned.
 template <typename T>
 __device__ T* DynamicShared();
@@ -72,6 +80,19 @@ __device__ void MmaInt8(int32_t (&d)[4], const uint32_t (&a)[4], const uint32_t 
 // 16 bytes that nobody will read again soon (weights): past the L1 cache. 16-byte aligned, and not
 // written by the running kernel.
 __device__ uint4 LoadOnce16(const void* global);
+
+// Memory that several GPUs see. LoadPeer16 reads 16 bytes (aligned) from another GPU's memory past
+// the caches that do not know of its writes. A thread that has read a flag's new value with
+// LoadAcquireSystem sees what was written before the StoreReleaseSystem that put it there: by the
+// storing thread, and by the threads of its block before a barrier in front of the store (PTX ISA,
+// section "Memory consistency model": release and acquire patterns, causality order).
+__device__ uint4 LoadPeer16(const void* global);
+__device__ uint64_t LoadAcquireSystem(const uint64_t* flag);
+__device__ void StoreReleaseSystem(uint64_t* flag, uint64_t value);
+// A clock that counts nanoseconds from any moment, in steps of up to a few microseconds.
+__device__ uint64_t DeviceNanoseconds();
+// Between two looks at a flag. Lanes of a warp must not wait for each other around it.
+__device__ void SpinPause();
 
 // c + the dot product of 4 int8 pairs.
 __device__ int DotInt8(int a, int b, int c);
@@ -169,6 +190,12 @@ void Launch(void (*kernel)(P...), dim3 grid, int threads, int64_t shared_bytes,
                         std::to_string(grid.z) + " blocks of " + std::to_string(threads) +
                         " threads with " + std::to_string(shared_bytes) +
                         " bytes of shared memory: " + cudaGetErrorString(launched));
+}
+
+template <typename... P, typename... A>
+void LaunchResident(void (*kernel)(P...), int blocks, int threads, const CudaContext& context,
+                    A... args) {
+  Launch(kernel, dim3(static_cast<unsigned>(blocks)), threads, 0, context, args...);
 }
 
 template <typename T>
@@ -298,6 +325,40 @@ __device__ inline uint4 LoadOnce16(const void* global) {
                : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
                : "l"(__cvta_generic_to_global(global)));
   return v;
+}
+
+__device__ inline uint4 LoadPeer16(const void* global) {
+  uint4 v;
+  asm volatile("ld.relaxed.sys.global.v4.u32 {%0, %1, %2, %3}, [%4];\n"
+               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+               : "l"(__cvta_generic_to_global(global))
+               : "memory");
+  return v;
+}
+
+__device__ inline uint64_t LoadAcquireSystem(const uint64_t* flag) {
+  uint64_t value;
+  asm volatile("ld.acquire.sys.global.u64 %0, [%1];\n"
+               : "=l"(value)
+               : "l"(__cvta_generic_to_global(flag))
+               : "memory");
+  return value;
+}
+
+__device__ inline void StoreReleaseSystem(uint64_t* flag, uint64_t value) {
+  asm volatile("st.release.sys.global.u64 [%0], %1;\n" ::"l"(__cvta_generic_to_global(flag)),
+               "l"(value)
+               : "memory");
+}
+
+__device__ inline uint64_t DeviceNanoseconds() {
+  uint64_t now;
+  asm volatile("mov.u64 %0, %%globaltimer;\n" : "=l"(now));
+  return now;
+}
+
+__device__ inline void SpinPause() {
+  __nanosleep(20);
 }
 
 __device__ inline float FastExp2(float x) {

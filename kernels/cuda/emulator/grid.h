@@ -28,6 +28,9 @@ struct LaunchShape {
 void CheckLaunch(const LaunchShape& shape);
 // Returns when all blocks have run.
 void RunGrid(const KernelCall& call, const LaunchShape& shape);
+// The same for a one-dimensional grid whose blocks may wait for blocks of other launches: all of
+// them run at once, each on an OS thread of its own.
+void RunResidentGrid(const KernelCall& call, const LaunchShape& shape);
 
 // The rest is called by a running CUDA thread.
 
