@@ -50,4 +50,22 @@ absl::Status DeviceReducer::AllReduce(const Tensor& x) {
   return stream_.Synchronize();
 }
 
+absl::Status DeviceReducer::AllReduceNorm(const RmsNormArgs& args) {
+  RETURN_IF_ERROR(AllReduce(args.residual));
+  RmsNorm(stream_, args);
+  return absl::OkStatus();
+}
+
+absl::Status DeviceReducer::AllReduceNorm(const LayerNormArgs& args) {
+  RETURN_IF_ERROR(AllReduce(args.residual));
+  LayerNorm(stream_, args);
+  return absl::OkStatus();
+}
+
+absl::Status DeviceReducer::AllReduceAdd(const AddArgs& args) {
+  RETURN_IF_ERROR(AllReduce(args.y));
+  Add(stream_, args);
+  return absl::OkStatus();
+}
+
 }  // namespace pergola

@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "absl/status/status.h"
+#include "kernels/decoder_ops.h"
 #include "kernels/stream.h"
 #include "kernels/tensor.h"
 #include "worker/comm/communicator.h"
@@ -27,6 +28,13 @@ class DeviceReducer {
   // x = the sum over the stage's ranks, rounded to x's dtype; the communicator's errors and the
   // stream's.
   absl::Status AllReduce(const Tensor& x);
+
+  // AllReduce of the branch that the op adds to the stream (args.residual, or args.y of Add: this
+  // rank's part before, unspecified after), and then the op: what a stage does between a branch and
+  // the next one.
+  absl::Status AllReduceNorm(const RmsNormArgs& args);
+  absl::Status AllReduceNorm(const LayerNormArgs& args);
+  absl::Status AllReduceAdd(const AddArgs& args);
 
  private:
   Stream& stream_;

@@ -2,6 +2,7 @@
 
 #include <cmath>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -13,6 +14,21 @@ namespace {
 
 Tensor F32Tensor(const float* data, int64_t rows, int64_t columns) {
   return Tensor(const_cast<float*>(data), DType::kF32, {rows, columns});
+}
+
+void Norm(Stream& stream, const RmsNormArgs& args) {
+  RmsNorm(stream, args);
+}
+void Norm(Stream& stream, const LayerNormArgs& args) {
+  LayerNorm(stream, args);
+}
+
+// Says which sum over the ranks failed; layer -1: of none.
+absl::Status InReduction(const absl::Status& status, int64_t layer, const char* operation) {
+  if (status.ok()) return status;
+  return Prefixed(
+      status, ToStd(layer < 0 ? absl::StrCat("all-reduce of the ", operation)
+                              : absl::StrCat("layer ", layer, ": all-reduce of the ", operation)));
 }
 
 // Appends cosine and sine by position: the table's contract, computed in double, rounded once.
@@ -94,16 +110,9 @@ Tensor Decoder::Activations(const DeviceBuffer& buffer, int64_t rows, int64_t co
   return Tensor(buffer.data(), bounds_.activation, {rows, columns});
 }
 
-absl::Status Decoder::Reduce(const Tensor& x, int64_t layer, const char* operation) {
-  absl::Status status = reducer_.AllReduce(x);
-  if (status.ok()) return status;
-  return Prefixed(
-      status, ToStd(layer < 0 ? absl::StrCat("all-reduce of the ", operation)
-                              : absl::StrCat("layer ", layer, ": all-reduce of the ", operation)));
-}
-
-void Decoder::Normalise(const NormWeights& norm, const Tensor& residual, const Tensor& x,
-                        const Tensor& y) {
+template <typename Op>
+auto Decoder::WithNorm(const NormWeights& norm, const Tensor& residual, const Tensor& x,
+                       const Tensor& y, const Op& op) const {
   const auto fill = [&](auto args) {
     args.x = x;
     args.residual = residual;
@@ -112,27 +121,58 @@ void Decoder::Normalise(const NormWeights& norm, const Tensor& residual, const T
     args.y = y;
     return args;
   };
-  if (spec_.norm == NormKind::kRms) return RmsNorm(stream_, fill(RmsNormArgs()));
+  if (spec_.norm == NormKind::kRms) return op(fill(RmsNormArgs()));
   LayerNormArgs args = fill(LayerNormArgs());
   args.bias = norm.bias.data();
-  LayerNorm(stream_, args);
+  return op(args);
 }
 
-// Adds branch_ (what the branch before gave) to the stream if there was one, and leaves in normed_
-// what the next branch, attention or MLP, reads.
-void Decoder::BeginBranch(const NormWeights& norm, bool add_branch, int64_t rows, float* hidden) {
+void Decoder::Normalise(const NormWeights& norm, const Tensor& x, const Tensor& y) {
+  WithNorm(norm, Tensor(), x, y, [&](const auto& args) { Norm(stream_, args); });
+}
+
+// Adds what the branch before gave, if there was one, to the stream, and leaves in normed_ what the
+// next branch, attention or MLP, reads. The stage's ranks meet here: sum, residual and norm can be
+// one.
+absl::Status Decoder::BeginBranch(const NormWeights& norm, int64_t rows, float* hidden) {
   const Tensor x = F32Tensor(hidden, rows, spec_.hidden);
   const Tensor normed = Activations(normed_, rows, spec_.hidden);
-  Normalise(norm, add_branch ? Activations(branch_, rows, spec_.hidden) : Tensor(), x, normed);
+  const Branch before = std::exchange(before_, Branch());
+  const Tensor added = before.open ? Activations(branch_, rows, spec_.hidden) : Tensor();
+  const auto op = [&](const auto& args) {
+    if (before.partial) return reducer_.AllReduceNorm(args);
+    Norm(stream_, args);
+    return absl::OkStatus();
+  };
+  RETURN_IF_ERROR(
+      InReduction(WithNorm(norm, added, x, normed, op), before.layer, before.operation));
   if (spec_.residual_after_norm) CopyRows(stream_, CopyRowsArgs{normed, nullptr, x});
+  return absl::OkStatus();
 }
 
-// Sums branch_ over the stage's ranks.
-absl::Status Decoder::EndBranch(const NormWeights& norm, int64_t rows, int64_t layer,
-                                const char* operation) {
-  const Tensor branch = Activations(branch_, rows, spec_.hidden);
-  RETURN_IF_ERROR(Reduce(branch, layer, operation));
-  if (spec_.post_norms) Normalise(norm, Tensor(), branch, branch);
+// A norm of the branch itself needs its sum at once.
+absl::Status Decoder::EndBranch(const NormWeights& post_norm, int64_t rows, const Branch& branch) {
+  before_ = branch;
+  before_.open = true;
+  before_.partial = !spec_.post_norms;
+  if (!spec_.post_norms) return absl::OkStatus();
+  const Tensor x = Activations(branch_, rows, spec_.hidden);
+  RETURN_IF_ERROR(InReduction(reducer_.AllReduce(x), branch.layer, branch.operation));
+  Normalise(post_norm, x, x);
+  return absl::OkStatus();
+}
+
+// Adds the last branch to the stream: the norm that would have done it is in another stage, or is
+// the final norm of some rows only.
+absl::Status Decoder::EndLayers(int64_t rows, float* hidden) {
+  const Branch before = std::exchange(before_, Branch());
+  if (!before.open) return absl::OkStatus();
+  const AddArgs args{F32Tensor(hidden, rows, spec_.hidden),
+                     Activations(branch_, rows, spec_.hidden)};
+  if (before.partial) {
+    return InReduction(reducer_.AllReduceAdd(args), before.layer, before.operation);
+  }
+  Add(stream_, args);
   return absl::OkStatus();
 }
 
@@ -171,8 +211,8 @@ absl::Status Decoder::Embed(const StepRows& rows, const int32_t* ids, float* hid
     args.accumulate = true;
     Embedding(stream_, args);
   }
-  RETURN_IF_ERROR(Reduce(x, -1, "embedding"));
-  if (spec_.embedding_norm) Normalise(weights_.embedding_norm, Tensor(), x, x);
+  RETURN_IF_ERROR(InReduction(reducer_.AllReduce(x), -1, "embedding"));
+  if (spec_.embedding_norm) Normalise(weights_.embedding_norm, x, x);
   return absl::OkStatus();
 }
 
@@ -227,10 +267,9 @@ void Decoder::Attend(int64_t layer, const StepRows& rows, const Tensor& qkv) {
 }
 
 // Adds what the layer before left in branch_ to the stream and leaves there what attention adds.
-absl::Status Decoder::Attention(int64_t layer, const StepRows& rows, bool add_branch,
-                                float* hidden) {
+absl::Status Decoder::Attention(int64_t layer, const StepRows& rows, float* hidden) {
   const LayerWeights& weights = weights_.Layer(layer);
-  BeginBranch(weights.attention_norm, add_branch, rows.count, hidden);
+  RETURN_IF_ERROR(BeginBranch(weights.attention_norm, rows.count, hidden));
   const Tensor qkv = Activations(qkv_, rows.count, weights.qkv.rows);
   Project(weights.qkv, Activations(normed_, rows.count, spec_.hidden), qkv);
   if (spec_.head_norms) NormaliseHeads(weights, qkv);
@@ -252,13 +291,13 @@ absl::Status Decoder::Attention(int64_t layer, const StepRows& rows, bool add_br
 
   Project(weights.output, Activations(attended_, rows.count, heads_local_ * spec_.head_dim),
           Activations(branch_, rows.count, spec_.hidden));
-  return EndBranch(weights.attention_post_norm, rows.count, layer, "attention output");
+  return EndBranch(weights.attention_post_norm, rows.count, {layer, "attention output"});
 }
 
 // Adds what attention left in branch_ to the stream and leaves there what the MLP adds.
 absl::Status Decoder::Mlp(int64_t layer, const StepRows& rows, float* hidden) {
   const LayerWeights& weights = weights_.Layer(layer);
-  BeginBranch(weights.mlp_norm, /*add_branch=*/true, rows.count, hidden);
+  RETURN_IF_ERROR(BeginBranch(weights.mlp_norm, rows.count, hidden));
   ActivateArgs args;
   args.activation = spec_.activation;
   args.gated = spec_.gated_mlp;
@@ -267,23 +306,18 @@ absl::Status Decoder::Mlp(int64_t layer, const StepRows& rows, float* hidden) {
   Project(weights.gate_up, Activations(normed_, rows.count, spec_.hidden), args.x);
   Activate(stream_, args);
   Project(weights.down, args.y, Activations(branch_, rows.count, spec_.hidden));
-  return EndBranch(weights.mlp_post_norm, rows.count, layer, "MLP output");
+  return EndBranch(weights.mlp_post_norm, rows.count, {layer, "MLP output"});
 }
 
 absl::Status Decoder::Forward(const StepRows& rows, const int32_t* ids, float* hidden) {
   PERGOLA_CHECK(rows.count <= bounds_.step_rows);
+  before_ = Branch();
   if (layout_.first_stage()) RETURN_IF_ERROR(Embed(rows, ids, hidden));
   for (int64_t layer = layout_.layers.begin; layer < layout_.layers.end; ++layer) {
-    RETURN_IF_ERROR(Attention(layer, rows, layer > layout_.layers.begin, hidden));
+    RETURN_IF_ERROR(Attention(layer, rows, hidden));
     RETURN_IF_ERROR(Mlp(layer, rows, hidden));
   }
-  // The next layer's norm would have added this; it is in another stage, or is the final norm of
-  // some rows only.
-  if (layout_.layers.size() > 0) {
-    Add(stream_, AddArgs{F32Tensor(hidden, rows.count, spec_.hidden),
-                         Activations(branch_, rows.count, spec_.hidden)});
-  }
-  return absl::OkStatus();
+  return EndLayers(rows.count, hidden);
 }
 
 void Decoder::Logits(const float* hidden, absl::Span<const int32_t> rows, float* out) {
@@ -295,7 +329,7 @@ void Decoder::Logits(const float* hidden, absl::Span<const int32_t> rows, float*
   const Tensor normed = Activations(normed_, count, spec_.hidden);
   CopyRows(stream_,
            CopyRowsArgs{F32Tensor(hidden, bounds_.step_rows, spec_.hidden), indices, picked});
-  Normalise(weights_.final_norm, Tensor(), picked, normed);
+  Normalise(weights_.final_norm, picked, normed);
   MatmulArgs args;
   args.x = normed;
   args.w = &weights_.lm_head();

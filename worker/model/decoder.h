@@ -62,19 +62,30 @@ class Decoder {
   void Logits(const float* hidden, absl::Span<const int32_t> rows, float* out);
 
  private:
+  // Attention or MLP, between its products and the norm that reads the stream with what it adds.
+  struct Branch {
+    int64_t layer = -1;
+    const char* operation = "";
+    bool open = false;     // branch_ holds what it adds
+    bool partial = false;  // and that is this rank's part of the sum over the stage
+  };
+
   void PlanHeads();
   absl::Status Embed(const StepRows& rows, const int32_t* ids, float* hidden);
-  absl::Status Attention(int64_t layer, const StepRows& rows, bool add_branch, float* hidden);
+  absl::Status Attention(int64_t layer, const StepRows& rows, float* hidden);
   absl::Status Mlp(int64_t layer, const StepRows& rows, float* hidden);
-  void BeginBranch(const NormWeights& norm, bool add_branch, int64_t rows, float* hidden);
-  absl::Status EndBranch(const NormWeights& norm, int64_t rows, int64_t layer,
-                         const char* operation);
-  void Normalise(const NormWeights& norm, const Tensor& residual, const Tensor& x, const Tensor& y);
+  absl::Status BeginBranch(const NormWeights& norm, int64_t rows, float* hidden);
+  absl::Status EndBranch(const NormWeights& post_norm, int64_t rows, const Branch& branch);
+  absl::Status EndLayers(int64_t rows, float* hidden);
+  // Calls `op` with the arguments of the family's kind of norm.
+  template <typename Op>
+  auto WithNorm(const NormWeights& norm, const Tensor& residual, const Tensor& x, const Tensor& y,
+                const Op& op) const;
+  void Normalise(const NormWeights& norm, const Tensor& x, const Tensor& y);
   void NormaliseHeads(const LayerWeights& weights, const Tensor& qkv);
   RopeTable RopeOf(int64_t layer) const;
   void Attend(int64_t layer, const StepRows& rows, const Tensor& qkv);
   void Project(const Projection& projection, const Tensor& x, const Tensor& y);
-  absl::Status Reduce(const Tensor& x, int64_t layer, const char* operation);
   // [rows, columns] activations at the start of a buffer.
   Tensor Activations(const DeviceBuffer& buffer, int64_t rows, int64_t columns) const;
 
@@ -107,6 +118,8 @@ class Decoder {
   // Rows that need logits.
   DeviceBuffer picked_rows_;  // [logit_rows] i32
   DeviceBuffer picked_;       // [logit_rows, hidden] f32
+
+  Branch before_;  // the one that has not been added to the stream yet
 };
 
 }  // namespace pergola
