@@ -13,6 +13,7 @@
 #include "tests/kernels/compare.h"
 #include "tests/kernels/cuda/activations.h"
 #include "tests/kernels/cuda/device_array.h"
+#include "tests/kernels/cuda/norm_bound.h"
 #include "tests/kernels/kernel_test_util.h"
 
 namespace pergola {
@@ -30,12 +31,6 @@ class CudaRowOpsTest : public testing::TestWithParam<DType> {
 
 Tensor Host(std::vector<float>* values, int64_t rows, int64_t columns) {
   return Tensor(values->data(), DType::kF32, {rows, columns});
-}
-
-// Per thread a sum of hidden / 256 terms, then a tree of 10 levels: below the CPU's hidden / 16 + 5
-// roundings from 100 values on, and never above hidden + 10. The rest as on the CPU.
-double SumError(int64_t hidden) {
-  return static_cast<double>(hidden) / 256 + 11;
 }
 
 // Runs a norm on the device and in the reference: x in `x_dtype`, the rest in `dtype`.
@@ -69,21 +64,7 @@ void ExpectNorm(DType x_dtype, DType dtype, int64_t rows, int64_t hidden, bool w
   args.y = Host(&want, rows, hidden);
   reference(args);
   EXPECT_TRUE(CompareBits(device_x.Read(), x)) << "the sum with the residual";
-  // As in norm_test.cc: the mean of |x| is below 6, and a normal value below 64 here.
-  EXPECT_TRUE(CompareWith(device_y.Read(), want,
-                          [&](size_t i) {
-                            const double sums = SumError(hidden);
-                            const double w = std::abs(weight[i % static_cast<size_t>(hidden)]);
-                            double error = (sums / 2 + 10) * std::abs(static_cast<double>(want[i]));
-                            if (kLayer) {
-                              const double normal =
-                                  std::abs(want[i] - bias[i % static_cast<size_t>(hidden)]) /
-                                  std::max(w, 1e-30);
-                              error = w * (sums * 6 * 4 * (1 + normal) + (sums / 2 + 8) * normal) +
-                                      2 * std::abs(static_cast<double>(want[i]));
-                            }
-                            return kUnit * error + RoundingError(dtype, want[i]);
-                          }))
+  EXPECT_TRUE(CompareWith(device_y.Read(), want, NormBound(want, weight, bias, kLayer, dtype)))
       << rows << " x " << hidden << " residual " << with_residual;
 }
 

@@ -6,5 +6,6 @@ namespace pergola::emulator {
 
 void SetOrder(Order /*order*/, uint64_t /*seed*/) {}
 void SetDeferred(bool /*deferred*/) {}
+void SetDeviceModel(const DeviceModel& /*model*/) {}
 
 }  // namespace pergola::emulator
