@@ -160,6 +160,7 @@ absl::Status Rank::Load() {
   host_ = options_.cpu_target_set ? CpuStream::Create(options, options_.cpu_target)
                                   : CpuStream::Create(options);
   RETURN_IF_ERROR(OpenGpu());
+  RETURN_IF_ERROR(OpenPeers());
   LOG_INFO("rank {} of {}: stage {}, layers {} to {}, heads {} to {}, {} threads, {}",
            group_->rank(), group_->size(), layout_.stage, layout_.layers.begin,
            layout_.layers.end - 1, layout_.heads.begin, layout_.heads.end - 1, threads_,
@@ -169,6 +170,7 @@ absl::Status Rank::Load() {
   };
   ExecutorOptions executor = options_.executor;
   executor.gpu_ranks = gpu_ranks_;
+  executor.peers = peers_.get();
   ASSIGN_OR_RETURN(executor_, StageExecutor::Load(*checkpoint_, layout_, executor, stream(),
                                                   communicator_.get(), progress));
   return absl::OkStatus();
@@ -192,6 +194,34 @@ absl::Status Rank::OpenGpu() {
   }
   const int device = devices[group_->rank_on_node() % devices.size()];
   ASSIGN_OR_RETURN(gpu_, OpenCudaStream(device, *host_));
+  return absl::OkStatus();
+}
+
+// Leaves peers_ null where the stage's GPUs do not reach each other.
+absl::Status Rank::OpenPeers() {
+  if (gpu_ == nullptr || layout_.tensor_parallel == 1 || options_.peer_sum_bytes == 0) {
+    return absl::OkStatus();
+  }
+  PeerOptions options;
+  options.rank = layout_.tp_rank;
+  options.size = layout_.tensor_parallel;
+  options.first_rank = layout_.RankOf(layout_.stage, 0);
+  options.most_bytes = (options_.peer_sum_bytes + 15) / 16 * 16;
+  // Less than the watchdog allows, which knows no rank's name.
+  options.wait_ms = options_.step_timeout_ms;
+  options.gather = [this](const void* in, int64_t bytes, void* out) {
+    return communicator_->AllGather(in, bytes, out);
+  };
+  auto peers = PeerReducer::Open(*gpu_, options);
+  if (peers.ok()) {
+    peers_ = std::move(peers).value();
+    return absl::OkStatus();
+  }
+  if (!absl::IsFailedPrecondition(peers.status())) return peers.status();
+  if (layout_.leader()) {
+    LOG_WARN("sums of stage {} do not go through peer memory: {}", layout_.stage,
+             std::string(peers.status().message()));
+  }
   return absl::OkStatus();
 }
 

@@ -3,6 +3,7 @@
 #include <cuda_runtime.h>
 
 #include <algorithm>
+#include <functional>
 #include <string>
 #include <utility>
 
@@ -14,6 +15,7 @@
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/dense_product.h"
 #include "kernels/cuda/matmul.h"
+#include "kernels/cuda/stream_parts.h"
 #include "kernels/decoder_ops.h"
 
 namespace pergola {
@@ -62,6 +64,8 @@ class CudaStream final : public Stream {
     return has ? weights : DType::kF16;
   }
   CpuStream& host() override { return host_; }
+  const CudaContext& context() const { return context_; }
+  void Watch(std::function<absl::Status()> watch) { watch_ = std::move(watch); }
 
   int64_t TotalBytes() const override { return total_bytes_; }
   int64_t WorkspaceBytes(const WorkspaceShape& shape) const override;
@@ -109,6 +113,7 @@ class CudaStream final : public Stream {
   int64_t total_bytes_ = 0;
   std::unique_ptr<DenseProduct> dense_;
   absl::Status status_;
+  std::function<absl::Status()> watch_;  // of what kernels tell beside CUDA's errors
 };
 
 CudaStream::~CudaStream() {
@@ -231,6 +236,9 @@ void CudaStream::CopyToHost(void* to, const void* from, int64_t bytes) {
 
 absl::Status CudaStream::Synchronize() {
   if (status_.ok()) Check(cudaStreamSynchronize(context_.stream), "waiting for it");
+  if (status_.ok() && watch_) {
+    status_ = Prefixed(watch_(), ToStd(absl::StrCat("CUDA device ", device_)));
+  }
   return status_;
 }
 
@@ -258,6 +266,16 @@ void CudaStream::Replay(const Recording& recording) {
 }
 
 }  // namespace
+
+const CudaContext& CudaContextOf(Stream& stream) {
+  PERGOLA_CHECK(stream.device() == Device::kCuda);
+  return static_cast<CudaStream&>(stream).context();
+}
+
+void WatchCudaStream(Stream& stream, std::function<absl::Status()> watch) {
+  PERGOLA_CHECK(stream.device() == Device::kCuda);
+  static_cast<CudaStream&>(stream).Watch(std::move(watch));
+}
 
 int CudaDeviceCount() {
   int count = 0;

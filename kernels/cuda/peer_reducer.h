@@ -31,9 +31,14 @@ class PeerReducer {
   static absl::StatusOr<std::unique_ptr<PeerReducer>> Open(Stream& stream,
                                                            const PeerOptions& options);
   virtual ~PeerReducer() = default;
+  PeerReducer(const PeerReducer&) = delete;
+  PeerReducer& operator=(const PeerReducer&) = delete;
 
   // What Open allocates of the device's memory.
   static int64_t PlannedBytes(int ranks, int64_t most_bytes);
+
+  // Of a message.
+  int64_t most_bytes() const { return most_bytes_; }
 
   // Enqueue; every rank makes the same calls in the same order. Messages are at most most_bytes.
   // Sums are formed in rank order in f32 and rounded once to the message's dtype: the same bits on
@@ -46,7 +51,10 @@ class PeerReducer {
   virtual void AllReduceAdd(const AddArgs& args) = 0;
 
  protected:
-  PeerReducer() = default;
+  explicit PeerReducer(int64_t most_bytes) : most_bytes_(most_bytes) {}
+
+ private:
+  const int64_t most_bytes_;
 };
 
 }  // namespace pergola

@@ -90,8 +90,9 @@ inline bool SameBits(const std::vector<float>& a, const std::vector<float>& b) {
 
 class ExecutorGroup {
  public:
+  // `peer_bytes`: on a GPU, sums up to this size go through peer memory; 0: none.
   ExecutorGroup(const Checkpoint& checkpoint, int tp, int pp, const ExecutorOptions& options,
-                int threads = 1, Device device = Device::kCpu)
+                int threads = 1, Device device = Device::kCpu, int64_t peer_bytes = 0)
       : hidden_(checkpoint.spec().hidden), tp_(tp), pp_(pp) {
     for (int stage = 0; stage < pp; ++stage) {
       auto meeting = std::make_shared<Meeting>();
@@ -106,16 +107,22 @@ class ExecutorGroup {
           EXPECT_TRUE(gpu.ok()) << gpu.status();
           rank.gpu = std::move(gpu).value();
         }
-        Stream& where = rank.gpu != nullptr ? *rank.gpu : *rank.host;
         rank.communicator = std::make_unique<PlainCommunicator>(meeting, tp_rank, tp);
-        const auto layout = MakeLayout(checkpoint.spec(), tp, pp, stage * tp + tp_rank);
-        EXPECT_TRUE(layout.ok()) << layout.status();
-        auto executor = StageExecutor::Load(checkpoint, *layout, options, where,
-                                            rank.communicator.get(), nullptr);
-        EXPECT_TRUE(executor.ok()) << executor.status();
-        rank.executor = std::move(executor).value();
         ranks_.push_back(std::move(rank));
       }
+      if (peer_bytes > 0) OpenPeers(stage, peer_bytes);
+    }
+    for (int world_rank = 0; world_rank < tp * pp; ++world_rank) {
+      Rank& rank = ranks_[world_rank];
+      Stream& where = rank.gpu != nullptr ? *rank.gpu : *rank.host;
+      const auto layout = MakeLayout(checkpoint.spec(), tp, pp, world_rank);
+      EXPECT_TRUE(layout.ok()) << layout.status();
+      ExecutorOptions own = options;
+      own.peers = rank.peers.get();
+      auto executor = StageExecutor::Load(checkpoint, *layout, own, where, rank.communicator.get(),
+                                          nullptr);
+      EXPECT_TRUE(executor.ok()) << executor.status();
+      rank.executor = std::move(executor).value();
     }
   }
 
@@ -167,8 +174,31 @@ class ExecutorGroup {
     std::unique_ptr<CpuStream> host;
     std::unique_ptr<Stream> gpu;
     std::unique_ptr<StageCommunicator> communicator;
+    std::unique_ptr<PeerReducer> peers;
     std::unique_ptr<StageExecutor> executor;
   };
+
+  void OpenPeers(int stage, int64_t bytes) {
+    std::vector<std::thread> threads;
+    for (int tp_rank = 0; tp_rank < tp_; ++tp_rank) {
+      Rank& rank = ranks_[stage * tp_ + tp_rank];
+      PeerOptions options;
+      options.rank = tp_rank;
+      options.size = tp_;
+      options.first_rank = stage * tp_;
+      options.most_bytes = bytes;
+      options.gather = [&rank](const void* in, int64_t count, void* out) {
+        return rank.communicator->AllGather(in, count, out);
+      };
+      threads.emplace_back([&rank, options] {
+        auto peers = PeerReducer::Open(*rank.gpu, options);
+        EXPECT_TRUE(peers.ok()) << peers.status();
+        if (peers.ok()) rank.peers = std::move(peers).value();
+      });
+    }
+    for (std::thread& thread : threads) thread.join();
+  }
+
   const int64_t hidden_;
   const int tp_;
   const int pp_;

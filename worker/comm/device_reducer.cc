@@ -28,7 +28,21 @@ DeviceReducer::DeviceReducer(Stream& stream, StageCommunicator* communicator, in
   wide_ = DeviceBuffer(stream, PlannedBytes(on_cpu, ranks, most_values, activation));
 }
 
+// The same on every rank: it depends on the message's size alone.
+bool DeviceReducer::ThroughPeers(const Tensor& part) const {
+  return peers_ != nullptr && DTypeBytes(part.dtype(), part.values()) <= peers_->most_bytes();
+}
+
+// The group's messages between stages move on while the step is enqueued.
+absl::Status DeviceReducer::MoveMessagesOn() {
+  return communicator_->AllReduce(nullptr, 0);
+}
+
 absl::Status DeviceReducer::AllReduce(const Tensor& x) {
+  if (ThroughPeers(x)) {
+    peers_->AllReduce(x);
+    return MoveMessagesOn();
+  }
   if (communicator_ == nullptr) return absl::OkStatus();
   // Also with one rank: the communicator moves the group's messages on while the step runs.
   if (stream_.device() == Device::kCpu) return communicator_->AllReduce(x.f32(), x.values());
@@ -51,18 +65,30 @@ absl::Status DeviceReducer::AllReduce(const Tensor& x) {
 }
 
 absl::Status DeviceReducer::AllReduceNorm(const RmsNormArgs& args) {
+  if (ThroughPeers(args.residual)) {
+    peers_->AllReduceNorm(args);
+    return MoveMessagesOn();
+  }
   RETURN_IF_ERROR(AllReduce(args.residual));
   RmsNorm(stream_, args);
   return absl::OkStatus();
 }
 
 absl::Status DeviceReducer::AllReduceNorm(const LayerNormArgs& args) {
+  if (ThroughPeers(args.residual)) {
+    peers_->AllReduceNorm(args);
+    return MoveMessagesOn();
+  }
   RETURN_IF_ERROR(AllReduce(args.residual));
   LayerNorm(stream_, args);
   return absl::OkStatus();
 }
 
 absl::Status DeviceReducer::AllReduceAdd(const AddArgs& args) {
+  if (ThroughPeers(args.y)) {
+    peers_->AllReduceAdd(args);
+    return MoveMessagesOn();
+  }
   RETURN_IF_ERROR(AllReduce(args.y));
   Add(stream_, args);
   return absl::OkStatus();

@@ -1,11 +1,13 @@
 // Sums of a stage's ranks over activations in device memory. On the CPU the communicator adds them
 // where they lie; a GPU's go through host memory in f32, which adds them in rank order wherever the
-// GPUs are and needs no path between them.
+// GPUs are and needs no path between them. Small messages go through memory that the GPUs of the
+// stage reach directly, where they do.
 #pragma once
 
 #include <cstdint>
 
 #include "absl/status/status.h"
+#include "kernels/cuda/peer_reducer.h"
 #include "kernels/decoder_ops.h"
 #include "kernels/stream.h"
 #include "kernels/tensor.h"
@@ -19,6 +21,9 @@ class DeviceReducer {
   // stage has one rank. Both are borrowed.
   DeviceReducer(Stream& stream, StageCommunicator* communicator, int64_t most_values,
                 DType activation);
+
+  // From now on messages that `peers` takes go that way. Borrowed.
+  void UsePeers(PeerReducer* peers) { peers_ = peers; }
 
   // What the constructor allocates of the device's memory.
   static int64_t PlannedBytes(bool on_cpu, int tensor_parallel, int64_t most_values,
@@ -37,8 +42,12 @@ class DeviceReducer {
   absl::Status AllReduceAdd(const AddArgs& args);
 
  private:
+  bool ThroughPeers(const Tensor& part) const;
+  absl::Status MoveMessagesOn();
+
   Stream& stream_;
   StageCommunicator* communicator_;
+  PeerReducer* peers_ = nullptr;
   DeviceBuffer staged_;  // [most_values] f32, pinned
   DeviceBuffer wide_;    // [most_values] f32, where activations are narrower
 };

@@ -75,6 +75,12 @@ class DecoderExecutor final : public StageExecutor {
   bool on_cpu() const { return stream_.device() == Device::kCpu; }
   // A stage of several ranks waits for the others within a step, which cannot be recorded.
   bool records() const { return stream_.records() && layout_.tensor_parallel == 1; }
+  // Held by peers_ before anything is planned.
+  int64_t PeerBytes() const {
+    return peers_ == nullptr
+               ? 0
+               : PeerReducer::PlannedBytes(layout_.tensor_parallel, peers_->most_bytes());
+  }
   absl::Status Forward(const StepInputs::Uploaded& step, float* hidden);
   absl::Status PlanMemory(const ShapeSpec& shape, const ExecutorOptions& options);
   WorkspaceShape WorkspaceOf(const ShapeSpec& shape, const ExecutorOptions& options) const;
@@ -87,6 +93,7 @@ class DecoderExecutor final : public StageExecutor {
   const RankLayout layout_;
   Stream& stream_;
   StageCommunicator* communicator_;
+  PeerReducer* peers_ = nullptr;
   StageWeights weights_;
   KvShape kv_shape_;
   DecoderBounds bounds_;
@@ -160,6 +167,8 @@ absl::Status DecoderExecutor::PlanMemory(const ShapeSpec& shape, const ExecutorO
   limits.activation_dtype = activation_;
   limits.peer_bytes = DeviceReducer::PlannedBytes(on_cpu(), layout_.tensor_parallel,
                                                   limits.step_tokens * spec_.hidden, activation_);
+  peers_ = options.peers;
+  limits.peer_bytes += PeerBytes();
   limits.op_workspace_bytes = workspace_bytes_ =
       stream_.WorkspaceBytes(WorkspaceOf(shape, options));
   limits.kv_dtype = options.kv_dtype_set        ? options.kv_dtype
@@ -219,6 +228,9 @@ void DecoderExecutor::FillInfo() {
   if (!on_cpu()) {
     absl::StrAppend(&info_.dtypes, ", ", ToAbsl(DTypeName(activation_)), " activations");
   }
+  if (peers_ != nullptr) {
+    absl::StrAppend(&info_.dtypes, ", sums of ", peers_->most_bytes(), " bytes through peers");
+  }
   info_.allocated.weight_bytes[0] = weights_.bytes();
   info_.allocated.block_count = limits_.block_count;
   info_.allocated.block_bytes = kv_->bytes() / limits_.block_count;
@@ -232,7 +244,7 @@ void DecoderExecutor::FillInfo() {
   info_.allocated.residual_bytes = hidden_.size();
   info_.allocated.table_bytes = inputs_->bytes();
   info_.allocated.logit_bytes = sampler_ == nullptr ? 0 : sampler_->device_bytes();
-  info_.allocated.peer_bytes = reducer_->bytes();
+  info_.allocated.peer_bytes = reducer_->bytes() + PeerBytes();
   info_.allocated.host_bytes = slots_->bytes() + logits;
 }
 
@@ -263,6 +275,7 @@ absl::Status DecoderExecutor::Allocate() {
   kv_ = std::make_unique<KvCache>(kv_shape_, limits_.block_count, stream_);
   reducer_ = std::make_unique<DeviceReducer>(stream_, communicator_,
                                              limits_.step_tokens * spec_.hidden, activation_);
+  reducer_->UsePeers(peers_);
   decoder_ = std::make_unique<Decoder>(spec_, layout_, bounds_, weights_, *kv_, stream_, *reducer_);
   slots_ = std::make_unique<SlotTable>(limits_);
   inputs_ = std::make_unique<StepInputs>(stream_, limits_.step_tokens, limits_.slot_count,

@@ -11,6 +11,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
+#include "kernels/cuda/peer_reducer.h"
 #include "kernels/stream.h"
 #include "model/checkpoint.h"
 #include "model/layout.h"
@@ -41,6 +42,8 @@ struct ExecutorOptions {
   // of it, at most what all slots can use.
   float gpu_memory_fraction = 0.9F;
   int gpu_ranks = 1;  // that share the GPU
+  // For sums that its ranks' GPUs can do among themselves; borrowed, nullptr: there is none.
+  PeerReducer* peers = nullptr;
 };
 
 // Which weight type and KV type a rank ended up with: part of the numerics id.

@@ -78,10 +78,10 @@ class Registry {
     MutexLock lock(mutex_);
     const auto at = reinterpret_cast<uintptr_t>(pointer);
     auto found = blocks_.upper_bound(at);
-    if (found == blocks_.begin()) return -1;
+    if (found == blocks_.begin()) return kPageableMemory;
     --found;
-    const bool inside = static_cast<int64_t>(at - found->first) < found->second.bytes;
-    return inside && found->second.on_device ? found->second.device : -1;
+    if (static_cast<int64_t>(at - found->first) >= found->second.bytes) return kPageableMemory;
+    return found->second.on_device ? found->second.device : kPinnedMemory;
   }
   SharedMemoryFile Share(void* pointer) {
     MutexLock lock(mutex_);

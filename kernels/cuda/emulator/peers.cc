@@ -52,7 +52,7 @@ static_assert(sizeof(Handle) <= sizeof(cudaIpcMemHandle_t));
 
 void CheckReach(const char* operation, const void* pointer) {
   const int own = CurrentDevice(), there = DeviceOfMemory(pointer);
-  if (there == own) return;
+  if (there == own || there == kPinnedMemory) return;
   if (there >= 0) {
     Access& access = Access::Instance();
     MutexLock lock(access.mutex);

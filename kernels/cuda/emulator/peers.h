@@ -13,7 +13,9 @@ void CheckReach(const char* operation, const void* pointer);
 // Of the calling thread.
 int CurrentDevice();
 void SetCurrentDevice(int device);
-// The device whose memory `pointer` points into; -1: no device's.
+// The device whose memory `pointer` points into, or one of these.
+inline constexpr int kPinnedMemory = -1;
+inline constexpr int kPageableMemory = -2;
 int DeviceOfMemory(const void* pointer);
 
 struct SharedMemoryFile {
