@@ -54,6 +54,7 @@ class CpuStream final : public Stream {
   void CopyToDevice(void* to, const void* from, int64_t bytes) override;
   void CopyToHost(void* to, const void* from, int64_t bytes) override;
   absl::Status Synchronize() override { return absl::OkStatus(); }
+  bool Idle() override { return true; }
   bool records() const override { return false; }
   void BeginRecording() override;
   std::unique_ptr<Recording> EndRecording() override;

@@ -87,6 +87,8 @@ class Stream {
   // Returns when all ops enqueued so far are done. An error of the device stays: it is returned
   // from then on, and ops enqueued after it do nothing. Always OK on the CPU.
   virtual absl::Status Synchronize() = 0;
+  // Whether Synchronize would return at once.
+  virtual bool Idle() = 0;
 
   // Whether the stream can record. From BeginRecording on, ops are kept instead of run; nothing may
   // be synchronised, allocated or copied from the host until EndRecording, which gives nullptr if

@@ -152,7 +152,6 @@ MemoryPlan PlanRank(const ShapeSpec& shape, const RankLayout& layout, const Memo
   if (!limits.on_gpu) return plan;
   plan.host_bytes = plan.table_bytes + plan.logit_bytes + plan.residual_bytes +
                     limits.step_tokens * kStepInputRowBytes;
-  plan.residual_bytes = DTypeBytes(DType::kF32, limits.step_tokens * shape.spec.hidden);
   plan.table_bytes = PlanStepInputBytes(limits);
   plan.logit_bytes = PlanDeviceLogitBytes(layout, limits);
   return plan;

@@ -160,7 +160,7 @@ absl::Status Rank::Load() {
   host_ = options_.cpu_target_set ? CpuStream::Create(options, options_.cpu_target)
                                   : CpuStream::Create(options);
   RETURN_IF_ERROR(OpenGpu());
-  RETURN_IF_ERROR(OpenPeers());
+  RETURN_IF_ERROR(OpenLinks());
   LOG_INFO("rank {} of {}: stage {}, layers {} to {}, heads {} to {}, {} threads, {}",
            group_->rank(), group_->size(), layout_.stage, layout_.layers.begin,
            layout_.layers.end - 1, layout_.heads.begin, layout_.heads.end - 1, threads_,
@@ -170,7 +170,7 @@ absl::Status Rank::Load() {
   };
   ExecutorOptions executor = options_.executor;
   executor.gpu_ranks = gpu_ranks_;
-  executor.peers = peers_.get();
+  executor.links = links_.get();
   ASSIGN_OR_RETURN(executor_, StageExecutor::Load(*checkpoint_, layout_, executor, stream(),
                                                   communicator_.get(), progress));
   return absl::OkStatus();
@@ -197,31 +197,23 @@ absl::Status Rank::OpenGpu() {
   return absl::OkStatus();
 }
 
-// Leaves peers_ null where the stage's GPUs do not reach each other.
-absl::Status Rank::OpenPeers() {
-  if (gpu_ == nullptr || layout_.tensor_parallel == 1 || options_.peer_sum_bytes == 0) {
-    return absl::OkStatus();
-  }
-  PeerOptions options;
-  options.rank = layout_.tp_rank;
-  options.size = layout_.tensor_parallel;
-  options.first_rank = layout_.RankOf(layout_.stage, 0);
-  options.most_bytes = (options_.peer_sum_bytes + 15) / 16 * 16;
+absl::Status Rank::OpenLinks() {
+  DeviceLinksOptions options;
+  options.layout = layout_;
+  options.choice = options_.collectives;
+  options.host = group_->places()[group_->rank()].host;
+  options.most_values = options_.executor.step_tokens * checkpoint_->spec().hidden;
+  options.peer_sum_bytes = options_.peer_sum_bytes;
   // Less than the watchdog allows, which knows no rank's name.
-  options.wait_ms = options_.step_timeout_ms;
-  options.gather = [this](const void* in, int64_t bytes, void* out) {
-    return communicator_->AllGather(in, bytes, out);
-  };
-  auto peers = PeerReducer::Open(*gpu_, options);
-  if (peers.ok()) {
-    peers_ = std::move(peers).value();
-    return absl::OkStatus();
+  options.peer_wait_ms = options_.step_timeout_ms;
+  options.communicator = communicator_.get();
+  options.board = &board_;
+  if (transport_ != nullptr) {
+    options.background = [this] { return transport_->Progress(); };
   }
-  if (!absl::IsFailedPrecondition(peers.status())) return peers.status();
-  if (layout_.leader()) {
-    LOG_WARN("sums of stage {} do not go through peer memory: {}", layout_.stage,
-             std::string(peers.status().message()));
-  }
+  ASSIGN_OR_RETURN(links_, DeviceLinks::Open(stream(), options, [this](const std::string& text) {
+                     return group_->GatherTexts(text);
+                   }));
   return absl::OkStatus();
 }
 
@@ -232,8 +224,9 @@ absl::Status Rank::Attach() {
   const std::string print =
       absl::StrCat(fingerprint, " as ", WeightFormatName(options_.executor.weights));
   ASSIGN_OR_RETURN(const std::vector<std::string> prints, group_->GatherTexts(print));
+  const std::string device = absl::StrCat(stream().name(), links_->numerics());
   ASSIGN_OR_RETURN(const std::vector<std::string> numerics,
-                   group_->GatherTexts(RankNumerics(executor_->info().dtypes, stream().name())));
+                   group_->GatherTexts(RankNumerics(executor_->info().dtypes, device)));
   for (int rank = 0; rank < group_->size(); ++rank) {
     if (prints[rank] == print) continue;
     return absl::FailedPreconditionError(

@@ -11,6 +11,7 @@
 #include "model/checkpoint.h"
 #include "model/layout.h"
 #include "model/text_parts.h"
+#include "worker/comm/device_links.h"
 #include "worker/comm/group.h"
 #include "worker/comm/mpi_transport.h"
 #include "worker/comm/shm_communicator.h"
@@ -44,7 +45,7 @@ class Rank {
   // From here on the first rank with an error ends the job by itself.
   absl::Status Load();
   absl::Status OpenGpu();
-  absl::Status OpenPeers();
+  absl::Status OpenLinks();
   Stream& stream() { return gpu_ != nullptr ? *gpu_ : *host_; }
   absl::Status Attach();
   absl::Status Step();
@@ -76,7 +77,7 @@ class Rank {
   std::unique_ptr<CpuStream> host_;
   std::unique_ptr<Stream> gpu_;  // null: the rank computes on the CPU
   int gpu_ranks_ = 1;            // ranks that share its GPU
-  std::unique_ptr<PeerReducer> peers_;
+  std::unique_ptr<DeviceLinks> links_;
   std::unique_ptr<Trace> trace_;
   std::unique_ptr<StageExecutor> executor_;
   std::unique_ptr<StepLoop> loop_;

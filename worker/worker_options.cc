@@ -50,6 +50,14 @@ absl::StatusOr<DeviceChoice> ParseDevice(const std::string& name) {
       absl::StrCat("--device is '", name, "'; it must be auto, cpu or cuda"));
 }
 
+absl::StatusOr<Collectives> ParseCollectives(const std::string& name) {
+  if (name == "auto") return Collectives::kAuto;
+  if (name == "nccl") return Collectives::kNccl;
+  if (name == "host") return Collectives::kHost;
+  return absl::InvalidArgumentError(
+      absl::StrCat("--collectives is '", name, "'; it must be auto, nccl or host"));
+}
+
 // "0,1,2,3": each number once.
 absl::StatusOr<std::vector<int>> ParseDevices(const std::string& list) {
   std::vector<int> devices;
@@ -93,6 +101,7 @@ absl::Status CheckOptions(const WorkerOptions& options) {
 absl::StatusOr<WorkerOptions> ParseWorkerOptions(int argc, const char* const* argv) {
   WorkerOptions options;
   std::string activation_dtype, cpu_target, kv_dtype, dtype = "auto", device = "auto", devices;
+  std::string collectives = "auto";
   int64_t kv_mib = 0;
   CLI::App app("pergola-worker: one rank of a group; started by mpirun, one process per rank");
   app.add_option("--model", options.model, "model directory or .gguf file")->required();
@@ -120,10 +129,14 @@ absl::StatusOr<WorkerOptions> ParseWorkerOptions(int argc, const char* const* ar
   app.add_option("--device", device, "auto (a GPU if there is one), cpu or cuda");
   app.add_option("--devices", devices,
                  "GPUs of a node for its ranks in turn, as 0,1,2,3; unset: all");
+  app.add_option("--collectives", collectives,
+                 "how GPUs exchange: nccl, host (through its memory), or auto (nccl where it is "
+                 "there and each rank has its own GPU)");
   AddNumber(app, "--gpu-memory-fraction", &options.executor.gpu_memory_fraction, {0, 1, true},
             "of a GPU's memory that its ranks take; the KV gets what weights and buffers leave");
   AddNumber(app, "--peer-sum-bytes", &options.peer_sum_bytes, {0, kMaxPeerSumBytes},
-            "largest sum over a stage that its GPUs do through each other's memory; 0: none");
+            "largest sum over a stage that its GPUs do through each other's memory, where they "
+            "reach it and --collectives is not host; 0: none");
   app.add_option("--cpu-target", cpu_target, "instruction set; unset: the best of this machine");
   app.add_option("--trace", options.trace, "write a Chrome trace to FILE.rankN");
   AddNumber(app, "--orphan-timeout-ms", &options.orphan_timeout_ms, {0, kMaxMilliseconds},
@@ -145,6 +158,11 @@ absl::StatusOr<WorkerOptions> ParseWorkerOptions(int argc, const char* const* ar
   }
   ASSIGN_OR_RETURN(options.device, ParseDevice(device));
   ASSIGN_OR_RETURN(options.devices, ParseDevices(devices));
+  ASSIGN_OR_RETURN(options.collectives, ParseCollectives(collectives));
+  if (options.collectives == Collectives::kNccl && options.device == DeviceChoice::kCpu) {
+    return absl::InvalidArgumentError(
+        "--collectives nccl is set beside --device cpu, which uses none");
+  }
   if (!options.devices.empty() && options.device == DeviceChoice::kCpu) {
     return absl::InvalidArgumentError("--devices is set beside --device cpu, which uses none");
   }

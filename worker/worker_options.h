@@ -7,6 +7,7 @@
 
 #include "absl/status/statusor.h"
 #include "kernels/cpu_stream.h"
+#include "worker/comm/device_links.h"
 #include "worker/step/stage_executor.h"
 
 namespace pergola {
@@ -26,6 +27,7 @@ struct WorkerOptions {
   DeviceChoice device = DeviceChoice::kAuto;
   // CUDA devices of a node, dealt to its ranks in turn; empty: all it has.
   std::vector<int> devices;
+  Collectives collectives = Collectives::kAuto;
   // Sums of a stage up to this size go through memory that its GPUs share, where they can; 0: none.
   int64_t peer_sum_bytes = 1 << 20;
   bool cpu_target_set = false;

@@ -12,10 +12,10 @@
 #include "base/status.h"
 #include "kernels/cuda/attention.h"
 #include "kernels/cuda/context.h"
+#include "kernels/cuda/cuda_handle.h"
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/dense_product.h"
 #include "kernels/cuda/matmul.h"
-#include "kernels/cuda/stream_parts.h"
 #include "kernels/decoder_ops.h"
 
 namespace pergola {
@@ -66,6 +66,7 @@ class CudaStream final : public Stream {
   CpuStream& host() override { return host_; }
   const CudaContext& context() const { return context_; }
   void Watch(std::function<absl::Status()> watch) { watch_ = std::move(watch); }
+  CudaHandle handle() const { return {context_.stream, device_}; }
 
   int64_t TotalBytes() const override { return total_bytes_; }
   int64_t WorkspaceBytes(const WorkspaceShape& shape) const override;
@@ -78,6 +79,7 @@ class CudaStream final : public Stream {
   int64_t AvailableBytes() const override;
   void CopyToDevice(void* to, const void* from, int64_t bytes) override;
   void CopyToHost(void* to, const void* from, int64_t bytes) override;
+  bool Idle() override;
   absl::Status Synchronize() override;
   bool records() const override { return true; }
   void BeginRecording() override;
@@ -234,6 +236,14 @@ void CudaStream::CopyToHost(void* to, const void* from, int64_t bytes) {
         "copying from it");
 }
 
+bool CudaStream::Idle() {
+  if (!status_.ok()) return true;
+  const cudaError_t state = cudaStreamQuery(context_.stream);
+  if (state == cudaErrorNotReady) return false;
+  Check(state, "waiting for it");
+  return true;
+}
+
 absl::Status CudaStream::Synchronize() {
   if (status_.ok()) Check(cudaStreamSynchronize(context_.stream), "waiting for it");
   if (status_.ok() && watch_) {
@@ -266,6 +276,11 @@ void CudaStream::Replay(const Recording& recording) {
 }
 
 }  // namespace
+
+CudaHandle CudaHandleOf(Stream& stream) {
+  PERGOLA_CHECK(stream.device() == Device::kCuda);
+  return static_cast<CudaStream&>(stream).handle();
+}
 
 const CudaContext& CudaContextOf(Stream& stream) {
   PERGOLA_CHECK(stream.device() == Device::kCuda);

@@ -3,9 +3,9 @@
 #include <utility>
 
 #include "base/status.h"
+#include "kernels/cuda/cuda_handle.h"
 #include "kernels/cuda/peer_memory.h"
 #include "kernels/cuda/peer_reduce.h"
-#include "kernels/cuda/stream_parts.h"
 
 namespace pergola {
 namespace {

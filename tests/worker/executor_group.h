@@ -13,6 +13,8 @@
 #include "gtest/gtest.h"
 #include "kernels/cpu_stream.h"
 #include "kernels/cuda/cuda_stream.h"
+#include "tests/worker/thread_ranks.h"
+#include "worker/comm/device_links.h"
 #include "worker/step/stage_executor.h"
 
 namespace pergola {
@@ -110,15 +112,15 @@ class ExecutorGroup {
         rank.communicator = std::make_unique<PlainCommunicator>(meeting, tp_rank, tp);
         ranks_.push_back(std::move(rank));
       }
-      if (peer_bytes > 0) OpenPeers(stage, peer_bytes);
     }
+    if (peer_bytes > 0) OpenLinks(checkpoint, peer_bytes);
     for (int world_rank = 0; world_rank < tp * pp; ++world_rank) {
       Rank& rank = ranks_[world_rank];
       Stream& where = rank.gpu != nullptr ? *rank.gpu : *rank.host;
       const auto layout = MakeLayout(checkpoint.spec(), tp, pp, world_rank);
       EXPECT_TRUE(layout.ok()) << layout.status();
       ExecutorOptions own = options;
-      own.peers = rank.peers.get();
+      own.links = rank.links.get();
       auto executor = StageExecutor::Load(checkpoint, *layout, own, where, rank.communicator.get(),
                                           nullptr);
       EXPECT_TRUE(executor.ok()) << executor.status();
@@ -174,29 +176,25 @@ class ExecutorGroup {
     std::unique_ptr<CpuStream> host;
     std::unique_ptr<Stream> gpu;
     std::unique_ptr<StageCommunicator> communicator;
-    std::unique_ptr<PeerReducer> peers;
+    std::unique_ptr<DeviceLinks> links;
     std::unique_ptr<StageExecutor> executor;
   };
 
-  void OpenPeers(int stage, int64_t bytes) {
-    std::vector<std::thread> threads;
-    for (int tp_rank = 0; tp_rank < tp_; ++tp_rank) {
-      Rank& rank = ranks_[stage * tp_ + tp_rank];
-      PeerOptions options;
-      options.rank = tp_rank;
-      options.size = tp_;
-      options.first_rank = stage * tp_;
-      options.most_bytes = bytes;
-      options.gather = [&rank](const void* in, int64_t count, void* out) {
-        return rank.communicator->AllGather(in, count, out);
-      };
-      threads.emplace_back([&rank, options] {
-        auto peers = PeerReducer::Open(*rank.gpu, options);
-        EXPECT_TRUE(peers.ok()) << peers.status();
-        if (peers.ok()) rank.peers = std::move(peers).value();
+  void OpenLinks(const Checkpoint& checkpoint, int64_t peer_bytes) {
+    ThreadGather texts(tp_ * pp_);
+    OnThreads(tp_ * pp_, [&](int world_rank) {
+      Rank& rank = ranks_[world_rank];
+      DeviceLinksOptions options;
+      options.layout = MakeLayout(checkpoint.spec(), tp_, pp_, world_rank).value();
+      options.peer_sum_bytes = peer_bytes;
+      options.communicator = rank.communicator.get();
+      auto links = DeviceLinks::Open(*rank.gpu, options, [&](const std::string& text) {
+        return texts.Gather(world_rank, text);
       });
-    }
-    for (std::thread& thread : threads) thread.join();
+      ASSERT_TRUE(links.ok()) << links.status();
+      rank.links = std::move(links).value();
+      EXPECT_NE(rank.links->peers(), nullptr);
+    });
   }
 
   const int64_t hidden_;

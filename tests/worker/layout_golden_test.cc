@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "gtest/gtest.h"
+#include "kernels/cuda/emulator/emulator.h"
 #include "tests/worker/golden.h"
 #include "tests/worker/thread_group.h"
 
@@ -49,26 +50,46 @@ v1::StepPlan PromptPlan(const std::vector<int32_t>& prompt, bool all_logits) {
   return plan;
 }
 
-using Case = std::tuple<std::string, int, int, Device>;
+// Where the ranks compute, and how GPUs exchange.
+enum class Way { kCpu, kCudaHost, kCudaNccl };
+
+using Case = std::tuple<std::string, int, int, Way>;
 
 class LayoutGoldenTest : public testing::TestWithParam<Case> {
  protected:
   void SetUp() override {
-    if (std::get<3>(GetParam()) == Device::kCuda && CudaDeviceCount() == 0) {
-      GTEST_SKIP() << "there is no CUDA device";
+    const auto& [name, tp, pp, way] = GetParam();
+    if (way == Way::kCpu) return;
+    // NCCL wants a device for each rank; the emulator has as many as it is told.
+    if (way == Way::kCudaNccl) {
+      emulator::DeviceModel model = model_;
+      model.count = tp * pp;
+      emulator::SetDeviceModel(model);
     }
+    const int wanted = way == Way::kCudaNccl ? tp * pp : 1;
+    if (CudaDeviceCount() < wanted) GTEST_SKIP() << "there are no " << wanted << " CUDA devices";
   }
+  void TearDown() override { emulator::SetDeviceModel(model_); }
+
+  std::unique_ptr<ThreadGroup> MakeGroup(const std::string& checkpoint) const {
+    const auto& [name, tp, pp, way] = GetParam();
+    return std::make_unique<ThreadGroup>(
+        checkpoint, tp, pp, Options(), way == Way::kCpu ? Device::kCpu : Device::kCuda,
+        way == Way::kCudaNccl ? Collectives::kNccl : Collectives::kHost);
+  }
+
+ private:
+  const emulator::DeviceModel model_ = emulator::GetDeviceModel();
 };
 
 TEST_P(LayoutGoldenTest, LogitsLieWithinTheJudgesBound) {
-  const auto& [name, tp, pp, device] = GetParam();
-  const Golden golden = LoadGolden(name);
-  ThreadGroup group(golden.checkpoint, tp, pp, Options(), device);
-  const int64_t vocabulary = group.spec().vocabulary;
-  group.Submit(PromptPlan(golden.prompt, true));
-  ASSERT_EQ(group.Wait().entries_size(), 1);
+  const Golden golden = LoadGolden(std::get<0>(GetParam()));
+  const auto group = MakeGroup(golden.checkpoint);
+  const int64_t vocabulary = group->spec().vocabulary;
+  group->Submit(PromptPlan(golden.prompt, true));
+  ASSERT_EQ(group->Wait().entries_size(), 1);
   for (size_t row = 0; row < golden.prompt.size(); ++row) {
-    const absl::Span<const float> logits = group.last_stage().Logits(static_cast<int64_t>(row));
+    const absl::Span<const float> logits = group->last_stage().Logits(static_cast<int64_t>(row));
     ASSERT_EQ(logits.size(), static_cast<size_t>(vocabulary));
     for (int64_t id = 0; id < vocabulary; ++id) {
       ASSERT_LE(std::abs(static_cast<double>(logits[id]) - golden.logits[row * vocabulary + id]),
@@ -106,10 +127,10 @@ std::vector<int32_t> Greedy(ThreadGroup* group, const std::vector<int32_t>& prom
 }
 
 TEST_P(LayoutGoldenTest, GreedyTokensAreTheJudgesWithRunAhead) {
-  const auto& [name, tp, pp, device] = GetParam();
-  const Golden golden = LoadGolden(name);
-  ThreadGroup group(golden.checkpoint, tp, pp, Options(), device);
-  EXPECT_EQ(Greedy(&group, golden.prompt, golden.greedy.size(), pp), golden.greedy);
+  const Golden golden = LoadGolden(std::get<0>(GetParam()));
+  const auto group = MakeGroup(golden.checkpoint);
+  EXPECT_EQ(Greedy(group.get(), golden.prompt, golden.greedy.size(), std::get<2>(GetParam())),
+            golden.greedy);
 }
 
 // The second demo model, where it is: one KV head, superblocks cut by the ranks.
@@ -126,30 +147,33 @@ TEST(Gemma270MLayoutTest, GreedyTokensOfTwoRanksAreTheJudges) {
 }
 
 std::string CaseName(const testing::TestParamInfo<Case>& test) {
+  const Way way = std::get<3>(test.param);
   return TestName(std::get<0>(test.param)) + "_tp" + std::to_string(std::get<1>(test.param)) +
          "_pp" + std::to_string(std::get<2>(test.param)) +
-         (std::get<3>(test.param) == Device::kCuda ? "_cuda" : "");
+         (way == Way::kCpu        ? ""
+          : way == Way::kCudaHost ? "_cuda"
+                                  : "_nccl");
 }
 
 INSTANTIATE_TEST_SUITE_P(Llama, LayoutGoldenTest,
                          testing::Combine(testing::ValuesIn(GoldenNames()),
                                           testing::Values(1, 2, 3), testing::Values(1, 2, 3),
-                                          testing::Values(Device::kCpu)),
+                                          testing::Values(Way::kCpu)),
                          CaseName);
 INSTANTIATE_TEST_SUITE_P(Families, LayoutGoldenTest,
                          testing::Combine(testing::ValuesIn(FamilyGoldenNames()),
                                           testing::Values(1, 2, 3), testing::Values(1, 2),
-                                          testing::Values(Device::kCpu)),
+                                          testing::Values(Way::kCpu)),
                          CaseName);
 
 INSTANTIATE_TEST_SUITE_P(Gguf, LayoutGoldenTest,
                          testing::Combine(testing::ValuesIn(GgufGoldenNames()),
                                           testing::Values(1, 2, 3), testing::Values(1, 2),
-                                          testing::Values(Device::kCpu)),
+                                          testing::Values(Way::kCpu)),
                          CaseName);
 
 // On a GPU or its emulator, activations in f32.
-constexpr auto kGpu = Device::kCuda;
+constexpr auto kGpu = Way::kCudaHost;
 INSTANTIATE_TEST_SUITE_P(CudaLlama, LayoutGoldenTest,
                          testing::Combine(testing::ValuesIn(GoldenNames()), testing::Values(1, 2),
                                           testing::Values(1, 2), testing::Values(kGpu)),
@@ -163,6 +187,14 @@ INSTANTIATE_TEST_SUITE_P(CudaGguf, LayoutGoldenTest,
                          testing::Combine(testing::ValuesIn(GgufGoldenNames()),
                                           testing::Values(1, 2), testing::Values(1),
                                           testing::Values(kGpu)),
+                         CaseName);
+
+// The exchange does not know the family: heads that no number of ranks shares evenly, norms after the
+// branches, and a norm of the embedding stand for all.
+INSTANTIATE_TEST_SUITE_P(Nccl, LayoutGoldenTest,
+                         testing::Combine(testing::Values("uneven", "gemma3", "bloom"),
+                                          testing::Values(1, 2, 3), testing::Values(1, 2),
+                                          testing::Values(Way::kCudaNccl)),
                          CaseName);
 
 }  // namespace

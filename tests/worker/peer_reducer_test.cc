@@ -1,5 +1,5 @@
 // Stages whose ranks sum through peer memory: the goldens, and a rank that is lost.
-#include "kernels/cuda/peer_reducer.h"
+#include "worker/comm/device_links.h"
 
 #include <cmath>
 #include <string>
@@ -40,7 +40,6 @@ TEST_P(PeerGoldenTest, LogitsAndTokensAreTheJudges) {
   const auto checkpoint = Checkpoint::Open(golden.checkpoint);
   ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
   ExecutorGroup group(**checkpoint, 2, 1, F32Options(), 1, Device::kCuda, 1 << 20);
-  EXPECT_THAT(group.last().info().dtypes, HasSubstr("sums of 1048576 bytes through peers"));
   const std::vector<Row> logits =
       LogitsInChunks(group, golden.prompt, static_cast<int64_t>(golden.prompt.size()));
   for (size_t row = 0; row < logits.size(); ++row) {
@@ -86,24 +85,24 @@ TEST_F(PeerStageTest, AStepWithoutOneOfItsRanksNamesIt) {
   ThreadStage stage(kRanks);
   std::unique_ptr<CpuStream> hosts[kRanks];
   std::unique_ptr<Stream> streams[kRanks];
-  std::unique_ptr<PeerReducer> peers[kRanks];
+  std::unique_ptr<DeviceLinks> links[kRanks];
+  ThreadGather texts(kRanks);
   OnThreads(kRanks, [&](int rank) {
     hosts[rank] = CpuStream::Create(StreamOptions());
     streams[rank] = OpenCudaStream(0, *hosts[rank]).value();
-    PeerOptions options;
-    options.rank = rank;
-    options.size = kRanks;
-    options.first_rank = 4;
-    options.most_bytes = 1 << 16;
-    options.wait_ms = 100;
-    options.gather = [&stage, rank](const void* in, int64_t bytes, void* out) {
-      return stage.at(rank).AllGather(in, bytes, out);
-    };
-    peers[rank] = PeerReducer::Open(*streams[rank], options).value();
+    DeviceLinksOptions options;
+    options.layout = MakeLayout(checkpoint.spec(), kRanks, 1, rank).value();
+    options.peer_sum_bytes = 1 << 16;
+    options.peer_wait_ms = 100;
+    options.communicator = &stage.at(rank);
+    links[rank] = DeviceLinks::Open(*streams[rank], options, [&](const std::string& text) {
+                    return texts.Gather(rank, text);
+                  }).value();
   });
+  EXPECT_EQ(links[0]->numerics(), ", by peers to 65536 bytes");
   ExecutorOptions options = F32Options();
   options.context_length = 0;
-  options.peers = peers[0].get();
+  options.links = links[0].get();
   auto executor = StageExecutor::Load(checkpoint, MakeLayout(checkpoint.spec(), 2, 1, 0).value(),
                                       options, *streams[0], &stage.at(0), nullptr);
   ASSERT_TRUE(executor.ok()) << executor.status();
@@ -115,7 +114,7 @@ TEST_F(PeerStageTest, AStepWithoutOneOfItsRanksNamesIt) {
       (*executor)->Execute(built.plan, built.ids, nullptr, &results);
   EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable) << status;
   EXPECT_THAT(std::string(status.message()),
-              HasSubstr("CUDA device 0: sum over peer memory: rank 5 did not come within 100 ms"));
+              HasSubstr("CUDA device 0: sum over peer memory: rank 1 did not come within 100 ms"));
 }
 
 }  // namespace

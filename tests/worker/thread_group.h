@@ -23,21 +23,25 @@ namespace pergola {
 
 class ThreadGroup {
  public:
+  // With kNccl each rank has its own device: there must be TP x PP.
   ThreadGroup(const std::string& path, int tp, int pp, const ExecutorOptions& options,
-              Device device = Device::kCpu)
-      : tp_(tp), device_(device) {
+              Device device = Device::kCpu, Collectives collectives = Collectives::kHost)
+      : tp_(tp), device_(device), collectives_(collectives), texts_(tp * pp), loaded_(tp * pp + 1) {
     auto checkpoint = Checkpoint::Open(path);
     EXPECT_TRUE(checkpoint.ok()) << checkpoint.status();
     checkpoint_ = std::move(checkpoint).value();
     auto mailboxes = std::make_shared<ThreadMailboxes>();
     for (int stage = 0; stage < pp; ++stage) stages_.push_back(std::make_unique<ThreadStage>(tp));
-    for (int rank = 0; rank < tp * pp; ++rank) AddRank(rank, pp, options, mailboxes);
-    for (Rank& rank : ranks_) {
-      rank.thread = std::thread([&loop = *rank.loop] {
-        const absl::Status status = loop.Run();
+    ranks_.resize(tp * pp);
+    for (int rank = 0; rank < tp * pp; ++rank) {
+      ranks_[rank].thread = std::thread([this, rank, pp, options, mailboxes] {
+        AddRank(rank, pp, options, mailboxes);
+        loaded_.Gather(rank, "");
+        const absl::Status status = ranks_[rank].loop->Run();
         EXPECT_TRUE(status.ok()) << status;
       });
     }
+    loaded_.Gather(tp * pp, "");
   }
 
   ~ThreadGroup() {
@@ -105,29 +109,41 @@ class ThreadGroup {
   struct Rank {
     std::unique_ptr<CpuStream> host;
     std::unique_ptr<Stream> gpu;
+    std::unique_ptr<DeviceLinks> links;
     std::unique_ptr<Transport> transport;
     std::unique_ptr<StageExecutor> executor;
     std::unique_ptr<StepLoop> loop;
     std::thread thread;
   };
 
-  void AddRank(int world_rank, int pp, const ExecutorOptions& options,
+  void AddRank(int world_rank, int pp, ExecutorOptions options,
                const std::shared_ptr<ThreadMailboxes>& mailboxes) {
     const auto layout = MakeLayout(spec(), tp_, pp, world_rank);
     EXPECT_TRUE(layout.ok()) << layout.status();
     ThreadStage& stage = *stages_[layout->stage];
-    Rank rank;
+    Rank& rank = ranks_[world_rank];
     StreamOptions stream;
     stream.workspace_bytes = SampleWorkspaceBytes(spec().vocabulary, spec().context_length);
     rank.host = CpuStream::Create(stream);
     if (device_ == Device::kCuda) {
-      auto gpu = OpenCudaStream(0, *rank.host);
+      const bool own = collectives_ == Collectives::kNccl;
+      auto gpu = OpenCudaStream(own ? world_rank : 0, *rank.host);
       EXPECT_TRUE(gpu.ok()) << gpu.status();
       rank.gpu = std::move(gpu).value();
     }
     Stream& where = rank.gpu != nullptr ? *rank.gpu : *rank.host;
     rank.transport =
         std::make_unique<ThreadTransport>(mailboxes, world_rank, &stage.board(layout->tp_rank));
+    DeviceLinksOptions links;
+    links.layout = *layout;
+    links.choice = collectives_;
+    links.most_values = options.step_tokens * spec().hidden;
+    links.board = &stage.board(layout->tp_rank);
+    auto opened = DeviceLinks::Open(
+        where, links, [&](const std::string& text) { return texts_.Gather(world_rank, text); });
+    EXPECT_TRUE(opened.ok()) << opened.status();
+    rank.links = std::move(opened).value();
+    options.links = rank.links.get();
     auto executor = StageExecutor::Load(*checkpoint_, *layout, options, where,
                                         &stage.at(layout->tp_rank), nullptr);
     EXPECT_TRUE(executor.ok()) << executor.status();
@@ -146,11 +162,13 @@ class ThreadGroup {
     loop.step_tokens = options.step_tokens;
     loop.now_us = WaitBoard::SteadyMicroseconds;
     rank.loop = std::make_unique<StepLoop>(loop, parts);
-    ranks_.push_back(std::move(rank));
   }
 
   const int tp_;
   const Device device_;
+  const Collectives collectives_;
+  ThreadGather texts_;
+  ThreadGather loaded_;
   std::unique_ptr<Checkpoint> checkpoint_;
   Plans plans_;
   Results results_;

@@ -3,9 +3,11 @@
 
 #include <functional>
 #include <memory>
+#include <string>
 #include <thread>
 #include <vector>
 
+#include "base/mutex.h"
 #include "worker/comm/shm_communicator.h"
 #include "worker/comm/wait_board.h"
 
@@ -35,6 +37,34 @@ class ThreadStage {
  private:
   std::vector<std::unique_ptr<WaitBoard>> boards_;
   std::vector<std::unique_ptr<ShmCommunicator>> ranks_;
+};
+
+// Where ranks that are threads exchange texts: every rank calls Gather the same number of times.
+class ThreadGather {
+ public:
+  explicit ThreadGather(int size) : texts_(size) {}
+
+  std::vector<std::string> Gather(int rank, const std::string& text) {
+    MutexLock lock(mutex_);
+    const uint64_t generation = generation_;
+    texts_[rank] = text;
+    if (++arrived_ == static_cast<int>(texts_.size())) {
+      arrived_ = 0;
+      all_ = texts_;
+      ++generation_;
+      changed_.NotifyAll();
+    }
+    while (generation_ == generation) changed_.Wait(mutex_);
+    return all_;
+  }
+
+ private:
+  Mutex mutex_;
+  CondVar changed_;
+  std::vector<std::string> texts_ GUARDED_BY(mutex_);
+  std::vector<std::string> all_ GUARDED_BY(mutex_);
+  int arrived_ GUARDED_BY(mutex_) = 0;
+  uint64_t generation_ GUARDED_BY(mutex_) = 0;
 };
 
 // Calls body(rank) on `count` threads and waits for all.

@@ -11,21 +11,17 @@ constexpr int64_t kF32Bytes = sizeof(float);
 
 }  // namespace
 
-int64_t DeviceReducer::PlannedBytes(bool on_cpu, int tensor_parallel, int64_t most_values,
-                                    DType activation) {
-  const bool widens = !on_cpu && tensor_parallel > 1 && activation != DType::kF32;
-  return widens ? most_values * kF32Bytes : 0;
+int64_t DeviceReducer::PlannedBytes(bool staged, int64_t most_values, DType activation) {
+  return staged && activation != DType::kF32 ? most_values * kF32Bytes : 0;
 }
 
-DeviceReducer::DeviceReducer(Stream& stream, StageCommunicator* communicator, int64_t most_values,
-                             DType activation)
-    : stream_(stream), communicator_(communicator) {
-  const bool on_cpu = stream.device() == Device::kCpu;
-  const int ranks = communicator == nullptr ? 1 : communicator->size();
-  if (!on_cpu && ranks > 1) {
-    staged_ = DeviceBuffer(stream, most_values * kF32Bytes, Place::kPinned);
-  }
-  wide_ = DeviceBuffer(stream, PlannedBytes(on_cpu, ranks, most_values, activation));
+DeviceReducer::DeviceReducer(Stream& stream, StageCommunicator* communicator, DeviceGroup* group,
+                             int64_t most_values, DType activation)
+    : stream_(stream), communicator_(communicator), group_(group) {
+  const bool staged = stream.device() != Device::kCpu && group == nullptr &&
+                      communicator != nullptr && communicator->size() > 1;
+  if (staged) staged_ = DeviceBuffer(stream, most_values * kF32Bytes, Place::kPinned);
+  wide_ = DeviceBuffer(stream, PlannedBytes(staged, most_values, activation));
 }
 
 // The same on every rank: it depends on the message's size alone.
@@ -33,16 +29,12 @@ bool DeviceReducer::ThroughPeers(const Tensor& part) const {
   return peers_ != nullptr && DTypeBytes(part.dtype(), part.values()) <= peers_->most_bytes();
 }
 
-// The group's messages between stages move on while the step is enqueued.
-absl::Status DeviceReducer::MoveMessagesOn() {
-  return communicator_->AllReduce(nullptr, 0);
-}
-
 absl::Status DeviceReducer::AllReduce(const Tensor& x) {
   if (ThroughPeers(x)) {
     peers_->AllReduce(x);
-    return MoveMessagesOn();
+    return absl::OkStatus();
   }
+  if (group_ != nullptr) return group_->AllReduce(x);
   if (communicator_ == nullptr) return absl::OkStatus();
   // Also with one rank: the communicator moves the group's messages on while the step runs.
   if (stream_.device() == Device::kCpu) return communicator_->AllReduce(x.f32(), x.values());
@@ -67,7 +59,7 @@ absl::Status DeviceReducer::AllReduce(const Tensor& x) {
 absl::Status DeviceReducer::AllReduceNorm(const RmsNormArgs& args) {
   if (ThroughPeers(args.residual)) {
     peers_->AllReduceNorm(args);
-    return MoveMessagesOn();
+    return absl::OkStatus();
   }
   RETURN_IF_ERROR(AllReduce(args.residual));
   RmsNorm(stream_, args);
@@ -77,7 +69,7 @@ absl::Status DeviceReducer::AllReduceNorm(const RmsNormArgs& args) {
 absl::Status DeviceReducer::AllReduceNorm(const LayerNormArgs& args) {
   if (ThroughPeers(args.residual)) {
     peers_->AllReduceNorm(args);
-    return MoveMessagesOn();
+    return absl::OkStatus();
   }
   RETURN_IF_ERROR(AllReduce(args.residual));
   LayerNorm(stream_, args);
@@ -87,7 +79,7 @@ absl::Status DeviceReducer::AllReduceNorm(const LayerNormArgs& args) {
 absl::Status DeviceReducer::AllReduceAdd(const AddArgs& args) {
   if (ThroughPeers(args.y)) {
     peers_->AllReduceAdd(args);
-    return MoveMessagesOn();
+    return absl::OkStatus();
   }
   RETURN_IF_ERROR(AllReduce(args.y));
   Add(stream_, args);

@@ -44,7 +44,7 @@ class Group {
   absl::Status Barrier();
   absl::StatusOr<int64_t> Minimum(int64_t value);
   // Everyone's text (at most kMaxText bytes), by rank.
-  static constexpr size_t kMaxText = 256;
+  static constexpr size_t kMaxText = 320;
   absl::StatusOr<std::vector<std::string>> GatherTexts(const std::string& text);
 
   // This rank's memory shared with its stage: made by the stage's leader, unlinked before it

@@ -1,7 +1,7 @@
 // The message from a rank of one stage to the same tp_rank of the next: which plan it belongs to,
 // the times of the stages so far, and this rank's share of the activations. A share is ceil(values
 // / TP) values, the last ones padded with zeros, so that the next stage's all-gather has equal
-// parts.
+// parts. Without activations if those go from device to device.
 #pragma once
 
 #include <cstdint>

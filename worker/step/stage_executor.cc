@@ -11,6 +11,7 @@
 #include "worker/model/kv_cache.h"
 #include "worker/model/step_graphs.h"
 #include "worker/model/step_inputs.h"
+#include "worker/step/hop.h"
 #include "worker/step/slot_table.h"
 #include "worker/step/token_sampler.h"
 #include "worker/weights/loader.h"
@@ -50,8 +51,8 @@ absl::Status ValidateOptions(const ModelSpec& spec, const ExecutorOptions& optio
 class DecoderExecutor final : public StageExecutor {
  public:
   DecoderExecutor(const ModelSpec& spec, const RankLayout& layout, Stream& stream,
-                  StageCommunicator* communicator)
-      : spec_(spec), layout_(layout), stream_(stream), communicator_(communicator) {}
+                  StageCommunicator* communicator, DeviceLinks* links)
+      : spec_(spec), layout_(layout), stream_(stream), communicator_(communicator), links_(links) {}
 
   // Called once, before anything else.
   absl::Status Init(const Checkpoint& checkpoint, const ExecutorOptions& options,
@@ -62,6 +63,7 @@ class DecoderExecutor final : public StageExecutor {
   absl::Status Validate(const v1::StepPlan& plan) const override { return slots_->Validate(plan); }
   absl::Status Execute(const v1::StepPlan& plan, absl::Span<const int32_t> ids, float* hidden,
                        std::vector<v1::EntryResult>* results) override;
+  bool hops_on_device() const override { return column() != nullptr; }
   void ForgetSlots() override { slots_->Clear(); }
   void KeepLogits(bool keep) override {
     if (sampler_ != nullptr) sampler_->Keep(keep);
@@ -73,14 +75,25 @@ class DecoderExecutor final : public StageExecutor {
 
  private:
   bool on_cpu() const { return stream_.device() == Device::kCpu; }
-  // A stage of several ranks waits for the others within a step, which cannot be recorded.
-  bool records() const { return stream_.records() && layout_.tensor_parallel == 1; }
-  // Held by peers_ before anything is planned.
-  int64_t PeerBytes() const {
-    return peers_ == nullptr
-               ? 0
-               : PeerReducer::PlannedBytes(layout_.tensor_parallel, peers_->most_bytes());
+  DeviceGroup* stage() const { return links_ == nullptr ? nullptr : links_->stage(); }
+  DeviceGroup* column() const { return links_ == nullptr ? nullptr : links_->column(); }
+  PeerReducer* peers() const { return links_ == nullptr ? nullptr : links_->peers(); }
+  // A step in which ranks meet on the host cannot be recorded. Plans are the same on all ranks of a
+  // stage, and so they record and replay the same steps. Hops are not recorded: of two
+  // communicators in one recording NCCL's documentation warns, and they are one or two launches.
+  bool records() const {
+    return stream_.records() &&
+           (layout_.tensor_parallel == 1 || stage() != nullptr || PeersTakeAll());
   }
+  bool PeersTakeAll() const {
+    const int64_t values = bounds_.step_rows * spec_.hidden;
+    return peers() != nullptr && DTypeBytes(DType::kF32, values) <= peers()->most_bytes();
+  }
+  // Ranks meet within a step on the host.
+  bool staged() const { return !on_cpu() && layout_.tensor_parallel > 1 && stage() == nullptr; }
+  absl::Status ReceiveHidden(int64_t values);
+  absl::Status SendHidden(int64_t values);
+  absl::Status Wait(uint64_t plan_id);
   absl::Status Forward(const StepInputs::Uploaded& step, float* hidden);
   absl::Status PlanMemory(const ShapeSpec& shape, const ExecutorOptions& options);
   WorkspaceShape WorkspaceOf(const ShapeSpec& shape, const ExecutorOptions& options) const;
@@ -93,7 +106,7 @@ class DecoderExecutor final : public StageExecutor {
   const RankLayout layout_;
   Stream& stream_;
   StageCommunicator* communicator_;
-  PeerReducer* peers_ = nullptr;
+  DeviceLinks* links_;
   StageWeights weights_;
   KvShape kv_shape_;
   DecoderBounds bounds_;
@@ -109,7 +122,7 @@ class DecoderExecutor final : public StageExecutor {
   std::unique_ptr<SlotTable> slots_;
   std::unique_ptr<StepInputs> inputs_;
   std::unique_ptr<StepGraphs> graphs_;     // where steps are recorded
-  DeviceBuffer hidden_;                    // [step_tokens, hidden] f32, on a GPU
+  DeviceBuffer hidden_;                    // [step_tokens, hidden] f32 and padding, on a GPU
   std::unique_ptr<TokenSampler> sampler_;  // last stage only
 };
 
@@ -165,10 +178,9 @@ absl::Status DecoderExecutor::PlanMemory(const ShapeSpec& shape, const ExecutorO
   }
   limits.on_gpu = !on_cpu();
   limits.activation_dtype = activation_;
-  limits.peer_bytes = DeviceReducer::PlannedBytes(on_cpu(), layout_.tensor_parallel,
-                                                  limits.step_tokens * spec_.hidden, activation_);
-  peers_ = options.peers;
-  limits.peer_bytes += PeerBytes();
+  limits.peer_bytes =
+      DeviceReducer::PlannedBytes(staged(), limits.step_tokens * spec_.hidden, activation_);
+  if (links_ != nullptr) limits.peer_bytes += links_->bytes();
   limits.op_workspace_bytes = workspace_bytes_ =
       stream_.WorkspaceBytes(WorkspaceOf(shape, options));
   limits.kv_dtype = options.kv_dtype_set        ? options.kv_dtype
@@ -228,9 +240,6 @@ void DecoderExecutor::FillInfo() {
   if (!on_cpu()) {
     absl::StrAppend(&info_.dtypes, ", ", ToAbsl(DTypeName(activation_)), " activations");
   }
-  if (peers_ != nullptr) {
-    absl::StrAppend(&info_.dtypes, ", sums of ", peers_->most_bytes(), " bytes through peers");
-  }
   info_.allocated.weight_bytes[0] = weights_.bytes();
   info_.allocated.block_count = limits_.block_count;
   info_.allocated.block_bytes = kv_->bytes() / limits_.block_count;
@@ -244,7 +253,7 @@ void DecoderExecutor::FillInfo() {
   info_.allocated.residual_bytes = hidden_.size();
   info_.allocated.table_bytes = inputs_->bytes();
   info_.allocated.logit_bytes = sampler_ == nullptr ? 0 : sampler_->device_bytes();
-  info_.allocated.peer_bytes = reducer_->bytes() + PeerBytes();
+  info_.allocated.peer_bytes = reducer_->bytes() + (links_ == nullptr ? 0 : links_->bytes());
   info_.allocated.host_bytes = slots_->bytes() + logits;
 }
 
@@ -273,9 +282,9 @@ absl::Status DecoderExecutor::Allocate() {
   workspace_ = DeviceBuffer(stream_, workspace_bytes_);
   stream_.UseWorkspace(workspace_.data(), workspace_.size());
   kv_ = std::make_unique<KvCache>(kv_shape_, limits_.block_count, stream_);
-  reducer_ = std::make_unique<DeviceReducer>(stream_, communicator_,
+  reducer_ = std::make_unique<DeviceReducer>(stream_, communicator_, stage(),
                                              limits_.step_tokens * spec_.hidden, activation_);
-  reducer_->UsePeers(peers_);
+  reducer_->UsePeers(peers());
   decoder_ = std::make_unique<Decoder>(spec_, layout_, bounds_, weights_, *kv_, stream_, *reducer_);
   slots_ = std::make_unique<SlotTable>(limits_);
   inputs_ = std::make_unique<StepInputs>(stream_, limits_.step_tokens, limits_.slot_count,
@@ -283,7 +292,7 @@ absl::Status DecoderExecutor::Allocate() {
                                          records() ? limits_.context_length : 0);
   if (records()) graphs_ = std::make_unique<StepGraphs>(stream_, *decoder_);
   if (!on_cpu()) {
-    hidden_ = DeviceBuffer(stream_, DTypeBytes(DType::kF32, limits_.step_tokens * spec_.hidden));
+    hidden_ = DeviceBuffer(stream_, info_.memory.residual_bytes);
   }
   if (layout_.last_stage()) {
     sampler_ = std::make_unique<TokenSampler>(sampler_shape_, stream_, communicator_);
@@ -294,8 +303,29 @@ absl::Status DecoderExecutor::Allocate() {
 absl::Status DecoderExecutor::Forward(const StepInputs::Uploaded& step, float* hidden) {
   if (!step.padded) return decoder_->Forward(step.rows, step.ids, hidden);
   RETURN_IF_ERROR(graphs_->Forward(step.rows, step.ids, hidden));
+  if (communicator_ == nullptr || communicator_->size() > 1) return absl::OkStatus();
   // A replay calls nobody; the group's messages move on here.
-  return communicator_ == nullptr ? absl::OkStatus() : communicator_->AllReduce(nullptr, 0);
+  return communicator_->AllReduce(nullptr, 0);
+}
+
+// Each GPU has its share from its own column, over its own way out, and the stage puts them
+// together.
+absl::Status DecoderExecutor::ReceiveHidden(int64_t values) {
+  const int64_t share = HopShare(values, layout_.tensor_parallel);
+  const int64_t bytes = DTypeBytes(DType::kF32, share);
+  uint8_t* own = hidden_.data() + bytes * layout_.tp_rank;
+  RETURN_IF_ERROR(column()->Receive(own, bytes, layout_.stage - 1));
+  return stage() == nullptr ? absl::OkStatus() : stage()->AllGather(own, bytes, hidden_.data());
+}
+
+absl::Status DecoderExecutor::SendHidden(int64_t values) {
+  const int64_t bytes = DTypeBytes(DType::kF32, HopShare(values, layout_.tensor_parallel));
+  return column()->Send(hidden_.data() + bytes * layout_.tp_rank, bytes, layout_.stage + 1);
+}
+
+absl::Status DecoderExecutor::Wait(uint64_t plan_id) {
+  if (links_ == nullptr) return stream_.Synchronize();
+  return links_->Synchronize(stream_, "GPU work of plan", plan_id);
 }
 
 absl::Status DecoderExecutor::Execute(const v1::StepPlan& plan, absl::Span<const int32_t> ids,
@@ -311,14 +341,18 @@ absl::Status DecoderExecutor::Execute(const v1::StepPlan& plan, absl::Span<const
   }
   const StepRows rows = slots_->Apply(plan, ids);
   const StepInputs::Uploaded step = inputs_->Upload(rows, ids, slots_->changes());
-  const int64_t bytes = DTypeBytes(DType::kF32, rows.count * spec_.hidden);
+  const int64_t values = rows.count * spec_.hidden;
+  const int64_t bytes = DTypeBytes(DType::kF32, values);
+  const bool copies = !on_cpu() && !hops_on_device();
   float* stream_of_rows = on_cpu() ? hidden : reinterpret_cast<float*>(hidden_.data());
   if (rows.count > 0) {
-    if (!on_cpu() && !layout_.first_stage()) stream_.CopyToDevice(stream_of_rows, hidden, bytes);
+    if (copies && !layout_.first_stage()) stream_.CopyToDevice(stream_of_rows, hidden, bytes);
+    if (hops_on_device() && !layout_.first_stage()) RETURN_IF_ERROR(ReceiveHidden(values));
     RETURN_IF_ERROR(Forward(step, stream_of_rows));
-    if (!on_cpu() && !layout_.last_stage()) stream_.CopyToHost(hidden, stream_of_rows, bytes);
+    if (hops_on_device() && !layout_.last_stage()) RETURN_IF_ERROR(SendHidden(values));
+    if (copies && !layout_.last_stage()) stream_.CopyToHost(hidden, stream_of_rows, bytes);
   }
-  RETURN_IF_ERROR(stream_.Synchronize());
+  RETURN_IF_ERROR(Wait(plan.plan_id()));
   if (sampler_ == nullptr) return absl::OkStatus();
   return sampler_->Sample(plan, *slots_, *decoder_, stream_of_rows, results);
 }
@@ -329,8 +363,8 @@ absl::StatusOr<std::unique_ptr<StageExecutor>> StageExecutor::Load(
     const Checkpoint& checkpoint, const RankLayout& layout, const ExecutorOptions& options,
     Stream& stream, StageCommunicator* communicator, const LoadProgress& progress) {
   PERGOLA_CHECK(layout.tensor_parallel == 1 || communicator != nullptr);
-  auto executor =
-      std::make_unique<DecoderExecutor>(checkpoint.spec(), layout, stream, communicator);
+  auto executor = std::make_unique<DecoderExecutor>(checkpoint.spec(), layout, stream, communicator,
+                                                    options.links);
   RETURN_IF_ERROR(executor->Init(checkpoint, options, progress));
   return std::unique_ptr<StageExecutor>(std::move(executor));
 }

@@ -11,7 +11,6 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
-#include "kernels/cuda/peer_reducer.h"
 #include "kernels/stream.h"
 #include "model/checkpoint.h"
 #include "model/layout.h"
@@ -19,6 +18,7 @@
 #include "model/weight_format.h"
 #include "pergola/v1/worker.pb.h"
 #include "worker/comm/communicator.h"
+#include "worker/comm/device_links.h"
 
 namespace pergola {
 
@@ -42,8 +42,9 @@ struct ExecutorOptions {
   // of it, at most what all slots can use.
   float gpu_memory_fraction = 0.9F;
   int gpu_ranks = 1;  // that share the GPU
-  // For sums that its ranks' GPUs can do among themselves; borrowed, nullptr: there is none.
-  PeerReducer* peers = nullptr;
+  // How the GPU reaches those of other ranks; null: through the host. Borrowed; outlives the
+  // executor.
+  DeviceLinks* links = nullptr;
 };
 
 // Which weight type and KV type a rank ended up with: part of the numerics id.
@@ -85,11 +86,15 @@ class StageExecutor {
   //        in the last (token histories), may be empty elsewhere. An id outside the vocabulary
   //        embeds as zeros: a TokenRef to an entry that ended with NAN may be -1.
   //   hidden: [rows, hidden] f32. In: the previous stage's output (unused in the first stage). Out:
-  //        this stage's output (in the last stage: unspecified).
+  //        this stage's output (in the last stage: unspecified). Unused if hops_on_device().
   //   results: in the last stage, one EntryResult per entry, equal on every rank of the stage; else
   //        untouched.
   virtual absl::Status Execute(const v1::StepPlan& plan, absl::Span<const int32_t> ids,
                                float* hidden, std::vector<v1::EntryResult>* results) = 0;
+
+  // Whether Execute itself takes the hidden state from the stage before and gives it to the next,
+  // on the device. Each rank has its share from its column and gathers the rest within its stage.
+  virtual bool hops_on_device() const = 0;
 
   // Forgets all slots (a new epoch). Weights stay.
   virtual void ForgetSlots() = 0;

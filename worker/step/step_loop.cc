@@ -168,7 +168,10 @@ absl::Status StepLoop::Step() {
   times_.Clear();
   times_.set_plan_id(plan_.plan_id());
   times_.set_epoch(plan_.epoch());
-  if (!layout_.first_stage()) RETURN_IF_ERROR(ReceiveHidden(rows));
+  // Where the hidden state goes from device to device, the message has the times only, and comes
+  // when the stage before is done.
+  const bool on_device = parts_.executor->hops_on_device();
+  if (!layout_.first_stage() && !on_device) RETURN_IF_ERROR(ReceiveHidden(rows));
 
   std::vector<v1::EntryResult> entries;
   const int64_t begin_us = options_.now_us();
@@ -178,6 +181,7 @@ absl::Status StepLoop::Step() {
     ScopedWait wait(*parts_.board, "execute plan", plan_.plan_id(), -1);
     RETURN_IF_ERROR(parts_.executor->Execute(plan_, ids_, hidden_.data(), &entries));
   }
+  if (!layout_.first_stage() && on_device) RETURN_IF_ERROR(ReceiveHidden(0));
   const int64_t end_us = options_.now_us();
   v1::StageTime* time = times_.add_stages();
   time->set_start_us(static_cast<uint32_t>(std::max<int64_t>(0, begin_us - received_us_)));
@@ -185,7 +189,7 @@ absl::Status StepLoop::Step() {
   if (parts_.trace != nullptr) {
     parts_.trace->Complete("step", begin_us, end_us, plan_.plan_id(), rows);
   }
-  if (!layout_.last_stage()) return SendHidden(rows);
+  if (!layout_.last_stage()) return SendHidden(on_device ? 0 : rows);
   return Finish(std::move(entries));
 }
 

@@ -20,7 +20,9 @@
 //    places and sizes no code can list, and keep what the last block left;
 //  - CopyAsync's bytes land at the CopyAsyncWait that covers them, and are 0xff until then.
 //
-// Work on streams is done at once, in the order of the calls, unless it is captured or deferred.
+// Work on streams is done at once, in the order of the calls, unless it is captured or deferred, or
+// stands behind work that waits for other ranks (nccl.h): such a stream goes on when it is asked
+// for or waited for.
 #pragma once
 
 #include <cstdint>
@@ -39,7 +41,8 @@ void SetOrder(Order order, uint64_t seed = 0);
 // thread's streams. Off at first.
 void SetDeferred(bool deferred);
 
-// What cudaGetDeviceProperties and cudaMemGetInfo say, in all threads.
+// What cudaGetDeviceProperties and cudaMemGetInfo say, in all threads. At first the environment
+// variable PERGOLA_EMULATED_GPUS gives the count, if it is set.
 struct DeviceModel {
   int count = 1;
   int major = 9;

@@ -25,6 +25,15 @@ thread_local int current_device = 0;
 constexpr size_t kShareGranule = size_t{2} << 20;
 constexpr size_t kPageBytes = 4096;
 
+// How programs whose main is the product's are told of their devices.
+DeviceModel ModelFromEnvironment() {
+  DeviceModel model;
+  if (const char* count = std::getenv("PERGOLA_EMULATED_GPUS"); count != nullptr) {
+    model.count = std::atoi(count);
+  }
+  return model;
+}
+
 class Registry {
  public:
   static Registry& Instance() {
@@ -39,9 +48,9 @@ class Registry {
     MutexLock lock(mutex_);
     return model_;
   }
-  int64_t allocated() {
+  int64_t allocated(int device) {
     MutexLock lock(mutex_);
-    return allocated_;
+    return allocated_[device];
   }
   cudaError_t Allocate(void** pointer, size_t bytes, bool on_device) {
     if (pointer == nullptr) return cudaErrorInvalidValue;
@@ -49,13 +58,14 @@ class Registry {
     if (bytes == 0) return cudaSuccess;
     MutexLock lock(mutex_);
     const auto size = static_cast<int64_t>(bytes);
-    if (on_device && size > model_.memory_bytes - allocated_) return cudaErrorMemoryAllocation;
+    if (on_device && size > model_.memory_bytes - allocated_[current_device])
+      return cudaErrorMemoryAllocation;
     const size_t alignment = bytes % kShareGranule == 0 ? kPageBytes : kAlignment;
     void* memory = std::aligned_alloc(alignment, (bytes + alignment - 1) / alignment * alignment);
     if (memory == nullptr) return cudaErrorMemoryAllocation;
     std::memset(memory, 0xff, bytes);
     blocks_[reinterpret_cast<uintptr_t>(memory)] = {size, on_device, current_device, -1, false};
-    if (on_device) allocated_ += size;
+    if (on_device) allocated_[current_device] += size;
     *pointer = memory;
     return cudaSuccess;
   }
@@ -66,7 +76,7 @@ class Registry {
     if (found == blocks_.end() || found->second.on_device != on_device || found->second.imported) {
       return cudaErrorInvalidValue;
     }
-    if (on_device) allocated_ -= found->second.bytes;
+    if (on_device) allocated_[found->second.device] -= found->second.bytes;
     const Block block = found->second;
     blocks_.erase(found);
     // The heap must not go on with pages that another process sees.
@@ -135,9 +145,9 @@ class Registry {
     bool imported;    // from another process
   };
   Mutex mutex_;
-  DeviceModel model_ GUARDED_BY(mutex_);
+  DeviceModel model_ GUARDED_BY(mutex_) = ModelFromEnvironment();
   std::map<uintptr_t, Block> blocks_ GUARDED_BY(mutex_);
-  int64_t allocated_ GUARDED_BY(mutex_) = 0;
+  std::map<int, int64_t> allocated_ GUARDED_BY(mutex_);  // of each device
 };
 
 Registry& TheRegistry() {
@@ -188,6 +198,10 @@ void AddImportedMemory(void* pointer, int64_t bytes) {
 
 int64_t RemoveImportedMemory(void* pointer) {
   return TheRegistry().RemoveImported(pointer);
+}
+
+bool IsDeviceMemory(const void* pointer, size_t bytes) {
+  return TheRegistry().IsDeviceMemory(pointer, bytes);
 }
 
 cudaError_t Report(cudaError_t error) {
@@ -252,6 +266,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
   p.memoryBusWidth = 64;
   p.l2CacheSize = 1 << 20;
   p.concurrentKernels = 1;
+  p.pciBusID = device + 1;
   *properties = p;
   return cudaSuccess;
 }
@@ -321,7 +336,8 @@ cudaError_t cudaDeviceReset() {
 cudaError_t cudaMemGetInfo(size_t* free_bytes, size_t* total_bytes) {
   const int64_t total = GetDeviceModel().memory_bytes;
   *total_bytes = static_cast<size_t>(total);
-  *free_bytes = static_cast<size_t>(total - TheRegistry().allocated());
+  *free_bytes =
+      static_cast<size_t>(total - TheRegistry().allocated(pergola::emulator::current_device));
   return cudaSuccess;
 }
 
@@ -365,7 +381,7 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpy
   if (bytes == 0) return cudaSuccess;
   const cudaError_t error = pergola::emulator::CheckCopy(to, bytes, from, bytes, kind);
   if (error != cudaSuccess) return Report(error);
-  if (pergola::emulator::Deferred() && TheRegistry().IsPageable(from, bytes)) {
+  if (pergola::emulator::Delays(stream) && TheRegistry().IsPageable(from, bytes)) {
     // CUDA has read pageable memory when it returns.
     const auto* begin = static_cast<const char*>(from);
     return Enqueue(stream, [to, own = std::vector<char>(begin, begin + bytes)] {

@@ -17,7 +17,7 @@
 namespace pergola::emulator {
 namespace {
 
-using Work = std::vector<std::function<void()>>;
+using Steps = std::vector<Work>;
 
 struct Capture {
   cudaStream_t origin = nullptr;
@@ -25,7 +25,7 @@ struct Capture {
   std::thread::id thread;
   bool invalid = false;
   std::set<cudaStream_t> streams;  // all it has reached, but for the origin
-  Work work;                       // in the order of the calls, which no dependency runs against
+  Steps work;                      // in the order of the calls, which no dependency runs against
 };
 
 // How many captured operations of each stream came before a point: a vector clock.
@@ -59,11 +59,11 @@ struct CUevent_st {
 };
 
 struct CUgraph_st {
-  pergola::emulator::Work work;
+  pergola::emulator::Steps work;
 };
 
 struct CUgraphExec_st {
-  pergola::emulator::Work work;
+  pergola::emulator::Steps work;
 };
 
 namespace pergola::emulator {
@@ -87,7 +87,7 @@ cudaError_t Invalidate(Capture* capture, cudaError_t error) {
 }
 
 // Puts work into the stream's capture; false (and no error) if it captures nothing.
-bool TryCapture(cudaStream_t stream, std::function<void()>* work, cudaError_t* error) {
+bool TryCapture(cudaStream_t stream, Work* work, cudaError_t* error) {
   Captures& all = Captures::Instance();
   MutexLock lock(all.mutex);
   *error = cudaSuccess;
@@ -119,24 +119,31 @@ void Merge(Clock* clock, const Clock& other) {
 
 }  // namespace
 
-cudaError_t Enqueue(cudaStream_t stream, std::function<void()> work) {
+cudaError_t Enqueue(cudaStream_t stream, Work work) {
   cudaError_t error;
   if (TryCapture(stream, &work, &error)) return Report(error);
-  if (stream != nullptr && Deferred()) {
-    stream->queue->Push(std::move(work));
+  if (stream == nullptr) {
+    RunDeferred(nullptr);
+    StreamQueue legacy;
+    legacy.Push(std::move(work));
+    legacy.RunAll();
     return cudaSuccess;
   }
-  RunDeferred(stream);
-  work();
+  stream->queue->Push(std::move(work));
+  if (!deferred_setting) stream->queue->TryAll();
   return cudaSuccess;
+}
+
+cudaError_t Enqueue(cudaStream_t stream, std::function<void()> work) {
+  return Enqueue(stream, Work(std::move(work)));
 }
 
 void SetDeferred(bool deferred) {
   deferred_setting = deferred;
 }
 
-bool Deferred() {
-  return deferred_setting;
+bool Delays(cudaStream_t stream) {
+  return deferred_setting || (stream != nullptr && !stream->queue->Empty());
 }
 
 void RunDeferred(cudaStream_t stream) {
@@ -200,8 +207,9 @@ cudaError_t WaitForRecorded(cudaStream_t stream, const CUevent_st& event) {
     }
   }
   if (event.queue == nullptr) return cudaSuccess;
-  return Enqueue(stream,
-                 [queue = event.queue, number = event.number] { queue->RunThrough(number); });
+  return Enqueue(stream, Work::Waiting([queue = event.queue, number = event.number] {
+                   return [=] { return queue->TryThrough(number); };
+                 }));
 }
 
 }  // namespace
@@ -313,7 +321,7 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   const auto mark = [time = event->time] { *time = std::chrono::steady_clock::now(); };
   if (stream != nullptr && !stream->queue->Empty()) {
     event->queue = stream->queue;
-    event->number = stream->queue->Push(mark);
+    event->number = stream->queue->Push(pergola::emulator::Work(mark));
   } else {
     mark();
   }
@@ -433,9 +441,13 @@ cudaError_t cudaGraphUpload(cudaGraphExec_t exec, cudaStream_t /*stream*/) {
 
 cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream) {
   if (exec == nullptr) return Report(cudaErrorInvalidValue);
-  return pergola::emulator::Enqueue(stream, [work = exec->work] {
-    for (const auto& step : work) step();
-  });
+  const auto begin = [work = exec->work] {
+    return [work, next = size_t{0}]() mutable {
+      while (next < work.size() && work[next].Advance()) ++next;
+      return next == work.size();
+    };
+  };
+  return pergola::emulator::Enqueue(stream, pergola::emulator::Work::Waiting(begin));
 }
 
 cudaError_t cudaGraphGetNodes(cudaGraph_t graph, cudaGraphNode_t* nodes, size_t* count) {

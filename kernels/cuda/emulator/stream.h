@@ -2,15 +2,47 @@
 // captures, or deferred. Private to the emulator.
 #pragma once
 
+#include <cstddef>
 #include <functional>
+#include <utility>
 
 #include "kernels/cuda/emulator/runtime_api.h"
 
 namespace pergola::emulator {
 
+// One piece of a stream's work. A copy of work that has not begun begins anew.
+class Work {
+ public:
+  // Tries to go on; true when done.
+  using Attempt = std::function<bool()>;
+
+  explicit Work(std::function<void()> run) : run_(std::move(run)) {}
+  // Work that waits for other ranks: tried until it is done.
+  static Work Waiting(std::function<Attempt()> begin) {
+    Work work(nullptr);
+    work.begin_ = std::move(begin);
+    return work;
+  }
+  bool Advance() {
+    if (run_) {
+      run_();
+      return true;
+    }
+    if (!attempt_) attempt_ = begin_();
+    return attempt_();
+  }
+
+ private:
+  std::function<void()> run_;
+  std::function<Attempt()> begin_;
+  Attempt attempt_;
+};
+
 // Does `work`, captures or defers it; an error (recorded as this thread's last) if the stream
 // cannot take it.
 cudaError_t Enqueue(cudaStream_t stream, std::function<void()> work);
+// The same; what is behind work that waits waits too.
+cudaError_t Enqueue(cudaStream_t stream, Work work);
 
 // Remembers an error as the calling thread's last and returns it.
 cudaError_t Report(cudaError_t error);
@@ -19,7 +51,10 @@ cudaError_t Report(cudaError_t error);
 // invalid), or cudaSuccess.
 cudaError_t RefuseDuringCapture();
 
-bool Deferred();
+// Whether work put on the stream now may be done later only.
+bool Delays(cudaStream_t stream);
+// Whether CUDA allocated all of it on the device.
+bool IsDeviceMemory(const void* pointer, size_t bytes);
 // Does what is deferred: of the stream, of all streams of this thread.
 void RunDeferred(cudaStream_t stream);
 void RunAllDeferred();

@@ -1,41 +1,51 @@
-// Work of one stream that waits to be waited for (emulator.h, SetDeferred). Used by one thread at a
-// time, as the streams of a rank are.
+// Work of one stream that waits: to be waited for (emulator.h, SetDeferred), or behind work that
+// waits for other ranks. Used by one thread at a time, as the streams of a rank are.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <deque>
-#include <functional>
 #include <memory>
+#include <thread>
 #include <utility>
 #include <vector>
+
+#include "kernels/cuda/emulator/stream.h"
 
 namespace pergola::emulator {
 
 class StreamQueue {
  public:
   // Returns the work's number: 1, 2, ...
-  int64_t Push(std::function<void()> work) {
+  int64_t Push(Work work) {
     waiting_.push_back(std::move(work));
     return done_ + static_cast<int64_t>(waiting_.size());
   }
   bool Done(int64_t number) const { return done_ >= number; }
   bool Empty() const { return waiting_.empty(); }
-  void RunOne() {
-    const std::function<void()> work = std::move(waiting_.front());
+  // False if it waits for another rank.
+  bool RunOne() {
+    if (!waiting_.front().Advance()) return false;
     waiting_.pop_front();
-    work();
     ++done_;
+    return true;
   }
-  // Runs all up to and with work `number`.
+  // As much as can be done without waiting for another rank, up to and with work `number`.
+  bool TryThrough(int64_t number) {
+    while (!Done(number) && !Empty() && RunOne()) {
+    }
+    return Done(number) || Empty();
+  }
   void RunThrough(int64_t number) {
-    while (!Done(number) && !Empty()) RunOne();
+    while (!TryThrough(number)) std::this_thread::sleep_for(std::chrono::microseconds(20));
   }
-  void RunAll() {
-    while (!Empty()) RunOne();
-  }
+  bool TryAll() { return TryThrough(Last()); }
+  void RunAll() { RunThrough(Last()); }
 
  private:
-  std::deque<std::function<void()>> waiting_;
+  int64_t Last() const { return done_ + static_cast<int64_t>(waiting_.size()); }
+
+  std::deque<Work> waiting_;
   int64_t done_ = 0;
 };
 

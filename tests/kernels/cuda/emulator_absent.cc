@@ -7,5 +7,8 @@ namespace pergola::emulator {
 void SetOrder(Order /*order*/, uint64_t /*seed*/) {}
 void SetDeferred(bool /*deferred*/) {}
 void SetDeviceModel(const DeviceModel& /*model*/) {}
+DeviceModel GetDeviceModel() {
+  return {};
+}
 
 }  // namespace pergola::emulator

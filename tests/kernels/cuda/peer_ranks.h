@@ -17,9 +17,9 @@
 namespace pergola {
 
 // Gathers bytes among threads.
-class ThreadGather {
+class BytesGather {
  public:
-  explicit ThreadGather(int size) : parts_(static_cast<size_t>(size)) {}
+  explicit BytesGather(int size) : parts_(static_cast<size_t>(size)) {}
   absl::Status Gather(int rank, const void* in, int64_t bytes, void* out) {
     parts_[static_cast<size_t>(rank)] = in;
     Meet();
@@ -106,7 +106,7 @@ class PeerRanks {
   };
   const Rank& at(int rank) const { return ranks_[static_cast<size_t>(rank)]; }
 
-  ThreadGather gather_;
+  BytesGather gather_;
   std::vector<Rank> ranks_;
 };
 

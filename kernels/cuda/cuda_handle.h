@@ -1,5 +1,7 @@
-// What the other files of this folder need of a Stream that OpenCudaStream made.
+// CUDA's names for what a Stream of OpenCudaStream is, for the other files of this folder.
 #pragma once
+
+#include <cuda_runtime.h>
 
 #include <functional>
 
@@ -9,8 +11,15 @@
 
 namespace pergola {
 
-// Both CHECK that `stream` is on a GPU.
+struct CudaHandle {
+  cudaStream_t stream = nullptr;
+  int device = 0;
+};
+
+// CHECKs that `stream` is one of OpenCudaStream's.
+CudaHandle CudaHandleOf(Stream& stream);
 const CudaContext& CudaContextOf(Stream& stream);
+
 // From now on `watch` is asked after every wait for the stream: its error becomes the stream's.
 // nullptr: nobody is.
 void WatchCudaStream(Stream& stream, std::function<absl::Status()> watch);
