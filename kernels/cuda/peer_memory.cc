@@ -33,9 +33,8 @@ int64_t BufferBytes(int ranks, int64_t most_bytes) {
 absl::Status CudaStatus(cudaError_t error, absl::string_view what) {
   if (error == cudaSuccess) return absl::OkStatus();
   static_cast<void>(cudaGetLastError());  // it is told here
-  const std::string text =
-      absl::StrCat("peer memory: ", what, ": ", cudaGetErrorString(error), " (",
-                   cudaGetErrorName(error), ")");
+  const std::string text = absl::StrCat("peer memory: ", what, ": ", cudaGetErrorString(error),
+                                        " (", cudaGetErrorName(error), ")");
   return error == cudaErrorMemoryAllocation ? absl::ResourceExhaustedError(text)
                                             : absl::FailedPreconditionError(text);
 }
@@ -151,9 +150,9 @@ absl::Status PeerMemory::Describe(int64_t bytes, Card* card) {
   card->token = ProcessToken();
   card->process = getpid();
   RETURN_IF_ERROR(CudaStatus(cudaGetDevice(&card->device), "the current device"));
-  RETURN_IF_ERROR(CudaStatus(cudaDeviceGetAttribute(&card->multiprocessors,
-                                                    cudaDevAttrMultiProcessorCount, card->device),
-                             "the device's multiprocessors"));
+  RETURN_IF_ERROR(CudaStatus(
+      cudaDeviceGetAttribute(&card->multiprocessors, cudaDevAttrMultiProcessorCount, card->device),
+      "the device's multiprocessors"));
   RETURN_IF_ERROR(CudaStatus(cudaDeviceGetPCIBusId(card->bus, sizeof(card->bus), card->device),
                              "the device's place on the bus"));
   std::strncpy(card->boot, BootId().c_str(), sizeof(card->boot) - 1);
@@ -183,8 +182,8 @@ absl::Status PeerMemory::Open(const Card& own, const Card& other, int rank) {
     RETURN_IF_ERROR(CudaStatus(cudaDeviceCanAccessPeer(&reaches, own.device, device),
                                absl::StrCat("the path to ", whose, "GPU")));
     if (reaches == 0) {
-      return absl::FailedPreconditionError(absl::StrCat(
-          "GPU ", own.bus, " does not reach ", whose, "GPU ", other.bus, " directly"));
+      return absl::FailedPreconditionError(
+          absl::StrCat("GPU ", own.bus, " does not reach ", whose, "GPU ", other.bus, " directly"));
     }
   }
   if (!own.SameProcess(other)) {
@@ -230,8 +229,8 @@ absl::StatusOr<std::unique_ptr<PeerMemory>> PeerMemory::Create(const PeerOptions
   PERGOLA_CHECK(options.rank >= 0 && options.rank < options.size);
   PERGOLA_CHECK(options.most_bytes > 0 && options.most_bytes % 16 == 0);
   if (options.size > kMostPeers) {
-    return absl::FailedPreconditionError(absl::StrCat("a stage of ", options.size, " ranks; at most ",
-                                                      kMostPeers, " share peer memory"));
+    return absl::FailedPreconditionError(absl::StrCat(
+        "a stage of ", options.size, " ranks; at most ", kMostPeers, " share peer memory"));
   }
   std::unique_ptr<PeerMemory> memory(new PeerMemory(options));
   Card own = {};
@@ -246,9 +245,9 @@ absl::StatusOr<std::unique_ptr<PeerMemory>> PeerMemory::Create(const PeerOptions
 absl::Status PeerMemory::status() const {
   const uint64_t reported = __atomic_load_n(space_.report, __ATOMIC_ACQUIRE);
   if (reported == 0) return absl::OkStatus();
-  return absl::UnavailableError(absl::StrCat(
-      "sum over peer memory: rank ", options_.first_rank + static_cast<int>(reported) - 1,
-      " did not come within ", options_.wait_ms, " ms"));
+  return absl::UnavailableError(absl::StrCat("sum over peer memory: rank ",
+                                             options_.first_rank + static_cast<int>(reported) - 1,
+                                             " did not come within ", options_.wait_ms, " ms"));
 }
 
 int64_t PeerReducer::PlannedBytes(int ranks, int64_t most_bytes) {

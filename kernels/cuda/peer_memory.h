@@ -66,8 +66,8 @@ class PeerMemory {
 
   const PeerOptions options_;
   PeerSpace space_;
-  // Own at `rank`; others' where they are threads of this process, each shared with its maker, which
-  // may be gone while a launch here still reads.
+  // Own at `rank`; others' where they are threads of this process, each shared with its maker,
+  // which may be gone while a launch here still reads.
   std::shared_ptr<Buffer> buffers_[kMostPeers];
   void* opened_[kMostPeers] = {};  // of other processes
   void* state_ = nullptr;          // epochs, lost

@@ -3,8 +3,8 @@
 //
 // A decode step sums messages of a few KiB to some hundred KiB, twice per layer. Their time is
 // latency: launches, signals between GPUs, round trips. So one launch does it all. A block copies
-// its rows of the message to its rank's buffer, tells the same block of every peer, waits for all of
-// them, and then either
+// its rows of the message to its rank's buffer, tells the same block of every peer, waits for all
+// of them, and then either
 //   one shot:  reads its rows of all ranks' buffers and adds them in rank order;
 //   two shots: does so for its rank's slice of each row only, puts the sums into its buffer, meets
 //              its peers again, and reads each slice from the rank that has summed it.
@@ -15,18 +15,18 @@
 // signal and one read is the least that peers can do who do not write into each other's buffers.)
 //
 // Signals. buffers[r].flags[b][p] is rank p's word to block b of rank r: 2 e + 1 once the rows of
-// its launch e are in its buffer, 2 e + 2 once its slices are. It only grows, so nothing is reset; e
-// counts launches in device memory, so a captured launch may be replayed. Release and acquire at
+// its launch e are in its buffer, 2 e + 2 once its slices are. It only grows, so nothing is reset;
+// e counts launches in device memory, so a captured launch may be replayed. Release and acquire at
 // system scope make the data visible with the word.
 //
 // Reuse. Launch e uses half e % 2 of the buffers. When it begins on a rank, launch e - 1 is over
-// there, so that block 0 of every peer had begun launch e - 1, so that the peers' launches e - 2 are
-// over: nobody reads that half any more. All blocks of all launches count, also those without rows:
-// the counts agree whatever the messages were.
+// there, so that block 0 of every peer had begun launch e - 1, so that the peers' launches e - 2
+// are over: nobody reads that half any more. All blocks of all launches count, also those without
+// rows: the counts agree whatever the messages were.
 //
-// Residency. A block waits for the peers' block of the same number. Were not all blocks of all ranks
-// resident at once, rank 0 could wait in a block that rank 1 has not begun since others of its
-// blocks wait for blocks that rank 0 has not begun. So a grid has at most as many blocks as the
+// Residency. A block waits for the peers' block of the same number. Were not all blocks of all
+// ranks resident at once, rank 0 could wait in a block that rank 1 has not begun since others of
+// its blocks wait for blocks that rank 0 has not begun. So a grid has at most as many blocks as the
 // multiprocessors hold (PeerSpace::blocks, the same on all ranks).
 //
 // A peer that does not come: waits end after PeerSpace::wait_ns. The rank that was waited for is
@@ -34,7 +34,8 @@
 // that do nothing, so that the stream drains.
 //
 // Roof: the links. 16-byte loads, one per rank in flight per thread and step. A row has one block:
-// with few rows few multiprocessors read, and the latency of their loads, not the link, is the time.
+// with few rows few multiprocessors read, and the latency of their loads, not the link, is the
+// time.
 #include "kernels/cuda/peer_reduce.h"
 
 #include <algorithm>
@@ -63,7 +64,7 @@ struct PeerJob {
   int64_t values;  // rows of row_values; the last may be shorter where no norm follows
   int row_values;
   int slice_values;  // of a whole row's, in two shots; 0: one shot
-  float* x;  // [values], the residual stream
+  float* x;          // [values], the residual stream
   NormWeightsOfRow norm;
   A* y;  // [values]
 };

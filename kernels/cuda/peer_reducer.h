@@ -1,6 +1,7 @@
 // Sums over the ranks of a stage through memory that their GPUs reach directly (NVLink, or PCIe
 // where it lets peers through): for the small messages of decode steps, where NCCL's time is its
-// latency. What is behind these functions is chosen when a program is linked, as with cuda_stream.h.
+// latency. What is behind these functions is chosen when a program is linked, as with
+// cuda_stream.h.
 #pragma once
 
 #include <cstdint>
@@ -15,9 +16,9 @@
 namespace pergola {
 
 struct PeerOptions {
-  int rank = 0, size = 1;  // in the stage
-  int first_rank = 0;      // the stage's first in the group: messages name ranks of the group
-  int64_t most_bytes = 0;  // of a message; a multiple of 16
+  int rank = 0, size = 1;    // in the stage
+  int first_rank = 0;        // the stage's first in the group: messages name ranks of the group
+  int64_t most_bytes = 0;    // of a message; a multiple of 16
   int64_t wait_ms = 60'000;  // a rank that has not come by then is lost
   // out[r * bytes ..] = rank r's `in`, on every rank.
   std::function<absl::Status(const void* in, int64_t bytes, void* out)> gather;
@@ -27,7 +28,8 @@ class PeerReducer {
  public:
   // Collective: the same verdict on every rank. FAILED_PRECONDITION, naming a rank and the reason,
   // where the GPUs do not reach each other's memory (another way must do the sums then);
-  // `options.gather`'s errors. `stream` is borrowed, and outlives the object; one object per stream.
+  // `options.gather`'s errors. `stream` is borrowed, and outlives the object; one object per
+  // stream.
   static absl::StatusOr<std::unique_ptr<PeerReducer>> Open(Stream& stream,
                                                            const PeerOptions& options);
   virtual ~PeerReducer() = default;

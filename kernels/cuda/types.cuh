@@ -28,8 +28,8 @@ struct alignas(sizeof(T) * kCount) Pack {
 
 // How many of kCount neighbours go into one access.
 template <int kCount, typename T>
-inline constexpr int kPackValues =
-    kCount * sizeof(T) > 16 ? static_cast<int>(16 / sizeof(T)) : kCount;
+inline constexpr int kPackValues = kCount * sizeof(T) > 16 ? static_cast<int>(16 / sizeof(T))
+                                                           : kCount;
 
 template <int kCount, typename T>
 __device__ inline void LoadFloats(const T* from, float (&to)[kCount]) {

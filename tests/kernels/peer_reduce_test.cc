@@ -128,8 +128,8 @@ class PeerReduceTest : public testing::Test {
     });
     const std::vector<float> want = NormReference<Args>(message, *tensors[0]);
     const std::vector<float> weight = tensors[0]->weight.Read(), bias = tensors[0]->bias.Read();
-    const auto bound = NormBound(want, weight, bias, std::is_same_v<Args, LayerNormArgs>,
-                                 message.dtype());
+    const auto bound =
+        NormBound(want, weight, bias, std::is_same_v<Args, LayerNormArgs>, message.dtype());
     const std::vector<float> first = tensors[0]->y.Read();
     EXPECT_TRUE(CompareWith(first, want, bound));
     for (int rank = 0; rank < ranks->count(); ++rank) {
@@ -160,8 +160,8 @@ class PeerReduceTest : public testing::Test {
     for (const PeerShots shots : {PeerShots::kOne, PeerShots::kTwo}) {
       SCOPED_TRACE(std::to_string(message.rows()) + " x " + std::to_string(message.hidden()) + " " +
                    std::string(DTypeName(message.dtype())) + " among " +
-                   std::to_string(ranks->count()) + " in shots: " +
-                   std::to_string(static_cast<int>(shots)));
+                   std::to_string(ranks->count()) +
+                   " in shots: " + std::to_string(static_cast<int>(shots)));
       ExpectSum(ranks, message, shots);
       ExpectNorm<RmsNormArgs>(ranks, message, shots);
       ExpectNorm<LayerNormArgs>(ranks, message, shots);

@@ -121,8 +121,8 @@ class ExecutorGroup {
       EXPECT_TRUE(layout.ok()) << layout.status();
       ExecutorOptions own = options;
       own.links = rank.links.get();
-      auto executor = StageExecutor::Load(checkpoint, *layout, own, where, rank.communicator.get(),
-                                          nullptr);
+      auto executor =
+          StageExecutor::Load(checkpoint, *layout, own, where, rank.communicator.get(), nullptr);
       EXPECT_TRUE(executor.ok()) << executor.status();
       rank.executor = std::move(executor).value();
     }

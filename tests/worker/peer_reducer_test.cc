@@ -110,8 +110,7 @@ TEST_F(PeerStageTest, AStepWithoutOneOfItsRanksNamesIt) {
   built.Start(0);
   built.Add(0, RandomIds(1), 0, Blocks(0, 1));
   std::vector<v1::EntryResult> results;
-  const absl::Status status =
-      (*executor)->Execute(built.plan, built.ids, nullptr, &results);
+  const absl::Status status = (*executor)->Execute(built.plan, built.ids, nullptr, &results);
   EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable) << status;
   EXPECT_THAT(std::string(status.message()),
               HasSubstr("CUDA device 0: sum over peer memory: rank 1 did not come within 100 ms"));

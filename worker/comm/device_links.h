@@ -32,9 +32,9 @@ struct DeviceLinksOptions {
   Collectives choice = Collectives::kAuto;
   std::string host;         // that the rank runs on
   int64_t most_values = 0;  // of a step's hidden state
-  // Of a sum that goes through peer memory, unless `choice` is kHost; 0: none does. The ranks of the
-  // stage meet in `communicator` for it, on the CPU too; a rank that then does not come to a sum
-  // within `peer_wait_ms` is lost.
+  // Of a sum that goes through peer memory, unless `choice` is kHost; 0: none does. The ranks of
+  // the stage meet in `communicator` for it, on the CPU too; a rank that then does not come to a
+  // sum within `peer_wait_ms` is lost.
   int64_t peer_sum_bytes = 0;
   int64_t peer_wait_ms = 60'000;
   StageCommunicator* communicator = nullptr;
@@ -47,10 +47,10 @@ class DeviceLinks {
  public:
   // Collective over all ranks of the group, also those on the CPU. With kAuto the host serves where
   // a rank computes on the CPU, the program has no NCCL, or two ranks share a GPU, which NCCL does
-  // not take; rank 0 logs why, and the leader of a stage why its GPUs have no peer memory. With kNccl the first two are refused in words (FAILED_PRECONDITION),
-  // the third by NCCL, unless each rank has its own NCCL_HOSTID. INTERNAL with NCCL's words. A
-  // group of one rank has no links and gathers nothing. `stream` is borrowed and outlives the
-  // links.
+  // not take; rank 0 logs why, and the leader of a stage why its GPUs have no peer memory. With
+  // kNccl the first two are refused in words (FAILED_PRECONDITION), the third by NCCL, unless each
+  // rank has its own NCCL_HOSTID. INTERNAL with NCCL's words. A group of one rank has no links and
+  // gathers nothing. `stream` is borrowed and outlives the links.
   static absl::StatusOr<std::unique_ptr<DeviceLinks>> Open(Stream& stream,
                                                            const DeviceLinksOptions& options,
                                                            const GatherTexts& gather);

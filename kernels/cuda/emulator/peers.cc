@@ -59,9 +59,9 @@ void CheckReach(const char* operation, const void* pointer) {
     if (access.enabled.count({own, there}) > 0) return;
   }
   const std::string whose = there < 0 ? "no device's" : "device " + std::to_string(there) + "'s";
-  KernelError((std::string(operation) + " from device " + std::to_string(own) + " to " + whose +
-               " memory")
-                  .c_str());
+  KernelError(
+      (std::string(operation) + " from device " + std::to_string(own) + " to " + whose + " memory")
+          .c_str());
 }
 
 int ShareInPlace(void* pointer, int64_t bytes) {
@@ -159,8 +159,8 @@ cudaError_t cudaIpcOpenMemHandle(void** pointer, cudaIpcMemHandle_t handle, unsi
       "/proc/" + std::to_string(other.process) + "/fd/" + std::to_string(other.file);
   const int file = open(path.c_str(), O_RDWR | O_CLOEXEC);
   if (file < 0) return Report(cudaErrorMapBufferObjectFailed);
-  void* mapped = mmap(nullptr, static_cast<size_t>(other.bytes), PROT_READ | PROT_WRITE,
-                      MAP_SHARED, file, 0);
+  void* mapped =
+      mmap(nullptr, static_cast<size_t>(other.bytes), PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
   close(file);
   if (mapped == MAP_FAILED) return Report(cudaErrorMapBufferObjectFailed);
   pergola::emulator::AddImportedMemory(mapped, other.bytes);
