@@ -171,6 +171,11 @@ absl::Status PeerMemory::Open(const Card& own, const Card& other, int rank) {
   if (std::strcmp(own.boot, other.boot) != 0) {
     return absl::FailedPreconditionError(absl::StrCat(whose, "GPU is in another machine"));
   }
+  if (own.SameDevice(other) && !own.SameProcess(other) && !options_.share_devices) {
+    return absl::FailedPreconditionError(
+        absl::StrCat(whose, "process uses GPU ", other.bus,
+                     " too: kernels of two processes do not run at once"));
+  }
   int device = -1;
   if (cudaDeviceGetByPCIBusId(&device, other.bus) != cudaSuccess) {
     static_cast<void>(cudaGetLastError());

@@ -20,6 +20,8 @@ struct PeerOptions {
   int first_rank = 0;        // the stage's first in the group: messages name ranks of the group
   int64_t most_bytes = 0;    // of a message; a multiple of 16
   int64_t wait_ms = 60'000;  // a rank that has not come by then is lost
+  // Whether two processes may use one GPU: it gives them turns, and each wait takes some (tests).
+  bool share_devices = false;
   // out[r * bytes ..] = rank r's `in`, on every rank.
   std::function<absl::Status(const void* in, int64_t bytes, void* out)> gather;
 };

@@ -17,3 +17,8 @@ add_executable(cuda_attention_bench bench/cuda_attention_bench.cc)
 target_link_libraries(cuda_attention_bench PRIVATE pergola_cuda)
 set_target_properties(cuda_attention_bench PROPERTIES CUDA_RUNTIME_LIBRARY Static)
 add_test(NAME bench.cuda_attention COMMAND cuda_attention_bench --tiny)
+
+add_executable(peer_reduce_bench bench/peer_reduce_bench.cc)
+target_link_libraries(peer_reduce_bench PRIVATE pergola_cuda)
+set_target_properties(peer_reduce_bench PROPERTIES CUDA_RUNTIME_LIBRARY Static)
+add_test(NAME bench.peer_reduce COMMAND peer_reduce_bench --tiny)
