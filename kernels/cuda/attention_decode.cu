@@ -334,6 +334,7 @@ __device__ void AddParts(const AttentionParams& p, const DecodeParams& d, const 
 
 template <typename T, int kDim, int kRowWarps>
 __global__ void __launch_bounds__(kThreads) DecodeKernel(AttentionParams p, DecodeParams d) {
+  BeginKernel();
   using Shape = DecodeShape<kDim, kRowWarps>;
   constexpr int kStage = Shape::kStageBytes / 2;  // values
   __shared__ int64_t offsets[kMaxStages][kParts];

@@ -106,6 +106,7 @@ __device__ void AttendKeys(const AttentionParams& p, int row, int kv_head, float
 template <typename T, int kSteps>
 __global__ void __launch_bounds__(kWarps* kWarpThreads)
     GenericKernel(AttentionParams p, RowList list) {
+  BeginKernel();
   __shared__ float sums[kWarps][kSteps * kWarpThreads];
   __shared__ float largest[kWarps];
   __shared__ float total[kWarps];

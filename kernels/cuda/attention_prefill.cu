@@ -213,6 +213,7 @@ __device__ inline void WeighTile(const AttentionParams& p, const WarpQueries& wa
 template <typename T, int kDim, int kRowTiles>
 __global__ void __launch_bounds__(kThreads)
     PrefillKernel(AttentionParams p, const int32_t* tiles, int tile_count, int chunks) {
+  BeginKernel();
   using Shape = PrefillShape<kDim, kRowTiles>;
   __shared__ int64_t offsets[2][kParts];  // of the tile in hand and the next
   __shared__ int position[Shape::kQueries];

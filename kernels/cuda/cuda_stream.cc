@@ -24,6 +24,7 @@ namespace {
 // Turing: the oldest that CUDA 13 compiles for.
 constexpr int kOldestCapability = 75;
 constexpr int kFirstWithBf16 = 80;
+constexpr int kFirstWithOverlap = 90;  // of kernels: programmatic dependent launch
 
 // Eight-bit weights multiply the activations as they are: the bytes are the same, the numbers
 // better, and prompts go through a dense product of decoded tiles.
@@ -112,6 +113,7 @@ class CudaStream final : public Stream {
   const int device_;
   CpuStream& host_;
   CudaContext context_ = {};
+  bool after_kernel_ = false;
   int64_t total_bytes_ = 0;
   std::unique_ptr<DenseProduct> dense_;
   absl::Status status_;
@@ -155,6 +157,7 @@ absl::Status CudaStream::Open() {
         "CUDA device ", device_, " (", properties.name, ") has compute capability ",
         properties.major, ".", properties.minor, "; the oldest that is supported is 7.5 (Turing)"));
   }
+  if (context_.compute_capability >= kFirstWithOverlap) context_.after_kernel = &after_kernel_;
   total_bytes_ = static_cast<int64_t>(properties.totalGlobalMem);
   ASSIGN_OR_RETURN(dense_, DenseProduct::Create());
   context_.dense = dense_.get();
@@ -207,6 +210,7 @@ uint8_t* CudaStream::Allocate(int64_t bytes, Place place) {
   } else {
     const std::string what = absl::StrCat("allocating ", bytes, " bytes");
     Check(cudaMalloc(&memory, size), what.c_str());
+    EndOverlap(context_);
     if (status_.ok()) Check(cudaMemsetAsync(memory, 0, size, context_.stream), "clearing memory");
   }
   return static_cast<uint8_t*>(memory);
@@ -224,6 +228,7 @@ int64_t CudaStream::AvailableBytes() const {
 
 void CudaStream::CopyToDevice(void* to, const void* from, int64_t bytes) {
   if (bytes == 0 || !status_.ok()) return;
+  EndOverlap(context_);
   Check(cudaMemcpyAsync(to, from, static_cast<size_t>(bytes), cudaMemcpyHostToDevice,
                         context_.stream),
         "copying to it");
@@ -231,6 +236,7 @@ void CudaStream::CopyToDevice(void* to, const void* from, int64_t bytes) {
 
 void CudaStream::CopyToHost(void* to, const void* from, int64_t bytes) {
   if (bytes == 0 || !status_.ok()) return;
+  EndOverlap(context_);
   Check(cudaMemcpyAsync(to, from, static_cast<size_t>(bytes), cudaMemcpyDeviceToHost,
                         context_.stream),
         "copying from it");
@@ -239,7 +245,11 @@ void CudaStream::CopyToHost(void* to, const void* from, int64_t bytes) {
 bool CudaStream::Idle() {
   if (!status_.ok()) return true;
   const cudaError_t state = cudaStreamQuery(context_.stream);
-  if (state == cudaErrorNotReady) return false;
+  if (state == cudaErrorNotReady) {
+    // It is no error, but the next check of a launch would take it for one.
+    static_cast<void>(cudaGetLastError());
+    return false;
+  }
   Check(state, "waiting for it");
   return true;
 }
@@ -254,12 +264,14 @@ absl::Status CudaStream::Synchronize() {
 
 void CudaStream::BeginRecording() {
   if (!status_.ok()) return;
+  EndOverlap(context_);
   Check(cudaStreamBeginCapture(context_.stream, cudaStreamCaptureModeThreadLocal),
         "beginning to record a step");
 }
 
 std::unique_ptr<Recording> CudaStream::EndRecording() {
   if (!status_.ok()) return nullptr;
+  EndOverlap(context_);
   cudaGraph_t graph = nullptr;
   Check(cudaStreamEndCapture(context_.stream, &graph), "recording a step");
   cudaGraphExec_t ready = nullptr;
@@ -271,6 +283,7 @@ std::unique_ptr<Recording> CudaStream::EndRecording() {
 
 void CudaStream::Replay(const Recording& recording) {
   if (!status_.ok()) return;
+  EndOverlap(context_);
   Check(cudaGraphLaunch(static_cast<const CudaRecording&>(recording).graph(), context_.stream),
         "replaying a step");
 }

@@ -88,6 +88,7 @@ __device__ __forceinline__ void StoreOctet(const DecodeParams& params, int64_t r
 
 template <DType kD>
 __global__ void __launch_bounds__(kThreads) DecodeRowsKernel(DecodeParams params) {
+  BeginKernel();
   using F = Format<kD>;
   const DecodeRowsArgs& args = params.args;
   const int64_t row = blockIdx.y;
@@ -143,6 +144,7 @@ void DecodeRows(const CudaContext& context, const DecodeParams& params) {
 
 __global__ void __launch_bounds__(kThreads)
     ConvertKernel(const float* from, int64_t count, DType dtype, void* to) {
+  BeginKernel();
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (i < count) StoreAs(to, dtype, i, from[i]);
 }

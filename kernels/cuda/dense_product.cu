@@ -101,6 +101,7 @@ class Plan {
                                 y_, args.y, y_, &algorithm_, context.workspace,
                                 static_cast<size_t>(context.workspace_bytes), context.stream),
                  "cublasLtMatmul");
+    EndOverlap(context);
   }
 
  private:

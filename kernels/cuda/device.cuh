@@ -21,6 +21,7 @@
 
 #include <cstdint>
 #include <string>
+#include <utility>
 
 #include "base/check.h"
 #include "kernels/cuda/context.h"
@@ -28,13 +29,16 @@
 namespace pergola {
 
 inline constexpr int kWarpThreads = 32;
-// What a block may have without asking, and what it may have at most on sm_90 (163 KiB on sm_80, 64
-// KiB on sm_75: the launcher's business). Static __shared__ arrays count too.
-inline constexpr int64_t kDefaultSharedBytes = 48 << 10;
+// What a block may have of dynamic shared memory without asking (48 KiB less what it has in static
+// __shared__ arrays), and what it may have at most on sm_90 (163 KiB on sm_80, 64 KiB on sm_75: the
+// launcher's business; static arrays count too).
+inline constexpr int64_t kSharedBytesUnasked = 32 << 10;
 inline constexpr int64_t kMaxSharedBytes = 227 << 10;
 
 // Enqueues `kernel` on the context's stream and CHECKs that CUDA takes it: a wrong configuration is
-// our bug. Raises the kernel's limit of dynamic shared memory where needed.
+// our bug. Raises the kernel's limit of dynamic shared memory where needed. Where the context says
+// so, the kernel may begin while the one before it still runs (programmatic dependent launch, CUDA
+// C++ programming guide): so every kernel's first action is BeginKernel.
 template <typename... P, typename... A>
 void Launch(void (*kernel)(P...), dim3 grid, int threads, int64_t shared_bytes,
             const CudaContext& context, A... args);
@@ -46,6 +50,18 @@ void Launch(void (*kernel)(P...), dim3 grid, int threads, int64_t shared_bytes,
 template <typename... P, typename... A>
 void LaunchResident(void (*kernel)(P...), int blocks, int threads, const CudaContext& context,
                     A... args);
+
+// Says that the next kernel on the stream may begin as soon as all blocks of this one have. It gets
+// the machine's free places and what comes before its AwaitPrevious done while this one works.
+__device__ void LetNextBegin();
+// Returns when all kernels before this one have ended and what they wrote can be read. Called by
+// every thread, before it reads what any kernel writes and before it writes anything; what a kernel
+// does before it may read only what no kernel ever writes (weights).
+__device__ void AwaitPrevious();
+__device__ inline void BeginKernel() {
+  LetNextBegin();
+  AwaitPrevious();
+}
 
 // The block's dynamic shared memory, 128-byte aligned.
 template <typename T>
@@ -156,6 +172,12 @@ __device__ inline float BlockMax(float value, float* scratch) {
   return WarpMax(scratch[lane < warps ? lane : 0]);
 }
 
+// Whether the next launch may overlap with the kernel before it; it is itself a kernel to overlap
+// with.
+inline bool BeginsEarly(const CudaContext& context) {
+  return context.after_kernel != nullptr && std::exchange(*context.after_kernel, true);
+}
+
 }  // namespace pergola
 
 #ifdef PERGOLA_CUDA_EMULATOR  // defined by the emulator's cuda_runtime.h
@@ -167,16 +189,25 @@ namespace pergola {
 // CUDA copies the values before it returns.
 template <typename... P>
 cudaError_t LaunchValues(void (*kernel)(P...), dim3 grid, int threads, int64_t shared_bytes,
-                         cudaStream_t stream, P... values) {
+                         const CudaContext& context, P... values) {
   void* pointers[] = {const_cast<void*>(static_cast<const void*>(&values))..., nullptr};
-  return cudaLaunchKernel(kernel, grid, dim3(static_cast<unsigned>(threads)), pointers,
-                          static_cast<size_t>(shared_bytes), stream);
+  cudaLaunchAttribute overlap = {};
+  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  overlap.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config = {};
+  config.gridDim = grid;
+  config.blockDim = dim3(static_cast<unsigned>(threads));
+  config.dynamicSmemBytes = static_cast<size_t>(shared_bytes);
+  config.stream = context.stream;
+  config.attrs = &overlap;
+  config.numAttrs = BeginsEarly(context) ? 1 : 0;
+  return cudaLaunchKernelExC(&config, reinterpret_cast<const void*>(kernel), pointers);
 }
 
 template <typename... P, typename... A>
 void Launch(void (*kernel)(P...), dim3 grid, int threads, int64_t shared_bytes,
             const CudaContext& context, A... args) {
-  if (shared_bytes > kDefaultSharedBytes) {
+  if (shared_bytes > kSharedBytesUnasked) {
     const cudaError_t raised = cudaFuncSetAttribute(
         kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes));
     PERGOLA_CHECK_MSG(
@@ -184,7 +215,7 @@ void Launch(void (*kernel)(P...), dim3 grid, int threads, int64_t shared_bytes,
         std::to_string(shared_bytes) + " bytes of shared memory: " + cudaGetErrorString(raised));
   }
   const cudaError_t launched =
-      LaunchValues(kernel, grid, threads, shared_bytes, context.stream, static_cast<P>(args)...);
+      LaunchValues(kernel, grid, threads, shared_bytes, context, static_cast<P>(args)...);
   PERGOLA_CHECK_MSG(launched == cudaSuccess,
                     "launch of " + std::to_string(grid.x) + " x " + std::to_string(grid.y) + " x " +
                         std::to_string(grid.z) + " blocks of " + std::to_string(threads) +
@@ -196,6 +227,18 @@ template <typename... P, typename... A>
 void LaunchResident(void (*kernel)(P...), int blocks, int threads, const CudaContext& context,
                     A... args) {
   Launch(kernel, dim3(static_cast<unsigned>(blocks)), threads, 0, context, args...);
+}
+
+__device__ inline void LetNextBegin() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;\n" ::: "memory");
+#endif
+}
+
+__device__ inline void AwaitPrevious() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;\n" ::: "memory");
+#endif
 }
 
 template <typename T>

@@ -37,6 +37,7 @@ __device__ float Activated(float x) {
 template <Activation kActivation, bool kGated, int kStep, typename A>
 __global__ void __launch_bounds__(kThreads)
     ActivateKernel(const A* x, A* y, int64_t width, int64_t items) {
+  BeginKernel();
   const int64_t per_row = width / kStep;
   for (int64_t item = FirstItem(); item < items; item += ItemStride()) {
     const int64_t row = item / per_row, column = item % per_row * kStep;
@@ -83,17 +84,20 @@ void ActivateAs(const CudaContext& context, const ActivateArgs& args) {
 }
 
 __global__ void __launch_bounds__(kThreads) SoftCapKernel(float* x, float cap, int64_t values) {
+  BeginKernel();
   for (int64_t i = FirstItem(); i < values; i += ItemStride()) x[i] = cap * tanhf(x[i] / cap);
 }
 
 template <typename A>
 __global__ void __launch_bounds__(kThreads) AddKernel(float* x, const A* y, int64_t values) {
+  BeginKernel();
   for (int64_t i = FirstItem(); i < values; i += ItemStride()) x[i] += ToFloat(y[i]);
 }
 
 template <typename From, typename To>
 __global__ void __launch_bounds__(kThreads)
     CopyRowsKernel(const From* x, const int32_t* rows, To* y, int64_t columns, int64_t values) {
+  BeginKernel();
   for (int64_t i = FirstItem(); i < values; i += ItemStride()) {
     const int64_t row = rows == nullptr ? i / columns : rows[i / columns];
     if (row >= 0) y[i] = FromFloat<To>(ToFloat(x[row * columns + i % columns]));
@@ -103,6 +107,7 @@ __global__ void __launch_bounds__(kThreads)
 template <typename A>
 __global__ void __launch_bounds__(kThreads)
     CopyColumnsKernel(const A* x, A* y, int64_t columns, int64_t y_columns, int64_t values) {
+  BeginKernel();
   for (int64_t i = FirstItem(); i < values; i += ItemStride()) {
     y[i / columns * y_columns + i % columns] = x[i];
   }
@@ -110,6 +115,7 @@ __global__ void __launch_bounds__(kThreads)
 
 __global__ void __launch_bounds__(kThreads)
     ScatterKernel(const int32_t* at, const int32_t* values, int64_t count, int32_t* to) {
+  BeginKernel();
   for (int64_t i = FirstItem(); i < count; i += ItemStride()) to[at[i]] = values[i];
 }
 
@@ -175,6 +181,7 @@ void ScatterCuda(const CudaContext& context, const ScatterArgs& args) {
 }
 
 void CopyBlockCuda(const CudaContext& context, const CopyBlockArgs& args) {
+  EndOverlap(context);
   for (void* cache : {args.k_cache, args.v_cache}) {
     auto* bytes = static_cast<uint8_t*>(cache);
     const cudaError_t copied = cudaMemcpyAsync(

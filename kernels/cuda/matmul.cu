@@ -2,7 +2,7 @@
 // the dense products of packed weights, decoded a tile of outputs at a time.
 //
 //   x f32            up to 8 rows: MatmulF32Cuda; more: dense
-//   x bf16 or f16    dense weights of the same dtype: up to 32 rows: tensor cores on streamed
+//   x bf16 or f16    dense weights of the same dtype: up to 16 rows: tensor cores on streamed
 //                    weights, more: dense; packed weights: up to 128 rows tensor cores on streamed
 //                    weights, more: dense; dense weights of another dtype: dense
 //   int8 by tokens   MatmulTokensCuda
@@ -19,7 +19,7 @@ namespace pergola {
 namespace {
 
 constexpr int64_t kMostF32Rows = 8;
-constexpr int64_t kMostDenseRows = 32;
+constexpr int64_t kMostDenseRows = kMostPlainTensorRows;
 constexpr int64_t kMostPackedRows = 128;
 constexpr int64_t kTileBytes = int64_t{24} << 20;  // of an L2 of 40 MiB (A100) or 50 (H100, H200)
 constexpr int64_t kTileOutputs = 64;               // a tile is a multiple of these, or all
@@ -31,6 +31,7 @@ int64_t RoundUp(int64_t value, int64_t to) {
 }
 
 __global__ void __launch_bounds__(kThreads) FinishKernel(ProductParams params) {
+  BeginKernel();
   const int64_t outputs = params.y.outputs;
   const int64_t count = params.x.rows * outputs;
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;

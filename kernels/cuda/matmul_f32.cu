@@ -38,6 +38,7 @@ __device__ __forceinline__ void LoadF32x4(const InputView& x, int64_t row, int64
 
 template <DType kD, int kRows>
 __global__ void __launch_bounds__(kWarps* kWarpThreads) F32ProductKernel(ProductParams params) {
+  BeginKernel();
   using F = Format<kD>;
   const int thread = static_cast<int>(threadIdx.x);
   const int lane = thread % kWarpThreads, t = lane % 4;

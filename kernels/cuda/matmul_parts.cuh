@@ -54,6 +54,10 @@ ProductParams ProductParamsOf(const CudaMatmulArgs& args);
 // y = sum over the splits of partial, scaled and with the rest of OutputView.
 void FinishSplitsCuda(const CudaContext& context, const ProductParams& params);
 
+// Most rows of x by dense weights in MatmulTensorCuda: with more a block's weights do not fit its
+// registers.
+inline constexpr int64_t kMostPlainTensorRows = 16;
+
 // The ways of MatmulCuda; each CHECKs that it can serve the dtypes.
 void MatmulTensorCuda(const CudaContext& context, const CudaMatmulArgs& args);        // 16-bit x
 void MatmulBlocksTensorCuda(const CudaContext& context, const CudaMatmulArgs& args);  // of 32

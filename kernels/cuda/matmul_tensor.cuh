@@ -131,9 +131,26 @@ __device__ __forceinline__ void StoreSums(const ProductParams& params,
   }
 }
 
+// A lane's weights of the span of units that begins at `begin`, as far as there are units.
+template <DType kD, int kMt>
+__device__ __forceinline__ void LoadSpan(
+    typename Format<kD>::Raw (&raw)[Span<kD, kMt>::kUnits][kMt][2],
+    const uint8_t* const (&rows)[kMt][2], const CudaRowShape& shape, int begin, int units, int t) {
+#pragma unroll
+  for (int u = 0; u < Span<kD, kMt>::kUnits; ++u) {
+    if (begin + u >= units) break;
+#pragma unroll
+    for (int mt = 0; mt < kMt; ++mt) {
+      Format<kD>::Load(raw[u][mt][0], rows[mt][0], shape, begin + u, t);
+      Format<kD>::Load(raw[u][mt][1], rows[mt][1], shape, begin + u, t);
+    }
+  }
+}
+
 template <DType kD, typename A, int kMt, int kNt>
 __global__ void __launch_bounds__(kProductThreads, kNt == 1 ? 3 : 2)
     TensorProductKernel(ProductParams params) {
+  LetNextBegin();
   using F = Format<kD>;
   constexpr int kSpanUnits = Span<kD, kMt>::kUnits;
   const int thread = static_cast<int>(threadIdx.x);
@@ -158,17 +175,13 @@ __global__ void __launch_bounds__(kProductThreads, kNt == 1 ? 3 : 2)
   const int units = static_cast<int>(params.shape.units);
   const int turn = static_cast<int>(blockIdx.z) * kProductWarps + thread / kWarpThreads;
   const int step = params.splits * kProductWarps * kSpanUnits;
-  for (int begin = turn * kSpanUnits; begin < units; begin += step) {
-    typename F::Raw raw[kSpanUnits][kMt][2];
-#pragma unroll
-    for (int u = 0; u < kSpanUnits; ++u) {
-      if (begin + u >= units) break;
-#pragma unroll
-      for (int mt = 0; mt < kMt; ++mt) {
-        F::Load(raw[u][mt][0], rows[mt][0], params.shape, begin + u, t);
-        F::Load(raw[u][mt][1], rows[mt][1], params.shape, begin + u, t);
-      }
-    }
+  const int first = turn * kSpanUnits;
+  typename F::Raw raw[kSpanUnits][kMt][2];
+  // Nobody writes weights: they are under way before the kernel before this one has ended.
+  LoadSpan<kD, kMt>(raw, rows, params.shape, first, units, t);
+  AwaitPrevious();
+  for (int begin = first; begin < units; begin += step) {
+    if (begin != first) LoadSpan<kD, kMt>(raw, rows, params.shape, begin, units, t);
 #pragma unroll
     for (int u = 0; u < kSpanUnits; ++u) {
       if (begin + u >= units) break;
@@ -218,8 +231,12 @@ void TensorProduct(const CudaContext& context, const CudaMatmulArgs& args) {
   const ProductParams params = ProductParamsOf(args);
   if (params.x.rows <= 8) return LaunchTensorProduct<kD, A, 1, 1>(context, params);
   if (params.x.rows <= 16) return LaunchTensorProduct<kD, A, 1, 2>(context, params);
-  // Superblocks have their registers full with one tile of outputs.
-  LaunchTensorProduct<kD, A, Format<kD>::kUnit == 256 ? 1 : 2, 4>(context, params);
+  if constexpr (Format<kD>::kValueBits == 16) {
+    PERGOLA_CHECK(params.x.rows <= kMostPlainTensorRows);
+  } else {
+    // Superblocks have their registers full with one tile of outputs.
+    LaunchTensorProduct<kD, A, Format<kD>::kUnit == 256 ? 1 : 2, 4>(context, params);
+  }
 }
 
 template <DType kD>

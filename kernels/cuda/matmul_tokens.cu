@@ -51,6 +51,7 @@ __device__ __forceinline__ float LimitOf(float squares, int64_t count) {
 }
 
 __global__ void __launch_bounds__(kThreads) QuantizeTokensKernel(TokensParams params) {
+  BeginKernel();
   __shared__ float parts[kParts];
   __shared__ float scratch[32];
   const int thread = static_cast<int>(threadIdx.x);
@@ -191,6 +192,7 @@ __device__ __forceinline__ void StoreTokens(const TokensParams& params,
 
 template <typename A, int kNt>
 __global__ void __launch_bounds__(kThreads, 2) TokensProductKernel(TokensParams params) {
+  BeginKernel();
   const int thread = static_cast<int>(threadIdx.x);
   const int lane = thread % kWarpThreads, g = lane / 4, t = lane % 4;
   const int64_t first_row = static_cast<int64_t>(blockIdx.x) * (8 * kNt);
@@ -231,6 +233,7 @@ __global__ void __launch_bounds__(kThreads, 2) TokensProductKernel(TokensParams 
 // x in f32, whose outliers no 16-bit float holds: a warp computes one output, four int8 products
 // an instruction.
 __global__ void __launch_bounds__(kThreads) TokensF32Kernel(TokensParams params) {
+  BeginKernel();
   const int thread = static_cast<int>(threadIdx.x);
   const int lane = thread % kWarpThreads, t = lane % 4;
   const int64_t output = static_cast<int64_t>(blockIdx.y) * kWarps + thread / kWarpThreads;

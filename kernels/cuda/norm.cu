@@ -45,6 +45,7 @@ __device__ float UpdateAndSum(const NormJob<X, R, Y>& job, int64_t row) {
 
 template <bool kLayer, int kStep, typename X, typename R, typename Y>
 __global__ void __launch_bounds__(kNormThreads) NormKernel(NormJob<X, R, Y> job) {
+  BeginKernel();
   __shared__ float scratch[32];
   const int64_t row = blockIdx.x;
   const float sum = UpdateAndSum<kLayer, kStep>(job, row);
@@ -102,6 +103,7 @@ struct HeadNormJob {
 // One warp per head of a row.
 template <typename A>
 __global__ void __launch_bounds__(kWarpsOfHeads * 32) HeadNormKernel(HeadNormJob<A> job) {
+  BeginKernel();
   const int normed = job.heads + job.kv_heads;
   const int64_t item = blockIdx.x * int64_t{kWarpsOfHeads} + threadIdx.x / 32;
   if (item >= job.rows * normed) return;

@@ -19,10 +19,11 @@
 // e counts launches in device memory, so a captured launch may be replayed. Release and acquire at
 // system scope make the data visible with the word.
 //
-// Reuse. Launch e uses half e % 2 of the buffers. When it begins on a rank, launch e - 1 is over
-// there, so that block 0 of every peer had begun launch e - 1, so that the peers' launches e - 2
-// are over: nobody reads that half any more. All blocks of all launches count, also those without
-// rows: the counts agree whatever the messages were.
+// Reuse. Launch e uses half e % 2 of the buffers. When it begins on a rank (what an early launch
+// does before it awaits the one before does not count), launch e - 1 is over there, so that block 0
+// of every peer had begun launch e - 1, so that the peers' launches e - 2 are over: nobody reads
+// that half any more. All blocks of all launches count, also those without rows: the counts agree
+// whatever the messages were.
 //
 // Residency. A block waits for the peers' block of the same number. Were not all blocks of all
 // ranks resident at once, rank 0 could wait in a block that rank 1 has not begun since others of
@@ -227,6 +228,7 @@ __device__ void FinishRow(const PeerJob<A>& job, int half, int64_t row, float* s
 template <typename A, int kStep, After kAfter>
 __global__ void __launch_bounds__(kPeerThreads, kResidentBlocks)
     PeerKernel(const __grid_constant__ PeerJob<A> job) {
+  BeginKernel();  // launch e - 1 is over from here on
   __shared__ float scratch[32];
   const PeerSpace& space = job.space;
   const int64_t rows = (job.values + job.row_values - 1) / job.row_values;

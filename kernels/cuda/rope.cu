@@ -32,6 +32,7 @@ __device__ void Put(float value, A* x, Kv* cache) {
 
 template <typename A, typename Kv>
 __global__ void __launch_bounds__(kWarps * 32) RopeKernel(RopeJob<A, Kv> job) {
+  BeginKernel();
   const int heads = job.heads + 2 * job.kv_heads;
   const int64_t item = blockIdx.x * int64_t{kWarps} + threadIdx.x / 32;
   if (item >= job.rows * heads) return;

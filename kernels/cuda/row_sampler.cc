@@ -275,6 +275,7 @@ void RowSampler::Prepare(absl::Span<const SampleTask> tasks) {
 
 absl::Status RowSampler::Upload(int64_t offset, int64_t bytes) {
   if (bytes == 0) return absl::OkStatus();
+  EndOverlap(context_);
   return CudaStatus(
       cudaMemcpyAsync(device_.at<uint8_t>(offset), upload_.at<uint8_t>(offset),
                       static_cast<size_t>(bytes), cudaMemcpyHostToDevice, context_.stream),
@@ -321,6 +322,7 @@ absl::Status RowSampler::Enqueue() {
 
 absl::Status RowSampler::CopyAnswers() {
   if (layout_.bytes() == 0) return absl::OkStatus();
+  EndOverlap(context_);
   return CudaStatus(cudaMemcpyAsync(host_answers_.at<uint8_t>(0), device_answers_.at<uint8_t>(0),
                                     static_cast<size_t>(layout_.bytes()), cudaMemcpyDeviceToHost,
                                     context_.stream),

@@ -158,6 +158,7 @@ __device__ void StoreGroupMaximum(const float (&x)[kPerThread], const Scratch& s
 }
 
 __global__ void __launch_bounds__(kSampleThreads) PartKernel(SampleArgs args, Scratch s) {
+  BeginKernel();
   __shared__ uint64_t keys[kSampleWarps];
   __shared__ double sums[kSampleWarps];
   const SampleJob job = args.jobs[blockIdx.y];
@@ -219,6 +220,7 @@ __device__ float FindThreshold(const float* maxima, int groups, int wanted, floa
 }
 
 __global__ void __launch_bounds__(kSampleThreads) PrepareKernel(SampleArgs args, Scratch s) {
+  BeginKernel();
   __shared__ uint64_t keys[kSampleWarps];
   __shared__ double sums[kSampleWarps];
   __shared__ int32_t counts[kSampleWarps];
@@ -291,6 +293,7 @@ __device__ bool MayWin(const SampleJob& job, float value, float largest, float f
 }
 
 __global__ void __launch_bounds__(kSampleThreads) CollectKernel(SampleArgs args, Scratch s) {
+  BeginKernel();
   const SampleJob job = args.jobs[blockIdx.y];
   const bool draw = (job.flags & kJobDraw) != 0;
   if (!draw && job.candidates == 0) return;
@@ -440,6 +443,7 @@ __device__ void SelectCandidates(const SampleArgs& args, const SampleJob& job, c
 }
 
 __global__ void __launch_bounds__(kSampleThreads) SelectKernel(SampleArgs args, Scratch s) {
+  BeginKernel();
   __shared__ uint64_t keys[kListCapacity];
   __shared__ double scores[kListCapacity];
   __shared__ double sums[kSampleWarps];

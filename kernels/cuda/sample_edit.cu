@@ -32,6 +32,7 @@ __device__ float Edited(float logit, const SampleEdit& edit, const SampleEditRow
 }
 
 __global__ void __launch_bounds__(kSampleThreads) EditKernel(EditArgs args, int restore) {
+  BeginKernel();
   const SampleEditRow row = args.rows[blockIdx.x];
   for (int32_t k = static_cast<int32_t>(threadIdx.x); k < row.edit_count; k += kSampleThreads) {
     const SampleEdit edit = args.edits[row.first_edit + k];

@@ -205,6 +205,37 @@ TEST_F(EmulatorTest, DeviceIsAsDescribed) {
   cudaGetLastError();
 }
 
+class EmulatorOverlapTest : public EmulatorTest {
+ protected:
+  void SetUp() override { emulator::SetOverlap(true); }
+  void TearDown() override { emulator::SetOverlap(false); }
+
+  // x is 2, y was 1.
+  float Run(Reads reads, bool overlap = true) {
+    const DeviceArray<float> x(std::vector<float>{2}), y(std::vector<float>{1}), z(1);
+    bool after_kernel = false;
+    CudaContext context = context_;
+    if (overlap) context.after_kernel = &after_kernel;
+    RunOverlap(context, reads, x.data(), y.data(), z.data());
+    PERGOLA_CUDA_CHECK(cudaStreamSynchronize(context.stream));
+    EXPECT_EQ(y.Read()[0], 2);
+    return z.Read()[0];
+  }
+};
+using EmulatorOverlapDeathTest = EmulatorOverlapTest;
+
+TEST_F(EmulatorOverlapTest, WhatIsReadTooEarlyIsOld) {
+  EXPECT_EQ(Run(Reads::kAfterAwait), 2);
+  EXPECT_EQ(Run(Reads::kBeforeAwait), 1);
+  EXPECT_EQ(Run(Reads::kBeforeAwait, /*overlap=*/false), 2);
+  emulator::SetOverlap(false);
+  EXPECT_EQ(Run(Reads::kBeforeAwait), 2);
+}
+
+TEST_F(EmulatorOverlapDeathTest, NamesAKernelThatDoesNotAwaitThePreviousOne) {
+  EXPECT_DEATH(Run(Reads::kWithoutAwait), "not every thread calls AwaitPrevious");
+}
+
 class EmulatorDeferredTest : public EmulatorTest {
  protected:
   void SetUp() override {

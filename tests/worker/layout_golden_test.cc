@@ -189,8 +189,8 @@ INSTANTIATE_TEST_SUITE_P(CudaGguf, LayoutGoldenTest,
                                           testing::Values(kGpu)),
                          CaseName);
 
-// The exchange does not know the family: heads that no number of ranks shares evenly, norms after the
-// branches, and a norm of the embedding stand for all.
+// The exchange does not know the family: heads that no number of ranks shares evenly, norms after
+// the branches, and a norm of the embedding stand for all.
 INSTANTIATE_TEST_SUITE_P(Nccl, LayoutGoldenTest,
                          testing::Combine(testing::Values("uneven", "gemma3", "bloom"),
                                           testing::Values(1, 2, 3), testing::Values(1, 2),

@@ -2,6 +2,7 @@
 #include "worker/model/step_graphs.h"
 
 #include "gtest/gtest.h"
+#include "kernels/cuda/emulator/emulator.h"
 #include "tests/worker/executor_fixture.h"
 
 namespace pergola {
@@ -59,6 +60,10 @@ TEST_F(RecordedStepsTest, EqualStepsThatAreNotRecorded) {
   };
   const auto want = run(Device::kCpu, 1);
   EXPECT_EQ(run(Device::kCuda, 1), want);
+  // Each kernel begins before the one before it has run.
+  emulator::SetOverlap(true);
+  EXPECT_EQ(run(Device::kCuda, 1), want);
+  emulator::SetOverlap(false);
   // Two ranks meet within a step and record nothing.
   EXPECT_EQ(run(Device::kCuda, 2), want);
 }

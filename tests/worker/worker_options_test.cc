@@ -53,6 +53,7 @@ TEST(WorkerOptionsTest, RefusesValuesOutsideTheirLimitsInWords) {
         BadFlag{"--devices", "0,x", "'x' is not a number from 0 to 63"},
         BadFlag{"--devices", "0,64", "'64' is not a number from 0 to 63"},
         BadFlag{"--devices", "1,2,1", "1 stands there twice"},
+        BadFlag{"--collectives", "mpi", "--collectives is 'mpi'; it must be auto, nccl or host"},
         BadFlag{"--gpu-memory-fraction", "1.5", "must be above 0 and at most 1"},
         BadFlag{"--peer-sum-bytes", "67108865", "--peer-sum-bytes 67108865: must be 0 to 67108864"},
         BadFlag{"--cpu-target", "mmx", "--cpu-target is 'mmx'; it must be one of"},

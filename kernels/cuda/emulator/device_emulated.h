@@ -22,7 +22,8 @@ namespace pergola {
 namespace emulator {
 
 // How a grid runs: RunGrid or RunResidentGrid.
-using GridRunner = void (*)(const KernelCall& call, const LaunchShape& shape);
+using GridRunner = void (*)(const KernelCall& call, const LaunchShape& shape,
+                            const Action& previous);
 
 template <typename... P, typename... A>
 void LaunchWith(GridRunner runner, void (*kernel)(P...), const LaunchShape& shape,
@@ -32,13 +33,14 @@ void LaunchWith(GridRunner runner, void (*kernel)(P...), const LaunchShape& shap
   // The arguments are copied now, as CUDA does, and read when the launch runs.
   using Call = std::pair<void (*)(P...), std::tuple<P...>>;
   const Call call(kernel, std::tuple<P...>(static_cast<P>(args)...));
-  const cudaError_t enqueued = Enqueue(stream, [=] {
+  const auto run = [=](const Action& previous) {
     const auto body = [](const void* argument) {
       const Call& own = *static_cast<const Call*>(argument);
       std::apply(own.first, own.second);
     };
-    runner({body, &call}, shape);
-  });
+    runner({body, &call}, shape, previous);
+  };
+  const cudaError_t enqueued = EnqueueKernel(stream, run, shape.early);
   PERGOLA_CHECK_MSG(enqueued == cudaSuccess,
                     std::string("launch: ") + cudaGetErrorString(enqueued));
 }
@@ -48,18 +50,22 @@ void LaunchWith(GridRunner runner, void (*kernel)(P...), const LaunchShape& shap
 template <typename... P, typename... A>
 void Launch(void (*kernel)(P...), dim3 grid, int threads, int64_t shared_bytes,
             const CudaContext& context, A... args) {
-  emulator::LaunchWith(emulator::RunGrid, kernel,
-                       {grid, threads, shared_bytes, context.compute_capability}, context.stream,
-                       args...);
+  const emulator::LaunchShape shape = {grid, threads, shared_bytes, context.compute_capability,
+                                       BeginsEarly(context)};
+  emulator::LaunchWith(emulator::RunGrid, kernel, shape, context.stream, args...);
 }
 
 template <typename... P, typename... A>
 void LaunchResident(void (*kernel)(P...), int blocks, int threads, const CudaContext& context,
                     A... args) {
-  emulator::LaunchWith(
-      emulator::RunResidentGrid, kernel,
-      {dim3(static_cast<unsigned>(blocks)), threads, 0, context.compute_capability}, context.stream,
-      args...);
+  const emulator::LaunchShape shape = {dim3(static_cast<unsigned>(blocks)), threads, 0,
+                                       context.compute_capability, BeginsEarly(context)};
+  emulator::LaunchWith(emulator::RunResidentGrid, kernel, shape, context.stream, args...);
+}
+
+inline void LetNextBegin() {}
+inline void AwaitPrevious() {
+  emulator::AwaitPreviousKernel();
 }
 
 template <typename T>

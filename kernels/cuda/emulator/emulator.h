@@ -41,6 +41,11 @@ void SetOrder(Order order, uint64_t seed = 0);
 // thread's streams. Off at first.
 void SetDeferred(bool deferred);
 
+// If set, in all threads, a kernel that may begin before the one before it has ended (device.cuh,
+// Launch) does: one block gets as far as AwaitPrevious, then the kernel before it runs, then the
+// rest. What it reads too early has its old value. Kernels so overlap in pairs. Off at first.
+void SetOverlap(bool overlap);
+
 // What cudaGetDeviceProperties and cudaMemGetInfo say, in all threads. At first the environment
 // variable PERGOLA_EMULATED_GPUS gives the count, if it is set.
 struct DeviceModel {

@@ -7,6 +7,7 @@
 #include <cstring>
 #include <memory>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -56,6 +57,8 @@ uint64_t NextRandom(uint64_t* state) {
   return z ^ (z >> 31);
 }
 
+constexpr char kAwaitPrevious[] = "AwaitPrevious";
+
 // 0 .. count - 1 in the order that is set.
 void FillOrder(std::vector<int64_t>* order, int64_t count, uint64_t* random) {
   order->resize(static_cast<size_t>(count));
@@ -78,7 +81,8 @@ std::string Place(int thread) {
 // One per OS thread that launches. Its scheduler and the fibers take turns on that OS thread.
 class Engine {
  public:
-  void RunGrid(const KernelCall& call, const LaunchShape& shape);
+  void RunGrid(const KernelCall& call, const LaunchShape& shape,
+               const std::function<void()>& previous);
   // One block of a grid whose other blocks run on other threads.
   void RunOne(const KernelCall& call, const LaunchShape& shape, int64_t block, uint64_t seed);
   int compute_capability() const { return compute_capability_; }
@@ -88,12 +92,14 @@ class Engine {
   SharedMemory& shared() { return shared_; }
 
   int WaitBlock(const char* operation, int predicate);
+  void AwaitPrevious();
   void WaitWarp(const char* operation, void* request, void (*compute)(void* const*));
 
  private:
   void RunWarpOperation();
   void Begin(const KernelCall& call, const LaunchShape& shape, uint64_t seed);
   void RunBlockAt(int64_t block, const LaunchShape& shape);
+  void CheckAwaited(const LaunchShape& shape, int64_t blocks);
   void RunBlock(int threads);
   void RunWarp(int warp);
   void RunLane(int thread);
@@ -108,6 +114,8 @@ class Engine {
   std::string Describe(int thread);
 
   KernelCall call_;
+  const std::function<void()>* previous_ = nullptr;  // that has not run
+  int64_t awaited_ = 0;                              // threads that called AwaitPrevious
   int compute_capability_ = 0;
   uint64_t random_ = 0;
   SharedMemory shared_;
@@ -133,6 +141,8 @@ void Engine::Fail(int thread, const std::string& what) {
 
 void Engine::Begin(const KernelCall& call, const LaunchShape& shape, uint64_t seed) {
   PERGOLA_CHECK_MSG(!running(), "a kernel launches a kernel");
+  previous_ = nullptr;
+  awaited_ = 0;
   call_ = call;
   compute_capability_ = shape.compute_capability;
   random_ = seed;
@@ -154,10 +164,22 @@ void Engine::RunBlockAt(int64_t block, const LaunchShape& shape) {
   }
 }
 
-void Engine::RunGrid(const KernelCall& call, const LaunchShape& shape) {
+void Engine::CheckAwaited(const LaunchShape& shape, int64_t blocks) {
+  if (shape.early && awaited_ != blocks * shape.threads) {
+    Fail(0,
+         "it may begin before the kernel before it has ended, and not every thread calls "
+         "AwaitPrevious");
+  }
+}
+
+void Engine::RunGrid(const KernelCall& call, const LaunchShape& shape,
+                     const std::function<void()>& previous) {
   Begin(call, shape, current_order.seed);
-  FillOrder(&block_order_, int64_t{shape.grid.x} * shape.grid.y * shape.grid.z, &random_);
+  previous_ = previous ? &previous : nullptr;
+  const int64_t blocks = int64_t{shape.grid.x} * shape.grid.y * shape.grid.z;
+  FillOrder(&block_order_, blocks, &random_);
   for (const int64_t block : block_order_) RunBlockAt(block, shape);
+  CheckAwaited(shape, blocks);
   current_ = -1;
 }
 
@@ -165,6 +187,7 @@ void Engine::RunOne(const KernelCall& call, const LaunchShape& shape, int64_t bl
                     uint64_t seed) {
   Begin(call, shape, seed);
   RunBlockAt(block, shape);
+  CheckAwaited(shape, 1);
   current_ = -1;
 }
 
@@ -190,6 +213,9 @@ void Engine::RunBlock(int threads) {
 }
 
 void Engine::ReleaseBarrier() {
+  if (previous_ != nullptr && threads_[0].operation == kAwaitPrevious) {
+    std::thread(*std::exchange(previous_, nullptr)).join();
+  }
   barrier_count_ = 0;
   for (Thread& t : threads_) {
     if (t.operation != threads_[0].operation) FailBarrier(static_cast<int>(threads_.size()));
@@ -287,6 +313,11 @@ int Engine::WaitBlock(const char* operation, int predicate) {
   return barrier_count_;
 }
 
+void Engine::AwaitPrevious() {
+  ++awaited_;
+  if (previous_ != nullptr) WaitBlock(kAwaitPrevious, 0);
+}
+
 void Engine::WaitWarp(const char* operation, void* request, void (*compute)(void* const*)) {
   Thread& t = current();
   t.state = State::kInWarp;
@@ -357,11 +388,14 @@ void CheckLaunch(const LaunchShape& shape) {
                         std::to_string(limit) + " are the limit");
 }
 
-void RunGrid(const KernelCall& call, const LaunchShape& shape) {
-  ThisEngine().RunGrid(call, shape);
+void RunGrid(const KernelCall& call, const LaunchShape& shape,
+             const std::function<void()>& previous) {
+  ThisEngine().RunGrid(call, shape, previous);
 }
 
-void RunResidentGrid(const KernelCall& call, const LaunchShape& shape) {
+void RunResidentGrid(const KernelCall& call, const LaunchShape& shape,
+                     const std::function<void()>& previous) {
+  if (previous) previous();
   uint64_t random = current_order.seed;
   std::vector<int64_t> order;
   FillOrder(&order, shape.grid.x, &random);
@@ -385,6 +419,10 @@ void RequireCapability(const char* operation, int capability) {
 void KernelError(const char* what) {
   CheckFailed(__FILE__, __LINE__, "the kernel keeps CUDA's rules",
               Place(RunningEngine().current_index()) + what);
+}
+
+void AwaitPreviousKernel() {
+  RunningEngine().AwaitPrevious();
 }
 
 int BlockBarrier(const char* operation, int predicate) {

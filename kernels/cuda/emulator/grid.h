@@ -5,6 +5,7 @@
 #include <vector_types.h>
 
 #include <cstdint>
+#include <functional>
 
 namespace pergola::emulator {
 
@@ -23,14 +24,18 @@ struct LaunchShape {
   int threads = 0;
   int64_t shared_bytes = 0;
   int compute_capability = 90;  // 10 * major + minor
+  bool early = false;           // a GPU may begin it before the kernel before it has ended
 };
 // CHECKs that a GPU of that capability takes it.
 void CheckLaunch(const LaunchShape& shape);
-// Returns when all blocks have run.
-void RunGrid(const KernelCall& call, const LaunchShape& shape);
+// Returns when all blocks have run. `previous`, where it is not empty, runs when all threads of the
+// first block await it, on a thread of its own, since it may be a grid with shared memory too.
+void RunGrid(const KernelCall& call, const LaunchShape& shape,
+             const std::function<void()>& previous);
 // The same for a one-dimensional grid whose blocks may wait for blocks of other launches: all of
-// them run at once, each on an OS thread of its own.
-void RunResidentGrid(const KernelCall& call, const LaunchShape& shape);
+// them run at once, each on an OS thread of its own, after `previous`.
+void RunResidentGrid(const KernelCall& call, const LaunchShape& shape,
+                     const std::function<void()>& previous);
 
 // The rest is called by a running CUDA thread.
 
@@ -42,6 +47,9 @@ void RequireCapability(const char* operation, int capability);
 
 // Waits until all threads of the block are here; returns how many gave a `predicate` other than 0.
 int BlockBarrier(const char* operation, int predicate);
+
+// Until `previous` of RunGrid has run. Every thread of an early grid calls it, or the process ends.
+void AwaitPreviousKernel();
 
 // Waits until all 32 lanes of the warp are here with the same `operation`. The last one to come
 // calls compute with the requests of all lanes; requests live on the lanes' stacks until then.

@@ -17,7 +17,7 @@
 namespace pergola::emulator {
 namespace {
 
-using Steps = std::vector<Work>;
+using WorkList = std::vector<Work>;
 
 struct Capture {
   cudaStream_t origin = nullptr;
@@ -25,7 +25,7 @@ struct Capture {
   std::thread::id thread;
   bool invalid = false;
   std::set<cudaStream_t> streams;  // all it has reached, but for the origin
-  Steps work;                      // in the order of the calls, which no dependency runs against
+  WorkList work;                   // in the order of the calls, which no dependency runs against
 };
 
 // How many captured operations of each stream came before a point: a vector clock.
@@ -59,11 +59,11 @@ struct CUevent_st {
 };
 
 struct CUgraph_st {
-  pergola::emulator::Steps work;
+  pergola::emulator::WorkList work;
 };
 
 struct CUgraphExec_st {
-  pergola::emulator::Steps work;
+  pergola::emulator::WorkList work;
 };
 
 namespace pergola::emulator {
@@ -119,7 +119,18 @@ void Merge(Clock* clock, const Clock& other) {
 
 }  // namespace
 
-cudaError_t Enqueue(cudaStream_t stream, Work work) {
+namespace {
+
+std::atomic<bool> overlap_setting{false};
+
+// The last kernel that came up on this thread, if it has not run: the next one may begin before it.
+thread_local Action held_kernel;
+
+void RunHeld() {
+  if (held_kernel) std::exchange(held_kernel, nullptr)();
+}
+
+cudaError_t EnqueueAny(cudaStream_t stream, Work work) {
   cudaError_t error;
   if (TryCapture(stream, &work, &error)) return Report(error);
   if (stream == nullptr) {
@@ -134,8 +145,39 @@ cudaError_t Enqueue(cudaStream_t stream, Work work) {
   return cudaSuccess;
 }
 
+}  // namespace
+
 cudaError_t Enqueue(cudaStream_t stream, std::function<void()> work) {
-  return Enqueue(stream, Work(std::move(work)));
+  if (!overlap_setting) return EnqueueAny(stream, Work(std::move(work)));
+  return EnqueueAny(stream, Work([work = std::move(work)] {
+                      RunHeld();
+                      work();
+                    }));
+}
+
+cudaError_t Enqueue(cudaStream_t stream, Work work) {
+  if (!overlap_setting) return EnqueueAny(stream, std::move(work));
+  return EnqueueAny(stream, Work::Waiting([work = std::move(work)] {
+                      RunHeld();
+                      return [work]() mutable { return work.Advance(); };
+                    }));
+}
+
+cudaError_t EnqueueKernel(cudaStream_t stream, std::function<void(const Action& previous)> run,
+                          bool early) {
+  if (!overlap_setting) {
+    return EnqueueAny(stream, Work([run = std::move(run)] { run(nullptr); }));
+  }
+  return EnqueueAny(stream, Work([run = std::move(run), early] {
+                      const Action previous = std::exchange(held_kernel, nullptr);
+                      if (early && previous) return run(previous);
+                      if (previous) previous();
+                      held_kernel = [run] { run(nullptr); };
+                    }));
+}
+
+void SetOverlap(bool overlap) {
+  overlap_setting = overlap;
 }
 
 void SetDeferred(bool deferred) {
@@ -152,10 +194,12 @@ void RunDeferred(cudaStream_t stream) {
   } else {
     ThreadQueues::Own().RunAll(true);
   }
+  RunHeld();
 }
 
 void RunAllDeferred() {
   ThreadQueues::Own().RunAll(false);
+  RunHeld();
 }
 
 cudaError_t RefuseDuringCapture() {
@@ -267,9 +311,13 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
 // A query lets one piece of work pass, so that a loop of queries ends.
 cudaError_t cudaStreamQuery(cudaStream_t stream) {
   const cudaError_t refused = RefuseWaiting(stream);
-  if (refused != cudaSuccess || stream == nullptr || stream->queue->Empty()) return refused;
+  if (refused != cudaSuccess) return refused;
+  if (stream == nullptr || stream->queue->Empty()) {
+    pergola::emulator::RunHeld();
+    return refused;
+  }
   stream->queue->RunOne();
-  return cudaErrorNotReady;
+  return Report(cudaErrorNotReady);
 }
 
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned /*flags*/) {
@@ -318,7 +366,10 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   }
   event->time = std::make_shared<std::chrono::steady_clock::time_point>();
   event->queue = nullptr;
-  const auto mark = [time = event->time] { *time = std::chrono::steady_clock::now(); };
+  const auto mark = [time = event->time] {
+    pergola::emulator::RunHeld();
+    *time = std::chrono::steady_clock::now();
+  };
   if (stream != nullptr && !stream->queue->Empty()) {
     event->queue = stream->queue;
     event->number = stream->queue->Push(pergola::emulator::Work(mark));
@@ -339,7 +390,7 @@ cudaError_t cudaEventQuery(cudaEvent_t event) {
   if (refused != cudaSuccess || event->queue == nullptr) return refused;
   if (event->queue->Done(event->number)) return cudaSuccess;
   event->queue->RunOne();
-  return cudaErrorNotReady;
+  return Report(cudaErrorNotReady);
 }
 
 cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t begin, cudaEvent_t end) {

@@ -44,6 +44,13 @@ cudaError_t Enqueue(cudaStream_t stream, std::function<void()> work);
 // The same; what is behind work that waits waits too.
 cudaError_t Enqueue(cudaStream_t stream, Work work);
 
+// The same for a kernel. run(previous) runs it; `previous`, where it is not empty, is the kernel
+// before it, which runs when this one first awaits it (emulator.h, SetOverlap). `early`: it may be
+// given one.
+using Action = std::function<void()>;
+cudaError_t EnqueueKernel(cudaStream_t stream, std::function<void(const Action& previous)> run,
+                          bool early);
+
 // Remembers an error as the calling thread's last and returns it.
 cudaError_t Report(cudaError_t error);
 

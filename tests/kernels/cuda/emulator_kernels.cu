@@ -83,10 +83,23 @@ __global__ void BlockOrderKernel(int* count, int* y) {
 
 __global__ void EmptyKernel() {}
 
+__global__ void CopyKernel(Reads reads, const float* from, float* to) {
+  LetNextBegin();
+  const float early = *from;
+  if (reads != Reads::kWithoutAwait) AwaitPrevious();
+  const float value = reads == Reads::kAfterAwait ? *from : early;
+  if (threadIdx.x == 0) *to = value;
+}
+
 }  // namespace
 
 void RunFault(const CudaContext& context, Fault fault, int threads, const float* x, float* y) {
   Launch(FaultKernel, dim3(1), threads, threads * int64_t{sizeof(float)}, context, fault, x, y);
+}
+
+void RunOverlap(const CudaContext& context, Reads reads, const float* x, float* y, float* z) {
+  Launch(CopyKernel, dim3(1), kWarpThreads, 0, context, Reads::kAfterAwait, x, y);
+  Launch(CopyKernel, dim3(1), kWarpThreads, 0, context, reads, y, z);
 }
 
 void BlockOrderCuda(const CudaContext& context, int blocks, int* count, int* y) {

@@ -27,6 +27,11 @@ enum class Fault : uint8_t {
 // x and y are f32, one per thread of the one block. Dynamic shared memory: 4 bytes per thread.
 void RunFault(const CudaContext& context, Fault fault, int threads, const float* x, float* y);
 
+// When a kernel reads what the kernel before it writes.
+enum class Reads : uint8_t { kAfterAwait, kBeforeAwait, kWithoutAwait };
+// y = x, then z = y, by one thread each; on `context` the second kernel may begin early.
+void RunOverlap(const CudaContext& context, Reads reads, const float* x, float* y, float* z);
+
 // y[i] is the i-th block (threads = 32) that ran; `count` is 0 before.
 void BlockOrderCuda(const CudaContext& context, int blocks, int* count, int* y);
 
