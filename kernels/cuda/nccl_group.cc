@@ -2,8 +2,9 @@
 
 #include <nccl.h>
 
-#include <algorithm>
+#include <chrono>
 #include <cstring>
+#include <thread>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -13,6 +14,9 @@
 
 namespace pergola {
 namespace {
+
+// Of a group that is being opened.
+constexpr std::chrono::microseconds kPollInterval{200};
 
 static_assert(sizeof(ncclUniqueId) == NCCL_UNIQUE_ID_BYTES);
 
@@ -38,6 +42,7 @@ class NcclGroup final : public DeviceGroup {
 
  private:
   absl::Status Check(ncclResult_t result, const char* operation);
+  void Abort();
   absl::Status Warm();
   absl::Status WarmWith(uint8_t* memory, int64_t bytes);
 
@@ -48,16 +53,12 @@ class NcclGroup final : public DeviceGroup {
   absl::Status status_;  // the first error
 };
 
-// A group in order has no work left when it goes (its stream is synchronised, its recordings are
-// gone), and leaves quietly; after an error the device may wait for a peer that is gone, and only
-// an abort ends that.
+// A group in order has no work left when it goes (its recordings are gone), and leaves quietly.
 NcclGroup::~NcclGroup() {
   if (comm_ == nullptr) return;
-  if (Health().ok()) status_ = stream_.Synchronize();
-  if (!status_.ok()) {
-    static_cast<void>(ncclCommAbort(comm_));
-    return;
-  }
+  const bool healthy = Health().ok() && stream_.Synchronize().ok();
+  if (!healthy) Abort();
+  if (comm_ == nullptr) return;
   static_cast<void>(ncclCommFinalize(comm_));
   static_cast<void>(ncclCommDestroy(comm_));
 }
@@ -70,6 +71,12 @@ absl::Status NcclGroup::Check(ncclResult_t result, const char* operation) {
       options_.rank, " of ", options_.size, "): NCCL says ", ncclGetErrorString(result),
       detail == nullptr || *detail == '\0' ? "" : absl::StrCat(": ", detail)));
   return status_;
+}
+
+// After an error the device may wait for a peer that is gone, and with it everyone who waits for
+// the stream or frees memory: only this ends it.
+void NcclGroup::Abort() {
+  if (comm_ != nullptr) static_cast<void>(ncclCommAbort(std::exchange(comm_, nullptr)));
 }
 
 absl::Status NcclGroup::Open() {
@@ -96,9 +103,12 @@ absl::Status NcclGroup::Warm() {
   if (memory.data() == nullptr) return stream_.Synchronize();
   // Doubled, so that no way of communicating is left out; each is used from some size on.
   for (int64_t bytes = sizeof(float); bytes < options_.most_bytes; bytes *= 2) {
-    RETURN_IF_ERROR(WarmWith(memory.data(), bytes));
+    static_cast<void>(WarmWith(memory.data(), bytes));
   }
-  RETURN_IF_ERROR(WarmWith(memory.data(), options_.most_bytes));
+  static_cast<void>(WarmWith(memory.data(), options_.most_bytes));
+  // The first error stays, and Health ends what waits for the others.
+  while (Health().ok() && !stream_.Idle()) std::this_thread::sleep_for(kPollInterval);
+  RETURN_IF_ERROR(status_);
   return stream_.Synchronize();
 }
 
@@ -150,10 +160,13 @@ absl::Status NcclGroup::Receive(void* data, int64_t bytes, int peer) {
 }
 
 absl::Status NcclGroup::Health() {
-  RETURN_IF_ERROR(status_);
-  ncclResult_t error = ncclSuccess;
-  RETURN_IF_ERROR(Check(ncclCommGetAsyncError(comm_, &error), "asking for errors"));
-  return Check(error, "communication");
+  if (status_.ok()) {
+    ncclResult_t error = ncclSuccess;
+    static_cast<void>(Check(ncclCommGetAsyncError(comm_, &error), "asking for errors"));
+    static_cast<void>(Check(error, "communication"));
+  }
+  if (!status_.ok()) Abort();
+  return status_;
 }
 
 }  // namespace

@@ -20,6 +20,7 @@ namespace {
 
 using testing::HasSubstr;
 
+constexpr int kDevices = 4;
 constexpr int64_t kMostBytes = 1 << 18;
 
 struct TestRank {
@@ -35,7 +36,7 @@ class NcclGroupTest : public testing::Test {
   void SetUp() override {
     if (CudaDeviceCount() == 0) GTEST_SKIP() << "there is no CUDA device";
     emulator::DeviceModel model = model_;
-    model.count = 4;
+    model.count = kDevices;
     emulator::SetDeviceModel(model);
   }
   void TearDown() override { emulator::SetDeviceModel(model_); }
@@ -226,6 +227,18 @@ TEST_F(NcclGroupTest, RanksOnOneGpuAreRefused) {
   for (const absl::Status& status : opened) {
     EXPECT_THAT(std::string(status.message()), HasSubstr("has every rank its own GPU?"));
   }
+}
+
+TEST_F(NcclGroupTest, RanksWhoseCallsDifferEndTheEmulatedProcess) {
+  if (emulator::GetDeviceModel().count != kDevices) GTEST_SKIP() << "NCCL itself does not check";
+  EXPECT_DEATH(OnRanks(2,
+                       [](TestRank& rank) {
+                         DeviceBuffer buffer(*rank.stream, 40);
+                         static_cast<void>(rank.group->AllReduce(
+                             Tensor(buffer.data(), DType::kF32, {1, 5 + rank.rank})));
+                         static_cast<void>(rank.stream->Synchronize());
+                       }),
+               "all-reduce of [56] values of type 7 meets rank [01]'s all-reduce of [56] values");
 }
 
 TEST_F(NcclGroupTest, AnIdOfAnotherLengthIsRefused) {

@@ -71,6 +71,7 @@ class DeviceLinksTest : public testing::Test {
       Rank rank;
       rank.number = number;
       const absl::Status opened = Open(pp, choice, devices, &gather, &rank);
+      gather.Gather(number, "all are open, or not");
       body(rank, opened);
     });
   }

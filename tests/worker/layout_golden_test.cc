@@ -117,6 +117,7 @@ std::vector<int32_t> Greedy(ThreadGroup* group, const std::vector<int32_t>& prom
     }
     const v1::StepResult result = group->Wait();
     EXPECT_EQ(result.plan_id(), tokens.size() + 1);
+    EXPECT_EQ(result.stages_size(), pp);
     if (result.entries_size() != 1 || result.entries(0).ids_size() != 1) {
       ADD_FAILURE() << result.ShortDebugString();
       break;
@@ -131,6 +132,10 @@ TEST_P(LayoutGoldenTest, GreedyTokensAreTheJudgesWithRunAhead) {
   const auto group = MakeGroup(golden.checkpoint);
   EXPECT_EQ(Greedy(group.get(), golden.prompt, golden.greedy.size(), std::get<2>(GetParam())),
             golden.greedy);
+  // Ranks that meet on the host record nothing.
+  const auto& [name, tp, pp, way] = GetParam();
+  const bool records = way == Way::kCudaNccl || (way == Way::kCudaHost && tp == 1);
+  EXPECT_EQ(group->last_stage().recordings(), records ? 1 : 0);
 }
 
 // The second demo model, where it is: one KV head, superblocks cut by the ranks.

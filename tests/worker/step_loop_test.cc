@@ -73,6 +73,8 @@ class FakeExecutor : public StageExecutor {
     }
     return absl::OkStatus();
   }
+  bool hops_on_device() const override { return false; }
+  int64_t recordings() const override { return 0; }
   void ForgetSlots() override { ++forgotten; }
   void KeepLogits(bool) override {}
   absl::Span<const float> Logits(int64_t) const override { return {}; }

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "absl/strings/escaping.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "base/log.h"
 #include "base/status.h"
@@ -170,8 +171,15 @@ absl::Status DeviceLinks::OpenGroups(Stream& stream, const GatherTexts& gather) 
     group.hops = true;
     ASSIGN_OR_RETURN(column_, OpenNcclGroup(stream, group));
   }
-  bytes_ = before - stream.AvailableBytes();
-  LOG_INFO("rank {}: NCCL took {} bytes of the GPU", layout.world_rank, bytes_);
+  const int64_t own = before - stream.AvailableBytes();
+  // Ranks plan with the same number, and so come to the same number of KV blocks.
+  ASSIGN_OR_RETURN(const std::vector<std::string> texts, gather(absl::StrCat(own)));
+  for (const std::string& text : texts) {
+    int64_t bytes = 0;
+    if (absl::SimpleAtoi(text, &bytes)) bytes_ = std::max(bytes_, bytes);
+  }
+  LOG_INFO("rank {}: NCCL took {} bytes of the GPU, {} are planned", layout.world_rank, own,
+           bytes_);
   return absl::OkStatus();
 }
 

@@ -61,7 +61,8 @@ class DeviceLinks {
   DeviceGroup* column() const { return column_.get(); }
   // Null: no sum goes through peer memory.
   PeerReducer* peers() const { return peers_.get(); }
-  // What they took of the device's memory: NCCL's as the device says itself, the peers' as planned.
+  // What they took of the device's memory: NCCL's as the device says itself, of the rank where that
+  // is most; the peers' as planned.
   int64_t bytes() const { return bytes_; }
   // For the numerics id: NCCL adds in an order of its own, and in the activations' type; peers in
   // rank order, with the norm behind it summed by more threads than a norm has alone.

@@ -65,6 +65,7 @@ class DecoderExecutor final : public StageExecutor {
                        std::vector<v1::EntryResult>* results) override;
   bool hops_on_device() const override { return column() != nullptr; }
   void ForgetSlots() override { slots_->Clear(); }
+  int64_t recordings() const override { return graphs_ == nullptr ? 0 : graphs_->recordings(); }
   void KeepLogits(bool keep) override {
     if (sampler_ != nullptr) sampler_->Keep(keep);
   }

@@ -99,6 +99,9 @@ class StageExecutor {
   // Forgets all slots (a new epoch). Weights stay.
   virtual void ForgetSlots() = 0;
 
+  // Test hook: how many shapes of steps are recorded (worker/model/step_graphs.h).
+  virtual int64_t recordings() const = 0;
+
   // Test hook: the f32 logits [vocabulary] of the last Execute's i-th needed row (last stage,
   // tp_rank 0 only; kept only after KeepLogits(true)). KeepLogits decides what the ranks exchange:
   // give every rank of the stage the same value.

@@ -140,8 +140,8 @@ cudaError_t EnqueueAny(cudaStream_t stream, Work work) {
     legacy.RunAll();
     return cudaSuccess;
   }
+  if (!deferred_setting && stream->queue->TryAll() && work.Advance()) return cudaSuccess;
   stream->queue->Push(std::move(work));
-  if (!deferred_setting) stream->queue->TryAll();
   return cudaSuccess;
 }
 
