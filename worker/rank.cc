@@ -207,6 +207,7 @@ absl::Status Rank::OpenLinks() {
   // Less than the watchdog allows, which knows no rank's name.
   options.peer_wait_ms = options_.step_timeout_ms;
   options.communicator = communicator_.get();
+  options.spin = !oversubscribed_;
   options.board = &board_;
   if (transport_ != nullptr) {
     options.background = [this] { return transport_->Progress(); };
@@ -224,7 +225,8 @@ absl::Status Rank::Attach() {
   const std::string print =
       absl::StrCat(fingerprint, " as ", WeightFormatName(options_.executor.weights));
   ASSIGN_OR_RETURN(const std::vector<std::string> prints, group_->GatherTexts(print));
-  const std::string device = absl::StrCat(stream().name(), links_->numerics());
+  const std::string device =
+      absl::StrCat(stream().name(), links_ == nullptr ? "" : links_->numerics());
   ASSIGN_OR_RETURN(const std::vector<std::string> numerics,
                    group_->GatherTexts(RankNumerics(executor_->info().dtypes, device)));
   for (int rank = 0; rank < group_->size(); ++rank) {

@@ -75,9 +75,9 @@ class Rank {
   std::unique_ptr<MpiTransport> transport_;
   std::unique_ptr<ShmCommunicator> communicator_;
   std::unique_ptr<CpuStream> host_;
-  std::unique_ptr<Stream> gpu_;  // null: the rank computes on the CPU
-  int gpu_ranks_ = 1;            // ranks that share its GPU
-  std::unique_ptr<DeviceLinks> links_;
+  std::unique_ptr<Stream> gpu_;         // null: the rank computes on the CPU
+  int gpu_ranks_ = 1;                   // ranks that share its GPU
+  std::unique_ptr<DeviceLinks> links_;  // null: through the host
   std::unique_ptr<Trace> trace_;
   std::unique_ptr<StageExecutor> executor_;
   std::unique_ptr<StepLoop> loop_;

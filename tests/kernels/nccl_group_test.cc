@@ -194,6 +194,28 @@ TEST_F(NcclGroupTest, RecordedCollectivesRunAtEachReplay) {
   });
 }
 
+TEST_F(NcclGroupTest, CollectivesKeepTheOrderOfTheirStream) {
+  constexpr int64_t kCount = 20000;
+  // Nothing is done on the emulator before it is waited for.
+  emulator::SetDeferred(true);
+  OnRanks(2, [](TestRank& rank) {
+    Stream& stream = *rank.stream;
+    DeviceBuffer buffer(stream, kCount * 4);
+    const Tensor x(buffer.data(), DType::kF32, {1, kCount});
+    Upload(stream, rank.rank, x);
+    for (int times = 0; times < 3; ++times) {
+      ASSERT_TRUE(rank.group->AllReduce(x).ok());
+      Add(stream, AddArgs{x, x});
+    }
+    const auto values = Download(stream, x);
+    for (int64_t i = 0; i < kCount; ++i) {
+      // Each time all have the sum, and then twice that.
+      ASSERT_EQ(values[i], (Value(0, i) + Value(1, i)) * 2 * 4 * 4) << i;
+    }
+  });
+  emulator::SetDeferred(false);
+}
+
 // The host goes on while a collective waits for a peer: only asking for the stream moves it.
 TEST_F(NcclGroupTest, TheStreamIsNotIdleBeforeThePeerCame) {
   std::atomic<bool> seen{false};

@@ -98,11 +98,7 @@ TEST_F(DeviceLinksTest, RanksWithGpusOfTheirOwnReachEachOther) {
 TEST_F(DeviceLinksTest, TheHostServesWhereNcclCannot) {
   const auto has_none = [](Rank& rank, const absl::Status& opened) {
     ASSERT_TRUE(opened.ok()) << opened;
-    EXPECT_EQ(rank.links->stage(), nullptr);
-    EXPECT_EQ(rank.links->bytes(), 0);
-    if (rank.gpu != nullptr) {
-      EXPECT_TRUE(rank.links->Synchronize(*rank.gpu, "step", 1).ok());
-    }
+    EXPECT_EQ(rank.links, nullptr);
   };
   OnRanks(1, Collectives::kAuto, {1, 1}, has_none);
   OnRanks(1, Collectives::kAuto, {0, -1}, has_none);

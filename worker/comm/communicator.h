@@ -1,6 +1,6 @@
-// Collectives among the ranks of one stage. On the CPU one shared-memory implementation serves
-// processes and threads; a GPU stage has NCCL behind the same contract. Called from the rank's main
-// thread only; every rank makes the same calls in the same order with the same sizes.
+// Collectives among the ranks of one stage, in the host's memory: one shared-memory implementation
+// serves processes and threads. What lies on GPUs has kernels/device_group.h. Called from the
+// rank's main thread only; every rank makes the same calls in the same order with the same sizes.
 #pragma once
 
 #include <cstdint>

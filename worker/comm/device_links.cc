@@ -19,8 +19,11 @@ namespace {
 constexpr char kHas = '=';
 constexpr char kHasNot = '!';
 
-// A step's end is near: polls first, as cudaStreamSynchronize does.
-constexpr BackoffOptions kWithinStep = {2000, 10, 200};
+// With cores of their own ranks poll, as cudaStreamSynchronize does, for longer than a step that
+// only decodes takes (some 30 ms), and then sleep little beside a step that takes longer.
+BackoffOptions WithinStep(bool spin) {
+  return {spin ? 20'000 : 20, 10, 200};
+}
 // Asking NCCL for errors is cheap, but not as cheap as asking the stream.
 constexpr int kPollsPerHealth = 64;
 
@@ -75,11 +78,14 @@ absl::StatusOr<std::string> ShareId(bool leads, int leader, const GatherTexts& g
 absl::StatusOr<std::unique_ptr<DeviceLinks>> DeviceLinks::Open(Stream& stream,
                                                                const DeviceLinksOptions& options,
                                                                const GatherTexts& gather) {
-  std::unique_ptr<DeviceLinks> links(new DeviceLinks(options));
   const RankLayout& layout = options.layout;
-  if (layout.tensor_parallel * layout.pipeline_parallel == 1) return links;
+  if (layout.tensor_parallel * layout.pipeline_parallel == 1) return nullptr;
+  std::unique_ptr<DeviceLinks> links(new DeviceLinks(options));
   RETURN_IF_ERROR(links->ChooseGroups(stream, gather));
   RETURN_IF_ERROR(links->OpenPeers(stream));
+  const bool any =
+      links->stage_ != nullptr || links->column_ != nullptr || links->peers_ != nullptr;
+  if (!any) links.reset();
   return links;
 }
 
@@ -189,10 +195,9 @@ absl::Status DeviceLinks::CheckHealth() const {
 }
 
 absl::Status DeviceLinks::Synchronize(Stream& stream, const char* operation, uint64_t sequence) {
-  if (stage_ == nullptr && column_ == nullptr && peers_ == nullptr) return stream.Synchronize();
   std::optional<ScopedWait> wait;
   if (options_.board != nullptr) wait.emplace(*options_.board, operation, sequence, -1);
-  Backoff backoff(kWithinStep);
+  Backoff backoff(WithinStep(options_.spin));
   for (int polls = 1; !stream.Idle(); ++polls) {
     if (polls % kPollsPerHealth == 0) RETURN_IF_ERROR(CheckHealth());
     if (options_.background) options_.background();

@@ -38,6 +38,8 @@ struct DeviceLinksOptions {
   int64_t peer_sum_bytes = 0;
   int64_t peer_wait_ms = 60'000;
   StageCommunicator* communicator = nullptr;
+  // Whether to wait busily at first: pays only while every rank has cores of its own.
+  bool spin = false;
   // Both may be empty. `background` moves the group's messages on and is called while waiting.
   WaitBoard* board = nullptr;
   std::function<bool()> background;
@@ -45,19 +47,20 @@ struct DeviceLinksOptions {
 
 class DeviceLinks {
  public:
-  // Collective over all ranks of the group, also those on the CPU. With kAuto the host serves where
-  // a rank computes on the CPU, the program has no NCCL, or two ranks share a GPU, which NCCL does
-  // not take; rank 0 logs why, and the leader of a stage why its GPUs have no peer memory. With
-  // kNccl the first two are refused in words (FAILED_PRECONDITION), the third by NCCL, unless each
-  // rank has its own NCCL_HOSTID. INTERNAL with NCCL's words. A group of one rank has no links and
-  // gathers nothing. `stream` is borrowed and outlives the links.
+  // Collective over all ranks of the group, also those on the CPU; null where the host serves
+  // alone. With kAuto there is no NCCL where a rank computes on the CPU, the program has none, or
+  // two ranks share a GPU, which it does not take; rank 0 logs why, and the leader of a stage why
+  // its GPUs have no peer memory. With kNccl the first two are refused in words
+  // (FAILED_PRECONDITION), the third by NCCL, unless each rank has its own NCCL_HOSTID. INTERNAL
+  // with NCCL's words. A group of one rank has no links and gathers nothing. `stream` is borrowed
+  // and outlives the links.
   static absl::StatusOr<std::unique_ptr<DeviceLinks>> Open(Stream& stream,
                                                            const DeviceLinksOptions& options,
                                                            const GatherTexts& gather);
 
-  // Null: through the host, or there is nobody to reach.
+  // Null in stages of one rank, and without NCCL.
   DeviceGroup* stage() const { return stage_.get(); }
-  // The ranks of this tp_rank, by stage.
+  // The ranks of this tp_rank, by stage; null in a group of one stage, and without NCCL.
   DeviceGroup* column() const { return column_.get(); }
   // Null: no sum goes through peer memory.
   PeerReducer* peers() const { return peers_.get(); }
