@@ -205,6 +205,10 @@ absl::Status Rank::OpenLinks() {
   options.choice = options_.collectives;
   options.host = group_->places()[group_->rank()].host;
   options.most_values = options_.executor.step_tokens * checkpoint_->spec().hidden;
+  options.peer_sum_bytes = options_.peer_sum_bytes;
+  // Less than the watchdog allows, which knows no rank's name.
+  options.peer_wait_ms = options_.step_timeout_ms;
+  options.communicator = communicator_.get();
   options.spin = !oversubscribed_;
   options.board = &board_;
   if (transport_ != nullptr) {

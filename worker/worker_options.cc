@@ -13,6 +13,7 @@ namespace {
 
 constexpr int kMaxThreads = 1024;
 constexpr int64_t kMaxMilliseconds = 30LL * 24 * 3600 * 1000;
+constexpr int64_t kMaxPeerSumBytes = 64 << 20;
 constexpr size_t kMaxGroupCharacters = 64;  // worker.proto
 
 absl::StatusOr<CpuTarget> ParseTarget(const std::string& name) {
@@ -112,6 +113,9 @@ absl::StatusOr<WorkerOptions> ParseWorkerOptions(int argc, const char* const* ar
                  "there and each rank has its own GPU)");
   AddNumber(app, "--gpu-memory-fraction", &options.executor.gpu_memory_fraction, {0, 1, true},
             "of a GPU's memory that its ranks take; the KV gets what weights and buffers leave");
+  AddNumber(app, "--peer-sum-bytes", &options.peer_sum_bytes, {0, kMaxPeerSumBytes},
+            "largest sum over a stage that its GPUs do through each other's memory, where they "
+            "reach it and --collectives is not host; 0: none");
   app.add_option("--cpu-target", cpu_target, "instruction set; unset: the best of this machine");
   app.add_option("--trace", options.trace, "write a Chrome trace to FILE.rankN");
   AddNumber(app, "--orphan-timeout-ms", &options.orphan_timeout_ms, {0, kMaxMilliseconds},

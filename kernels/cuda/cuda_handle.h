@@ -3,6 +3,10 @@
 
 #include <cuda_runtime.h>
 
+#include <functional>
+
+#include "absl/status/status.h"
+#include "kernels/cuda/context.h"
 #include "kernels/stream.h"
 
 namespace pergola {
@@ -14,5 +18,10 @@ struct CudaHandle {
 
 // CHECKs that `stream` is one of OpenCudaStream's.
 CudaHandle CudaHandleOf(Stream& stream);
+const CudaContext& CudaContextOf(Stream& stream);
+
+// From now on `watch` is asked after every wait for the stream: its error becomes the stream's.
+// nullptr: nobody is.
+void WatchCudaStream(Stream& stream, std::function<absl::Status()> watch);
 
 }  // namespace pergola

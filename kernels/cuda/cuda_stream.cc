@@ -3,6 +3,7 @@
 #include <cuda_runtime.h>
 
 #include <algorithm>
+#include <functional>
 #include <string>
 #include <utility>
 
@@ -82,6 +83,8 @@ class CudaStream final : public Stream {
     return has ? weights : DType::kF16;
   }
   CpuStream& host() override { return host_; }
+  const CudaContext& context() const { return context_; }
+  void Watch(std::function<absl::Status()> watch) { watch_ = std::move(watch); }
   CudaHandle handle() const { return {context_.stream, device_}; }
 
   int64_t TotalBytes() const override { return total_bytes_; }
@@ -153,6 +156,7 @@ class CudaStream final : public Stream {
   bool sealed_ = false;
   std::unique_ptr<DenseProduct> dense_;
   absl::Status status_;
+  std::function<absl::Status()> watch_;  // of what kernels tell beside CUDA's errors
 };
 
 CudaStream::~CudaStream() {
@@ -331,6 +335,9 @@ bool CudaStream::Idle() {
 
 absl::Status CudaStream::Synchronize() {
   if (status_.ok()) Check(cudaStreamSynchronize(context_.stream), "waiting for it");
+  if (status_.ok() && watch_) {
+    status_ = Prefixed(watch_(), ToStd(absl::StrCat("CUDA device ", device_)));
+  }
   return status_;
 }
 
@@ -403,6 +410,16 @@ void CudaStream::Replay(const Recording& recording) {
 CudaHandle CudaHandleOf(Stream& stream) {
   PERGOLA_CHECK(stream.device() == Device::kCuda);
   return static_cast<CudaStream&>(stream).handle();
+}
+
+const CudaContext& CudaContextOf(Stream& stream) {
+  PERGOLA_CHECK(stream.device() == Device::kCuda);
+  return static_cast<CudaStream&>(stream).context();
+}
+
+void WatchCudaStream(Stream& stream, std::function<absl::Status()> watch) {
+  PERGOLA_CHECK(stream.device() == Device::kCuda);
+  static_cast<CudaStream&>(stream).Watch(std::move(watch));
 }
 
 int CudaDeviceCount() {

@@ -43,6 +43,14 @@ template <typename... P, typename... A>
 void Launch(void (*kernel)(P...), dim3 grid, int threads, int64_t shared_bytes,
             const CudaContext& context, A... args);
 
+// The same for a kernel whose blocks wait for blocks of launches on other GPUs. A waiting block
+// keeps its place on a multiprocessor, so all blocks of the grid must find one at once, or two GPUs
+// may each hold blocks that wait for what the other has not begun. The caller chooses a grid that
+// fits; nothing else on the GPU may wait for this launch.
+template <typename... P, typename... A>
+void LaunchResident(void (*kernel)(P...), int blocks, int threads, const CudaContext& context,
+                    A... args);
+
 // Says that the next kernel on the stream may begin as soon as all blocks of this one have. It gets
 // the machine's free places and what comes before its AwaitPrevious done while this one works.
 __device__ void LetNextBegin();
@@ -89,6 +97,18 @@ __device__ uint4 LoadOnce16(const void* global);
 
 // Two e4m3 to nearest even, `low` in bits 0 to 7, `high` in 8 to 15: F32ToE4M3 of model/dtype.h.
 __device__ uint32_t PackE4M3(float low, float high);
+// Memory that several GPUs see. LoadPeer16 reads 16 bytes (aligned) from another GPU's memory past
+// the caches that do not know of its writes. A thread that has read a flag's new value with
+// LoadAcquireSystem sees what was written before the StoreReleaseSystem that put it there: by the
+// storing thread, and by the threads of its block before a barrier in front of the store (PTX ISA,
+// section "Memory consistency model": release and acquire patterns, causality order).
+__device__ uint4 LoadPeer16(const void* global);
+__device__ uint64_t LoadAcquireSystem(const uint64_t* flag);
+__device__ void StoreReleaseSystem(uint64_t* flag, uint64_t value);
+// A clock that counts nanoseconds from any moment, in steps of up to a few microseconds.
+__device__ uint64_t DeviceNanoseconds();
+// Between two looks at a flag. Lanes of a warp must not wait for each other around it.
+__device__ void SpinPause();
 
 // 2^x, relative error 2^-22; results below 2^-126 are zero.
 __device__ float FastExp2(float x);
@@ -218,6 +238,12 @@ void Launch(void (*kernel)(P...), dim3 grid, int threads, int64_t shared_bytes,
                         " bytes of shared memory: " + cudaGetErrorString(launched));
 }
 
+template <typename... P, typename... A>
+void LaunchResident(void (*kernel)(P...), int blocks, int threads, const CudaContext& context,
+                    A... args) {
+  Launch(kernel, dim3(static_cast<unsigned>(blocks)), threads, 0, context, args...);
+}
+
 __device__ inline void LetNextBegin() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.launch_dependents;\n" ::: "memory");
@@ -338,6 +364,40 @@ __device__ inline uint4 LoadOnce16(const void* global) {
                : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
                : "l"(__cvta_generic_to_global(global)));
   return v;
+}
+
+__device__ inline uint4 LoadPeer16(const void* global) {
+  uint4 v;
+  asm volatile("ld.relaxed.sys.global.v4.u32 {%0, %1, %2, %3}, [%4];\n"
+               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+               : "l"(__cvta_generic_to_global(global))
+               : "memory");
+  return v;
+}
+
+__device__ inline uint64_t LoadAcquireSystem(const uint64_t* flag) {
+  uint64_t value;
+  asm volatile("ld.acquire.sys.global.u64 %0, [%1];\n"
+               : "=l"(value)
+               : "l"(__cvta_generic_to_global(flag))
+               : "memory");
+  return value;
+}
+
+__device__ inline void StoreReleaseSystem(uint64_t* flag, uint64_t value) {
+  asm volatile("st.release.sys.global.u64 [%0], %1;\n" ::"l"(__cvta_generic_to_global(flag)),
+               "l"(value)
+               : "memory");
+}
+
+__device__ inline uint64_t DeviceNanoseconds() {
+  uint64_t now;
+  asm volatile("mov.u64 %0, %%globaltimer;\n" : "=l"(now));
+  return now;
+}
+
+__device__ inline void SpinPause() {
+  __nanosleep(20);
 }
 
 __device__ inline float FastExp2(float x) {

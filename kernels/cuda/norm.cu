@@ -4,6 +4,7 @@
 // over a whole multiprocessor; sums run per thread, then over the block, in a fixed order.
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/device.cuh"
+#include "kernels/cuda/norm_row.cuh"
 #include "kernels/cuda/types.cuh"
 
 namespace pergola {
@@ -16,9 +17,7 @@ template <typename X, typename R, typename Y>
 struct NormJob {
   X* x;
   const R* residual;  // nullptr: none
-  const float* weight;
-  const float* bias;  // of a LayerNorm
-  float epsilon;
+  NormWeightsOfRow norm;
   int columns;
   Y* y;
 };
@@ -39,8 +38,7 @@ __device__ float UpdateAndSum(const NormJob<X, R, Y>& job, int64_t row) {
       for (int k = 0; k < kStep; ++k) values[k] += added[k];
       StoreFloats(values, x + i);
     }
-#pragma unroll
-    for (int k = 0; k < kStep; ++k) sum += kLayer ? values[k] : values[k] * values[k];
+    sum += NormTerm<kLayer>(values);
   }
   return sum;
 }
@@ -50,39 +48,9 @@ __global__ void __launch_bounds__(kNormThreads) NormKernel(NormJob<X, R, Y> job)
   BeginKernel();
   __shared__ float scratch[32];
   const int64_t row = blockIdx.x;
-  const X* x = job.x + row * job.columns;
-  const float columns = static_cast<float>(job.columns);
-  float sum = BlockSum(UpdateAndSum<kLayer, kStep>(job, row), scratch);
-  float mean = 0;
-  if (kLayer) {
-    mean = sum / columns;
-    sum = 0;
-    for (int i = threadIdx.x * kStep; i < job.columns; i += kNormThreads * kStep) {
-      float values[kStep];
-      LoadFloats(x + i, values);
-#pragma unroll
-      for (int k = 0; k < kStep; ++k) sum += (values[k] - mean) * (values[k] - mean);
-    }
-    sum = BlockSum(sum, scratch);
-  }
-  const float scale = 1.0F / sqrtf(sum / columns + job.epsilon);
-  for (int i = threadIdx.x * kStep; i < job.columns; i += kNormThreads * kStep) {
-    float values[kStep], weights[kStep];
-    LoadFloats(x + i, values);
-    LoadFloats(job.weight + i, weights);
-    if (kLayer) {
-      float biases[kStep];
-      LoadFloats(job.bias + i, biases);
-#pragma unroll
-      for (int k = 0; k < kStep; ++k) {
-        values[k] = (values[k] - mean) * scale * weights[k] + biases[k];
-      }
-    } else {
-#pragma unroll
-      for (int k = 0; k < kStep; ++k) values[k] = values[k] * scale * weights[k];
-    }
-    StoreFloats(values, job.y + row * job.columns + i);
-  }
+  const float sum = UpdateAndSum<kLayer, kStep>(job, row);
+  NormaliseRow<kLayer, kNormThreads, kStep>(job.norm, job.x + row * job.columns, job.columns, sum,
+                                            scratch, job.y + row * job.columns);
 }
 
 template <bool kLayer, typename X, typename R, typename Y, typename Args>
@@ -90,15 +58,13 @@ void LaunchNorm(const CudaContext& context, const Args& args, const float* bias)
   NormJob<X, R, Y> job;
   job.x = args.x.template as<X>();
   job.residual = args.residual.template as<R>();
-  job.weight = args.weight;
-  job.bias = bias;
-  job.epsilon = args.epsilon;
+  job.norm = {args.weight, bias, args.epsilon};
   job.columns = static_cast<int>(args.x.dim(1));
   job.y = args.y.template as<Y>();
   const auto rows = static_cast<unsigned>(args.x.dim(0));
   const bool fours = InFours(job.x, job.columns) && InFours(job.residual, job.columns) &&
-                     InFours(job.y, job.columns) && InFours(job.weight, job.columns) &&
-                     InFours(job.bias, job.columns);
+                     InFours(job.y, job.columns) && InFours(args.weight, job.columns) &&
+                     InFours(bias, job.columns);
   if (fours) {
     Launch(NormKernel<kLayer, 4, X, R, Y>, dim3(rows), kNormThreads, 0, context, job);
   } else {

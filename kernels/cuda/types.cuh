@@ -26,19 +26,32 @@ struct alignas(sizeof(T) * kCount) Pack {
   T values[kCount];
 };
 
+// How many of kCount neighbours go into one access.
+template <int kCount, typename T>
+inline constexpr int kPackValues = kCount * sizeof(T) > 16 ? static_cast<int>(16 / sizeof(T))
+                                                           : kCount;
+
 template <int kCount, typename T>
 __device__ inline void LoadFloats(const T* from, float (&to)[kCount]) {
-  const auto pack = *reinterpret_cast<const Pack<T, kCount>*>(from);
+  constexpr int kValues = kPackValues<kCount, T>;
 #pragma unroll
-  for (int i = 0; i < kCount; ++i) to[i] = ToFloat(pack.values[i]);
+  for (int first = 0; first < kCount; first += kValues) {
+    const auto pack = *reinterpret_cast<const Pack<T, kValues>*>(from + first);
+#pragma unroll
+    for (int i = 0; i < kValues; ++i) to[first + i] = ToFloat(pack.values[i]);
+  }
 }
 
 template <int kCount, typename T>
 __device__ inline void StoreFloats(const float (&from)[kCount], T* to) {
-  Pack<T, kCount> pack;
+  constexpr int kValues = kPackValues<kCount, T>;
 #pragma unroll
-  for (int i = 0; i < kCount; ++i) pack.values[i] = FromFloat<T>(from[i]);
-  *reinterpret_cast<Pack<T, kCount>*>(to) = pack;
+  for (int first = 0; first < kCount; first += kValues) {
+    Pack<T, kValues> pack;
+#pragma unroll
+    for (int i = 0; i < kValues; ++i) pack.values[i] = FromFloat<T>(from[first + i]);
+    *reinterpret_cast<Pack<T, kValues>*>(to + first) = pack;
+  }
 }
 
 // Whether rows of `columns` values at `data` may be taken four at a time.

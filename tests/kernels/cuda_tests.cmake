@@ -22,3 +22,8 @@ else()
   gtest_discover_tests(gpu_probe TEST_PREFIX "cuda." TEST_FILTER "*Cuda*:*Cublas*:GpuMemory*:Recorded*"
                        DISCOVERY_TIMEOUT 60 PROPERTIES TIMEOUT 300 LABELS cuda)
 endif()
+
+add_executable(peer_reduce_bench bench/peer_reduce_bench.cc)
+target_link_libraries(peer_reduce_bench PRIVATE pergola_cuda)
+set_target_properties(peer_reduce_bench PROPERTIES CUDA_RUNTIME_LIBRARY Static)
+add_test(NAME bench.peer_reduce COMMAND peer_reduce_bench --tiny)

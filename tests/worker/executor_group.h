@@ -13,6 +13,8 @@
 #include "gtest/gtest.h"
 #include "kernels/cpu_stream.h"
 #include "kernels/cuda/cuda_stream.h"
+#include "tests/worker/thread_ranks.h"
+#include "worker/comm/device_links.h"
 #include "worker/step/stage_executor.h"
 
 namespace pergola {
@@ -97,8 +99,9 @@ inline std::vector<Device> Devices() {
 
 class ExecutorGroup {
  public:
+  // `peer_bytes`: on a GPU, sums up to this size go through peer memory; 0: none.
   ExecutorGroup(const Checkpoint& checkpoint, int tp, int pp, const ExecutorOptions& options,
-                int threads = 1, Device device = Device::kCpu)
+                int threads = 1, Device device = Device::kCpu, int64_t peer_bytes = 0)
       : hidden_(checkpoint.spec().hidden), tp_(tp), pp_(pp) {
     for (int stage = 0; stage < pp; ++stage) {
       auto meeting = std::make_shared<Meeting>();
@@ -113,16 +116,22 @@ class ExecutorGroup {
           EXPECT_TRUE(gpu.ok()) << gpu.status();
           rank.gpu = std::move(gpu).value();
         }
-        Stream& where = rank.gpu != nullptr ? *rank.gpu : *rank.host;
         rank.communicator = std::make_unique<PlainCommunicator>(meeting, tp_rank, tp);
-        const auto layout = MakeLayout(checkpoint.spec(), tp, pp, stage * tp + tp_rank);
-        EXPECT_TRUE(layout.ok()) << layout.status();
-        auto executor = StageExecutor::Load(checkpoint, *layout, options, where,
-                                            rank.communicator.get(), nullptr);
-        EXPECT_TRUE(executor.ok()) << executor.status();
-        rank.executor = std::move(executor).value();
         ranks_.push_back(std::move(rank));
       }
+    }
+    if (peer_bytes > 0) OpenLinks(checkpoint, peer_bytes);
+    for (int world_rank = 0; world_rank < tp * pp; ++world_rank) {
+      Rank& rank = ranks_[world_rank];
+      Stream& where = rank.gpu != nullptr ? *rank.gpu : *rank.host;
+      const auto layout = MakeLayout(checkpoint.spec(), tp, pp, world_rank);
+      EXPECT_TRUE(layout.ok()) << layout.status();
+      ExecutorOptions own = options;
+      own.links = rank.links.get();
+      auto executor =
+          StageExecutor::Load(checkpoint, *layout, own, where, rank.communicator.get(), nullptr);
+      EXPECT_TRUE(executor.ok()) << executor.status();
+      rank.executor = std::move(executor).value();
     }
   }
 
@@ -184,8 +193,27 @@ class ExecutorGroup {
     std::unique_ptr<CpuStream> host;
     std::unique_ptr<Stream> gpu;
     std::unique_ptr<StageCommunicator> communicator;
+    std::unique_ptr<DeviceLinks> links;
     std::unique_ptr<StageExecutor> executor;
   };
+
+  void OpenLinks(const Checkpoint& checkpoint, int64_t peer_bytes) {
+    ThreadGather texts(tp_ * pp_);
+    OnThreads(tp_ * pp_, [&](int world_rank) {
+      Rank& rank = ranks_[world_rank];
+      DeviceLinksOptions options;
+      options.layout = MakeLayout(checkpoint.spec(), tp_, pp_, world_rank).value();
+      options.peer_sum_bytes = peer_bytes;
+      options.communicator = rank.communicator.get();
+      auto links = DeviceLinks::Open(*rank.gpu, options, [&](const std::string& text) {
+        return texts.Gather(world_rank, text);
+      });
+      ASSERT_TRUE(links.ok()) << links.status();
+      rank.links = std::move(links).value();
+      EXPECT_NE(rank.links->peers(), nullptr);
+    });
+  }
+
   const int64_t hidden_;
   const int tp_;
   const int pp_;

@@ -55,6 +55,7 @@ TEST(WorkerOptionsTest, RefusesValuesOutsideTheirLimitsInWords) {
         BadFlag{"--devices", "1,2,1", "1 stands there twice"},
         BadFlag{"--collectives", "mpi", "--collectives is 'mpi'; it must be auto, nccl or host"},
         BadFlag{"--gpu-memory-fraction", "1.5", "must be above 0 and at most 1"},
+        BadFlag{"--peer-sum-bytes", "67108865", "--peer-sum-bytes 67108865: must be 0 to 67108864"},
         BadFlag{"--cpu-target", "mmx", "--cpu-target is 'mmx'; it must be one of"},
         BadFlag{"--log-level", "loud", "--log-level is 'loud'"},
         BadFlag{"--group", long_name.c_str(), "--group has 65 characters; it must have 1 to 64"},

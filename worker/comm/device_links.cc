@@ -2,6 +2,7 @@
 
 #include <optional>
 
+#include "absl/strings/str_cat.h"
 #include "base/status.h"
 #include "worker/comm/backoff.h"
 
@@ -17,6 +18,12 @@ BackoffOptions WithinStep(bool spin) {
 constexpr int kPollsPerHealth = 64;
 
 }  // namespace
+
+std::string DeviceLinks::numerics() const {
+  std::string text = stage_ != nullptr ? ", sums by nccl" : "";
+  if (peers_ != nullptr) absl::StrAppend(&text, ", by peers to ", peers_->most_bytes(), " bytes");
+  return text;
+}
 
 absl::Status DeviceLinks::CheckHealth() const {
   if (stage_ != nullptr) RETURN_IF_ERROR(stage_->Health());

@@ -1,5 +1,6 @@
 // How the GPUs of a group reach each other: NCCL among the ranks of a stage and along each column
-// of equal tp_rank through the stages, or nothing but the host's communicators. Decided once, for
+// of equal tp_rank through the stages, or nothing but the host's communicators; and for small sums
+// each other's memory, where the GPUs of a stage reach it. Decided once, for
 // all ranks alike, before anything is loaded.
 #pragma once
 
@@ -11,9 +12,11 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "kernels/cuda/peer_reducer.h"
 #include "kernels/device_group.h"
 #include "kernels/stream.h"
 #include "model/layout.h"
+#include "worker/comm/communicator.h"
 #include "worker/comm/wait_board.h"
 
 namespace pergola {
@@ -29,6 +32,12 @@ struct DeviceLinksOptions {
   Collectives choice = Collectives::kAuto;
   std::string host;         // that the rank runs on
   int64_t most_values = 0;  // of a step's hidden state
+  // Of a sum that goes through peer memory, unless `choice` is kHost; 0: none does. The ranks of
+  // the stage meet in `communicator` for it, on the CPU too; a rank that then does not come to a
+  // sum within `peer_wait_ms` is lost.
+  int64_t peer_sum_bytes = 0;
+  int64_t peer_wait_ms = 60'000;
+  StageCommunicator* communicator = nullptr;
   // Whether to wait busily at first: pays only while every rank has cores of its own.
   bool spin = false;
   // Both may be empty. `background` moves the group's messages on and is called while waiting.
@@ -38,9 +47,10 @@ struct DeviceLinksOptions {
 
 class DeviceLinks {
  public:
-  // Collective over all ranks of the group, also those on the CPU; null where the host serves. With
-  // kAuto it does where a rank computes on the CPU, the program has no NCCL, or two ranks share a
-  // GPU, which NCCL does not take; rank 0 logs why. With kNccl the first two are refused in words
+  // Collective over all ranks of the group, also those on the CPU; null where the host serves
+  // alone. With kAuto there is no NCCL where a rank computes on the CPU, the program has none, or
+  // two ranks share a GPU, which it does not take; rank 0 logs why, and the leader of a stage why
+  // its GPUs have no peer memory. With kNccl the first two are refused in words
   // (FAILED_PRECONDITION), the third by NCCL, unless each rank has its own NCCL_HOSTID. INTERNAL
   // with NCCL's words. A group of one rank has no links and gathers nothing. `stream` is borrowed
   // and outlives the links.
@@ -48,14 +58,18 @@ class DeviceLinks {
                                                            const DeviceLinksOptions& options,
                                                            const GatherTexts& gather);
 
-  // Null in stages of one rank.
+  // Null in stages of one rank, and without NCCL.
   DeviceGroup* stage() const { return stage_.get(); }
-  // The ranks of this tp_rank, by stage; null in a group of one stage.
+  // The ranks of this tp_rank, by stage; null in a group of one stage, and without NCCL.
   DeviceGroup* column() const { return column_.get(); }
-  // What they took of the device's memory, as it says itself; of the rank where that is most.
+  // Null: no sum goes through peer memory.
+  PeerReducer* peers() const { return peers_.get(); }
+  // What they took of the device's memory: NCCL's as the device says itself, of the rank where that
+  // is most; the peers' as planned.
   int64_t bytes() const { return bytes_; }
-  // For the numerics id: NCCL adds in an order of its own, and in the activations' type.
-  const char* numerics() const { return stage_ != nullptr ? ", sums by nccl" : ""; }
+  // For the numerics id: NCCL adds in an order of its own, and in the activations' type; peers in
+  // rank order, with the norm behind it summed by more threads than a norm has alone.
+  std::string numerics() const;
 
   // Stream::Synchronize that also sees a peer's failure, and moves the group's messages on. The
   // wait is published as "`operation` `sequence`".
@@ -63,12 +77,15 @@ class DeviceLinks {
 
  private:
   explicit DeviceLinks(const DeviceLinksOptions& options) : options_(options) {}
+  absl::Status ChooseGroups(Stream& stream, const GatherTexts& gather);
   absl::Status OpenGroups(Stream& stream, const GatherTexts& gather);
+  absl::Status OpenPeers(Stream& stream);
   absl::Status CheckHealth() const;
 
   const DeviceLinksOptions options_;
   std::unique_ptr<DeviceGroup> stage_;
   std::unique_ptr<DeviceGroup> column_;
+  std::unique_ptr<PeerReducer> peers_;
   int64_t bytes_ = 0;
 };
 

@@ -70,25 +70,66 @@ absl::StatusOr<std::string> ShareId(bool leads, int leader, const GatherTexts& g
 absl::StatusOr<std::unique_ptr<DeviceLinks>> DeviceLinks::Open(Stream& stream,
                                                                const DeviceLinksOptions& options,
                                                                const GatherTexts& gather) {
-  std::unique_ptr<DeviceLinks> links;
   const RankLayout& layout = options.layout;
-  if (layout.tensor_parallel * layout.pipeline_parallel == 1) return links;
-  ASSIGN_OR_RETURN(const std::vector<std::string> texts, gather(Describe(stream, options)));
-  if (options.choice == Collectives::kHost) return links;
+  if (layout.tensor_parallel * layout.pipeline_parallel == 1) return nullptr;
+  std::unique_ptr<DeviceLinks> links(new DeviceLinks(options));
+  RETURN_IF_ERROR(links->ChooseGroups(stream, gather));
+  RETURN_IF_ERROR(links->OpenPeers(stream));
+  const bool any =
+      links->stage_ != nullptr || links->column_ != nullptr || links->peers_ != nullptr;
+  if (!any) links.reset();
+  return links;
+}
+
+absl::Status DeviceLinks::ChooseGroups(Stream& stream, const GatherTexts& gather) {
+  ASSIGN_OR_RETURN(const std::vector<std::string> texts, gather(Describe(stream, options_)));
+  if (options_.choice == Collectives::kHost) return absl::OkStatus();
   const std::optional<std::string> none = WhoHasNone(texts);
   const std::optional<std::string> shared = none ? std::nullopt : WhoShares(texts);
-  if (options.choice == Collectives::kNccl && none) {
+  if (options_.choice == Collectives::kNccl && none) {
     return absl::FailedPreconditionError(absl::StrCat("--collectives is nccl; ", *none));
   }
-  if (options.choice == Collectives::kAuto && (none || shared)) {
-    if (layout.world_rank == 0 && stream.device() != Device::kCpu) {
+  if (options_.choice == Collectives::kAuto && (none || shared)) {
+    if (options_.layout.world_rank == 0 && stream.device() != Device::kCpu) {
       LOG_WARN("the GPUs exchange through the host's memory, not NCCL: {}", none ? *none : *shared);
     }
-    return links;
+    return absl::OkStatus();
   }
-  links.reset(new DeviceLinks(options));
-  RETURN_IF_ERROR(links->OpenGroups(stream, gather));
-  return links;
+  return OpenGroups(stream, gather);
+}
+
+// The ranks of a stage agree, whatever the group's do: one on the CPU keeps the others from it.
+absl::Status DeviceLinks::OpenPeers(Stream& stream) {
+  const RankLayout& layout = options_.layout;
+  if (layout.tensor_parallel == 1 || options_.peer_sum_bytes == 0 ||
+      options_.choice == Collectives::kHost) {
+    return absl::OkStatus();
+  }
+  const uint8_t own = stream.device() == Device::kCpu ? 0 : 1;
+  std::vector<uint8_t> all(layout.tensor_parallel);
+  RETURN_IF_ERROR(options_.communicator->AllGather(&own, sizeof(own), all.data()));
+  if (std::count(all.begin(), all.end(), 0) > 0) return absl::OkStatus();
+  PeerOptions options;
+  options.rank = layout.tp_rank;
+  options.size = layout.tensor_parallel;
+  options.first_rank = layout.RankOf(layout.stage, 0);
+  options.most_bytes = (options_.peer_sum_bytes + 15) / 16 * 16;
+  options.wait_ms = options_.peer_wait_ms;
+  options.gather = [this](const void* in, int64_t bytes, void* out) {
+    return options_.communicator->AllGather(in, bytes, out);
+  };
+  auto peers = PeerReducer::Open(stream, options);
+  if (peers.ok()) {
+    peers_ = std::move(peers).value();
+    bytes_ += PeerReducer::PlannedBytes(options.size, options.most_bytes);
+    return absl::OkStatus();
+  }
+  if (!absl::IsFailedPrecondition(peers.status())) return peers.status();
+  if (layout.leader()) {
+    LOG_WARN("no sum of stage {} goes through peer memory: {}", layout.stage,
+             std::string(peers.status().message()));
+  }
+  return absl::OkStatus();
 }
 
 absl::Status DeviceLinks::OpenGroups(Stream& stream, const GatherTexts& gather) {

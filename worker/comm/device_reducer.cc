@@ -24,7 +24,16 @@ DeviceReducer::DeviceReducer(Stream& stream, StageCommunicator* communicator, De
   wide_ = DeviceBuffer(stream, PlannedBytes(staged, most_values, activation));
 }
 
+// The same on every rank: it depends on the message's size alone.
+bool DeviceReducer::ThroughPeers(const Tensor& part) const {
+  return peers_ != nullptr && DTypeBytes(part.dtype(), part.values()) <= peers_->most_bytes();
+}
+
 absl::Status DeviceReducer::AllReduce(const Tensor& x) {
+  if (ThroughPeers(x)) {
+    peers_->AllReduce(x);
+    return absl::OkStatus();
+  }
   if (group_ != nullptr) return group_->AllReduce(x);
   if (communicator_ == nullptr) return absl::OkStatus();
   // Also with one rank: the communicator moves the group's messages on while the step runs.
@@ -48,18 +57,30 @@ absl::Status DeviceReducer::AllReduce(const Tensor& x) {
 }
 
 absl::Status DeviceReducer::AllReduceNorm(const RmsNormArgs& args) {
+  if (ThroughPeers(args.residual)) {
+    peers_->AllReduceNorm(args);
+    return absl::OkStatus();
+  }
   RETURN_IF_ERROR(AllReduce(args.residual));
   RmsNorm(stream_, args);
   return absl::OkStatus();
 }
 
 absl::Status DeviceReducer::AllReduceNorm(const LayerNormArgs& args) {
+  if (ThroughPeers(args.residual)) {
+    peers_->AllReduceNorm(args);
+    return absl::OkStatus();
+  }
   RETURN_IF_ERROR(AllReduce(args.residual));
   LayerNorm(stream_, args);
   return absl::OkStatus();
 }
 
 absl::Status DeviceReducer::AllReduceAdd(const AddArgs& args) {
+  if (ThroughPeers(args.y)) {
+    peers_->AllReduceAdd(args);
+    return absl::OkStatus();
+  }
   RETURN_IF_ERROR(AllReduce(args.y));
   Add(stream_, args);
   return absl::OkStatus();

@@ -1,11 +1,13 @@
 // Sums of a stage's ranks over activations in device memory. On the CPU the communicator adds them
-// where they lie; GPUs that reach each other have a DeviceGroup; others' go through host memory in
-// f32, which adds them in rank order wherever the GPUs are and needs no path between them.
+// where they lie; GPUs that reach each other have a DeviceGroup, and for small messages a
+// PeerReducer; others' go through host memory in f32, which adds them in rank order wherever the
+// GPUs are and needs no path between them.
 #pragma once
 
 #include <cstdint>
 
 #include "absl/status/status.h"
+#include "kernels/cuda/peer_reducer.h"
 #include "kernels/decoder_ops.h"
 #include "kernels/device_group.h"
 #include "kernels/stream.h"
@@ -20,6 +22,9 @@ class DeviceReducer {
   // stage has one rank, `group` if its devices do not reach each other. All are borrowed.
   DeviceReducer(Stream& stream, StageCommunicator* communicator, DeviceGroup* group,
                 int64_t most_values, DType activation);
+
+  // From now on messages that `peers` takes go that way. Borrowed, may be null.
+  void UsePeers(PeerReducer* peers) { peers_ = peers; }
 
   // What the constructor allocates of the device's memory; `staged`: sums go through the host's.
   static int64_t PlannedBytes(bool staged, int64_t most_values, DType activation);
@@ -37,9 +42,12 @@ class DeviceReducer {
   absl::Status AllReduceAdd(const AddArgs& args);
 
  private:
+  bool ThroughPeers(const Tensor& part) const;
+
   Stream& stream_;
   StageCommunicator* communicator_;
   DeviceGroup* group_;
+  PeerReducer* peers_ = nullptr;
   DeviceBuffer staged_;  // [most_values] f32, pinned
   DeviceBuffer wide_;    // [most_values] f32, where activations are narrower
 };

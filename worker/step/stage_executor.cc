@@ -99,11 +99,17 @@ class DecoderExecutor final : public StageExecutor {
   bool on_cpu() const { return stream_.device() == Device::kCpu; }
   DeviceGroup* stage() const { return links_ == nullptr ? nullptr : links_->stage(); }
   DeviceGroup* column() const { return links_ == nullptr ? nullptr : links_->column(); }
+  PeerReducer* peers() const { return links_ == nullptr ? nullptr : links_->peers(); }
   // A step in which ranks meet on the host cannot be recorded. Plans are the same on all ranks of a
   // stage, and so they record and replay the same steps. Hops are not recorded: of two
   // communicators in one recording NCCL's documentation warns, and they are one or two launches.
   bool records() const {
-    return stream_.records() && (layout_.tensor_parallel == 1 || stage() != nullptr);
+    return stream_.records() &&
+           (layout_.tensor_parallel == 1 || stage() != nullptr || PeersTakeAll());
+  }
+  bool PeersTakeAll() const {
+    const int64_t values = bounds_.step_rows * spec_.hidden;
+    return peers() != nullptr && DTypeBytes(DType::kF32, values) <= peers()->most_bytes();
   }
   // Ranks meet within a step on the host.
   bool staged() const { return !on_cpu() && layout_.tensor_parallel > 1 && stage() == nullptr; }
@@ -367,6 +373,7 @@ absl::Status DecoderExecutor::Allocate() {
   kv_ = std::make_unique<KvCache>(kv_shape_, limits_.block_count, stream_);
   reducer_ = std::make_unique<DeviceReducer>(stream_, communicator_, stage(),
                                              limits_.step_tokens * spec_.hidden, activation_);
+  reducer_->UsePeers(peers());
   decoder_ = std::make_unique<Decoder>(spec_, layout_, bounds_, weights_, *kv_, stream_, *reducer_);
   slots_ = std::make_unique<SlotTable>(limits_);
   inputs_ = std::make_unique<StepInputs>(stream_, limits_.step_tokens, limits_.slot_count,

@@ -2,38 +2,65 @@
 // function is.
 #pragma once
 
+#include <chrono>
+#include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <string>
+#include <thread>
 #include <tuple>
 #include <utility>
 
 #include "kernels/cuda/context.h"
 #include "kernels/cuda/emulator/fragments.h"
 #include "kernels/cuda/emulator/grid.h"
+#include "kernels/cuda/emulator/peers.h"
 #include "kernels/cuda/emulator/stream.h"
 
 namespace pergola {
 
+namespace emulator {
+
+// How a grid runs: RunGrid or RunResidentGrid.
+using GridRunner = void (*)(const KernelCall& call, const LaunchShape& shape,
+                            const Action& previous);
+
 template <typename... P, typename... A>
-void Launch(void (*kernel)(P...), dim3 grid, int threads, int64_t shared_bytes,
-            const CudaContext& context, A... args) {
+void LaunchWith(GridRunner runner, void (*kernel)(P...), const LaunchShape& shape,
+                cudaStream_t stream, A... args) {
   static_assert(sizeof...(P) == sizeof...(A), "a launch gives the kernel all of its arguments");
-  const emulator::LaunchShape shape = {grid, threads, shared_bytes, context.compute_capability,
-                                       BeginsEarly(context)};
-  emulator::CheckLaunch(shape);
+  CheckLaunch(shape);
   // The arguments are copied now, as CUDA does, and read when the launch runs.
   using Call = std::pair<void (*)(P...), std::tuple<P...>>;
   const Call call(kernel, std::tuple<P...>(static_cast<P>(args)...));
-  const auto run = [=](const emulator::Action& previous) {
+  const auto run = [=](const Action& previous) {
     const auto body = [](const void* argument) {
       const Call& own = *static_cast<const Call*>(argument);
       std::apply(own.first, own.second);
     };
-    emulator::RunGrid({body, &call}, shape, previous);
+    runner({body, &call}, shape, previous);
   };
-  const cudaError_t enqueued = emulator::EnqueueKernel(context.stream, run, shape.early);
+  const cudaError_t enqueued = EnqueueKernel(stream, run, shape.early);
   PERGOLA_CHECK_MSG(enqueued == cudaSuccess,
                     std::string("launch: ") + cudaGetErrorString(enqueued));
+}
+
+}  // namespace emulator
+
+template <typename... P, typename... A>
+void Launch(void (*kernel)(P...), dim3 grid, int threads, int64_t shared_bytes,
+            const CudaContext& context, A... args) {
+  const emulator::LaunchShape shape = {grid, threads, shared_bytes, context.compute_capability,
+                                       BeginsEarly(context)};
+  emulator::LaunchWith(emulator::RunGrid, kernel, shape, context.stream, args...);
+}
+
+template <typename... P, typename... A>
+void LaunchResident(void (*kernel)(P...), int blocks, int threads, const CudaContext& context,
+                    A... args) {
+  const emulator::LaunchShape shape = {dim3(static_cast<unsigned>(blocks)), threads, 0,
+                                       context.compute_capability, BeginsEarly(context)};
+  emulator::LaunchWith(emulator::RunResidentGrid, kernel, shape, context.stream, args...);
 }
 
 inline void LetNextBegin() {}
@@ -90,6 +117,31 @@ inline uint4 LoadOnce16(const void* global) {
 
 inline uint32_t PackE4M3(float low, float high) {
   return EncodeE4M3(low) | EncodeE4M3(high) << 8;
+}
+
+inline uint4 LoadPeer16(const void* global) {
+  emulator::CheckAccess("LoadPeer16", global, 16, 16);
+  uint4 v;
+  std::memcpy(&v, global, sizeof(v));
+  return v;
+}
+inline uint64_t LoadAcquireSystem(const uint64_t* flag) {
+  emulator::CheckAccess("LoadAcquireSystem", flag, 8, 8);
+  return __atomic_load_n(flag, __ATOMIC_ACQUIRE);
+}
+inline void StoreReleaseSystem(uint64_t* flag, uint64_t value) {
+  emulator::CheckAccess("StoreReleaseSystem", flag, 8, 8);
+  emulator::CheckReach("StoreReleaseSystem", flag);
+  __atomic_store_n(flag, value, __ATOMIC_RELEASE);
+}
+inline uint64_t DeviceNanoseconds() {
+  return static_cast<uint64_t>(std::chrono::steady_clock::now().time_since_epoch() /
+                               std::chrono::nanoseconds(1));
+}
+// Only other OS threads go on meanwhile: lanes that wait for each other in a loop hang here, as
+// they did on GPUs before Volta.
+inline void SpinPause() {
+  std::this_thread::sleep_for(std::chrono::microseconds(20));
 }
 
 inline float FastExp2(float x) {

@@ -1,13 +1,16 @@
 // Runs CUDA kernels on the CPU, for tests: the same .cu sources, compiled by g++ against the
 // headers in include/, which take the place of the toolkit's. It shows whether a kernel computes
 // the right thing and keeps CUDA's rules; it says nothing about speed, and nothing about what only
-// real parallelism does (blocks that wait for each other hang here: none may).
+// real parallelism does.
 //
 // A launch runs its blocks one after the other on the calling thread, each CUDA thread as a fiber.
 // A block runs warp by warp, and each warp lane by lane, until all threads wait at a barrier. What
 // breaks CUDA's rules ends the process with a line that names block, thread and operation: a
 // barrier that not all threads of the block reach, a warp function that not all 32 lanes reach,
 // misaligned copies, shared memory that was not asked for, impossible launches.
+//
+// Blocks that wait for each other hang, but for LaunchResident's: those run at once, each on an OS
+// thread. Ranks are OS threads, or processes that share memory through cudaIpc*.
 //
 // To make mistakes show as wrong results:
 //  - the order of blocks, warps and lanes can be set (below): a missing barrier gives other values
@@ -54,6 +57,7 @@ struct DeviceModel {
   int multiprocessors = 4;
   int64_t memory_bytes = int64_t{4} << 30;
   int64_t graph_node_bytes = 512;  // that a prepared graph takes for each of its nodes
+  bool peers = true;               // devices reach each other's memory
 };
 void SetDeviceModel(const DeviceModel& model);
 DeviceModel GetDeviceModel();

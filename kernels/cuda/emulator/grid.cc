@@ -12,8 +12,10 @@
 #include <vector>
 
 #include "base/check.h"
+#include "kernels/cuda/emulator/block_threads.h"
 #include "kernels/cuda/emulator/emulator.h"
 #include "kernels/cuda/emulator/fiber_switch.h"
+#include "kernels/cuda/emulator/peers.h"
 #include "kernels/cuda/emulator/shared_memory.h"
 
 __thread uint3 threadIdx, blockIdx, blockDim, gridDim;
@@ -81,6 +83,8 @@ class Engine {
  public:
   void RunGrid(const KernelCall& call, const LaunchShape& shape,
                const std::function<void()>& previous);
+  // One block of a grid whose other blocks run on other threads.
+  void RunOne(const KernelCall& call, const LaunchShape& shape, int64_t block, uint64_t seed);
   int compute_capability() const { return compute_capability_; }
   Thread& current() { return threads_[static_cast<size_t>(current_)]; }
   int current_index() const { return current_; }
@@ -93,6 +97,9 @@ class Engine {
 
  private:
   void RunWarpOperation();
+  void Begin(const KernelCall& call, const LaunchShape& shape, uint64_t seed);
+  void RunBlockAt(int64_t block, const LaunchShape& shape);
+  void CheckAwaited(const LaunchShape& shape, int64_t blocks);
   void RunBlock(int threads);
   void RunWarp(int warp);
   void RunLane(int thread);
@@ -132,36 +139,55 @@ void Engine::Fail(int thread, const std::string& what) {
   CheckFailed(__FILE__, __LINE__, "the kernel keeps CUDA's rules", Place(thread) + what);
 }
 
-void Engine::RunGrid(const KernelCall& call, const LaunchShape& shape,
-                     const std::function<void()>& previous) {
+void Engine::Begin(const KernelCall& call, const LaunchShape& shape, uint64_t seed) {
   PERGOLA_CHECK_MSG(!running(), "a kernel launches a kernel");
-  previous_ = previous ? &previous : nullptr;
+  previous_ = nullptr;
   awaited_ = 0;
-  const dim3& grid = shape.grid;
   call_ = call;
   compute_capability_ = shape.compute_capability;
-  random_ = current_order.seed;
+  random_ = seed;
   threads_.resize(static_cast<size_t>(shape.threads));
   blockDim = {static_cast<unsigned>(shape.threads), 1, 1};
-  gridDim = {grid.x, grid.y, grid.z};
+  gridDim = {shape.grid.x, shape.grid.y, shape.grid.z};
+}
+
+void Engine::RunBlockAt(int64_t block, const LaunchShape& shape) {
+  const dim3& grid = shape.grid;
   const int64_t plane = int64_t{grid.x} * grid.y;
-  FillOrder(&block_order_, plane * grid.z, &random_);
-  for (const int64_t block : block_order_) {
-    blockIdx = {static_cast<unsigned>(block % grid.x),
-                static_cast<unsigned>(block % plane / grid.x),
-                static_cast<unsigned>(block / plane)};
-    shared_.Begin(shape.shared_bytes);
-    RunBlock(shape.threads);
-    if (shared_.WrittenBeyond()) {
-      Fail(0, "some thread wrote beyond the launch's " + std::to_string(shape.shared_bytes) +
-                  " bytes of dynamic shared memory");
-    }
+  blockIdx = {static_cast<unsigned>(block % grid.x), static_cast<unsigned>(block % plane / grid.x),
+              static_cast<unsigned>(block / plane)};
+  shared_.Begin(shape.shared_bytes);
+  RunBlock(shape.threads);
+  if (shared_.WrittenBeyond()) {
+    Fail(0, "some thread wrote beyond the launch's " + std::to_string(shape.shared_bytes) +
+                " bytes of dynamic shared memory");
   }
-  if (shape.early && awaited_ != plane * grid.z * shape.threads) {
+}
+
+void Engine::CheckAwaited(const LaunchShape& shape, int64_t blocks) {
+  if (shape.early && awaited_ != blocks * shape.threads) {
     Fail(0,
          "it may begin before the kernel before it has ended, and not every thread calls "
          "AwaitPrevious");
   }
+}
+
+void Engine::RunGrid(const KernelCall& call, const LaunchShape& shape,
+                     const std::function<void()>& previous) {
+  Begin(call, shape, current_order.seed);
+  previous_ = previous ? &previous : nullptr;
+  const int64_t blocks = int64_t{shape.grid.x} * shape.grid.y * shape.grid.z;
+  FillOrder(&block_order_, blocks, &random_);
+  for (const int64_t block : block_order_) RunBlockAt(block, shape);
+  CheckAwaited(shape, blocks);
+  current_ = -1;
+}
+
+void Engine::RunOne(const KernelCall& call, const LaunchShape& shape, int64_t block,
+                    uint64_t seed) {
+  Begin(call, shape, seed);
+  RunBlockAt(block, shape);
+  CheckAwaited(shape, 1);
   current_ = -1;
 }
 
@@ -329,6 +355,11 @@ Engine& ThisEngine() {
   return engine;
 }
 
+BlockThreads& ThisBlockThreads() {
+  static thread_local BlockThreads threads;
+  return threads;
+}
+
 Engine& RunningEngine() {
   Engine& engine = ThisEngine();
   PERGOLA_CHECK_MSG(engine.running(), "a device function is called outside of a kernel");
@@ -360,6 +391,21 @@ void CheckLaunch(const LaunchShape& shape) {
 void RunGrid(const KernelCall& call, const LaunchShape& shape,
              const std::function<void()>& previous) {
   ThisEngine().RunGrid(call, shape, previous);
+}
+
+void RunResidentGrid(const KernelCall& call, const LaunchShape& shape,
+                     const std::function<void()>& previous) {
+  if (previous) previous();
+  uint64_t random = current_order.seed;
+  std::vector<int64_t> order;
+  FillOrder(&order, shape.grid.x, &random);
+  const OrderSetting setting = current_order;
+  const int device = CurrentDevice();
+  ThisBlockThreads().Run(order, [&](int64_t block) {
+    current_order = setting;
+    SetCurrentDevice(device);
+    ThisEngine().RunOne(call, shape, block, setting.seed + static_cast<uint64_t>(block));
+  });
 }
 
 void RequireCapability(const char* operation, int capability) {

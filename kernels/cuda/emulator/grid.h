@@ -32,6 +32,10 @@ void CheckLaunch(const LaunchShape& shape);
 // first block await it, on a thread of its own, since it may be a grid with shared memory too.
 void RunGrid(const KernelCall& call, const LaunchShape& shape,
              const std::function<void()>& previous);
+// The same for a one-dimensional grid whose blocks may wait for blocks of other launches: all of
+// them run at once, each on an OS thread of its own, after `previous`.
+void RunResidentGrid(const KernelCall& call, const LaunchShape& shape,
+                     const std::function<void()>& previous);
 
 // The rest is called by a running CUDA thread.
 

@@ -12,6 +12,7 @@
 #include "base/mutex.h"
 #include "kernels/cuda/emulator/emulator.h"
 #include "kernels/cuda/emulator/grid.h"
+#include "kernels/cuda/emulator/peers.h"
 #include "kernels/cuda/emulator/stream.h"
 
 namespace pergola::emulator {
@@ -19,6 +20,11 @@ namespace {
 
 thread_local cudaError_t last_error = cudaSuccess;
 thread_local int current_device = 0;
+
+// How an export must begin and end: whole pages, which can be mapped anew in place. CUDA shares the
+// whole of such a granule with whoever opens a part of it; here a part cannot be exported.
+constexpr size_t kShareGranule = size_t{2} << 20;
+constexpr size_t kPageBytes = 4096;
 
 // How programs whose main is the product's are told of their devices.
 DeviceModel ModelFromEnvironment() {
@@ -66,11 +72,11 @@ class Registry {
     const auto size = static_cast<int64_t>(bytes);
     if (on_device && size > model_.memory_bytes - allocated_[current_device])
       return cudaErrorMemoryAllocation;
-    void* memory =
-        std::aligned_alloc(kAlignment, (bytes + kAlignment - 1) / kAlignment * kAlignment);
+    const size_t alignment = bytes % kShareGranule == 0 ? kPageBytes : kAlignment;
+    void* memory = std::aligned_alloc(alignment, (bytes + alignment - 1) / alignment * alignment);
     if (memory == nullptr) return cudaErrorMemoryAllocation;
     std::memset(memory, 0xff, bytes);
-    blocks_[reinterpret_cast<uintptr_t>(memory)] = {size, on_device, current_device};
+    blocks_[reinterpret_cast<uintptr_t>(memory)] = {size, on_device, current_device, -1, false};
     ++allocation_count_;
     if (on_device) allocated_[current_device] += size;
     *pointer = memory;
@@ -80,13 +86,48 @@ class Registry {
     if (pointer == nullptr) return cudaSuccess;
     MutexLock lock(mutex_);
     const auto found = blocks_.find(reinterpret_cast<uintptr_t>(pointer));
-    if (found == blocks_.end() || found->second.on_device != on_device) {
+    if (found == blocks_.end() || found->second.on_device != on_device || found->second.imported) {
       return cudaErrorInvalidValue;
     }
     if (on_device) allocated_[found->second.device] -= found->second.bytes;
+    const Block block = found->second;
     blocks_.erase(found);
+    // The heap must not go on with pages that another process sees.
+    if (block.shared_file >= 0) UnshareInPlace(pointer, block.bytes, block.shared_file);
     std::free(pointer);
     return cudaSuccess;
+  }
+  int DeviceOf(const void* pointer) {
+    MutexLock lock(mutex_);
+    const auto at = reinterpret_cast<uintptr_t>(pointer);
+    auto found = blocks_.upper_bound(at);
+    if (found == blocks_.begin()) return kPageableMemory;
+    --found;
+    if (static_cast<int64_t>(at - found->first) >= found->second.bytes) return kPageableMemory;
+    return found->second.on_device ? found->second.device : kPinnedMemory;
+  }
+  SharedMemoryFile Share(void* pointer) {
+    MutexLock lock(mutex_);
+    const auto found = blocks_.find(reinterpret_cast<uintptr_t>(pointer));
+    if (found == blocks_.end() || !found->second.on_device || found->second.imported ||
+        static_cast<size_t>(found->second.bytes) % kShareGranule != 0) {
+      return {};
+    }
+    Block& block = found->second;
+    if (block.shared_file < 0) block.shared_file = ShareInPlace(pointer, block.bytes);
+    return {block.shared_file, block.bytes};
+  }
+  void AddImported(void* pointer, int64_t bytes) {
+    MutexLock lock(mutex_);
+    blocks_[reinterpret_cast<uintptr_t>(pointer)] = {bytes, true, current_device, -1, true};
+  }
+  int64_t RemoveImported(void* pointer) {
+    MutexLock lock(mutex_);
+    const auto found = blocks_.find(reinterpret_cast<uintptr_t>(pointer));
+    if (found == blocks_.end() || !found->second.imported) return 0;
+    const int64_t bytes = found->second.bytes;
+    blocks_.erase(found);
+    return bytes;
   }
   // What all of [pointer, pointer + bytes) is: pageable if CUDA knows nothing of it.
   enum class Kind : uint8_t { kPageable, kPinned, kDevice };
@@ -112,7 +153,9 @@ class Registry {
   struct Block {
     int64_t bytes;
     bool on_device;
-    int device;  // that was current when it was allocated
+    int device;       // that was current when it was allocated or opened
+    int shared_file;  // whose pages it has, once exported; -1
+    bool imported;    // from another process
   };
   Mutex mutex_;
   DeviceModel model_ GUARDED_BY(mutex_) = ModelFromEnvironment();
@@ -152,6 +195,30 @@ void SetDeviceModel(const DeviceModel& model) {
 
 DeviceModel GetDeviceModel() {
   return TheRegistry().model();
+}
+
+int CurrentDevice() {
+  return current_device;
+}
+
+void SetCurrentDevice(int device) {
+  current_device = device;
+}
+
+int DeviceOfMemory(const void* pointer) {
+  return TheRegistry().DeviceOf(pointer);
+}
+
+SharedMemoryFile ShareMemory(void* pointer) {
+  return TheRegistry().Share(pointer);
+}
+
+void AddImportedMemory(void* pointer, int64_t bytes) {
+  TheRegistry().AddImported(pointer, bytes);
+}
+
+int64_t RemoveImportedMemory(void* pointer) {
+  return TheRegistry().RemoveImported(pointer);
 }
 
 bool IsDeviceMemory(const void* pointer, size_t bytes) {
