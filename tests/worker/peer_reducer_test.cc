@@ -73,9 +73,9 @@ TEST_F(PeerStageTest, PlannedMemoryIsWhatIsAllocated) {
   const MemoryCheckpoint checkpoint(TinySpec(), {});
   ExecutorGroup group(checkpoint, 2, 1, TinyOptions(), 1, Device::kCuda, 1 << 20);
   const ExecutorInfo& info = group.last().info();
-  EXPECT_GE(info.memory.peer_bytes, PeerReducer::PlannedBytes(2, 1 << 20));
+  EXPECT_EQ(info.memory.link_bytes, PeerReducer::PlannedBytes(2, 1 << 20));
   EXPECT_GE(PeerReducer::PlannedBytes(2, 1 << 20), 2 << 20);
-  EXPECT_EQ(info.memory.peer_bytes, info.allocated.peer_bytes);
+  EXPECT_EQ(info.memory.link_bytes, info.allocated.link_bytes);
 }
 
 // Rank 1 of the stage never executes.

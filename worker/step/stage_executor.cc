@@ -321,7 +321,7 @@ void DecoderExecutor::FillInfo() {
   info_.allocated.residual_bytes = hidden_.size();
   info_.allocated.table_bytes = inputs_->bytes();
   info_.allocated.peer_bytes = reducer_->bytes();
-  info_.allocated.link_bytes = info_.memory.link_bytes;
+  info_.allocated.link_bytes = links_ == nullptr ? 0 : links_->bytes();
   // Without the step loop's rows, as on the CPU.
   info_.allocated.host_bytes = slots_->bytes() + inputs_->pinned_bytes() + logits;
   if (sampler_ != nullptr) {
