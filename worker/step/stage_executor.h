@@ -104,7 +104,6 @@ class StageExecutor {
   // on the device. Each rank has its share from its column and gathers the rest within its stage.
   virtual bool hops_on_device() const = 0;
 
-
   // Whether it is of use to begin a plan before the one before is finished: a device computes
   // beside the host, and knows the tokens first. False: each Begin is followed by its Finish.
   virtual bool RunsAhead() const = 0;
