@@ -19,7 +19,7 @@ if(PERGOLA_PORTABLE)
 else()
   target_compile_definitions(gpu_probe PRIVATE PERGOLA_TEST_DATA="${CMAKE_CURRENT_SOURCE_DIR}")
   # The CPU's cases are the plain suite's.
-  gtest_discover_tests(gpu_probe TEST_PREFIX "cuda." TEST_FILTER "*Cuda*:*Cublas*:GpuMemory*:Recorded*"
+  gtest_discover_tests(gpu_probe TEST_PREFIX "cuda." TEST_FILTER "*Cuda*:*cuda_*:*Cublas*:GpuMemory*:Recorded*"
                        DISCOVERY_TIMEOUT 60 PROPERTIES TIMEOUT 300 LABELS cuda)
 endif()
 
