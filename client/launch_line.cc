@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstddef>
 
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
@@ -62,7 +63,8 @@ absl::StatusOr<std::string> DealDevices(const GroupOptions& one, int i, int coun
         absl::StrCat("--devices is '", one.devices, "', ", devices.size(), " GPUs for ", count,
                      " groups of ", ranks, " ranks; name one for each"));
   }
-  return absl::StrJoin(devices.begin() + i * ranks, devices.begin() + (i + 1) * ranks, ",");
+  const auto first = devices.begin() + std::ptrdiff_t{i} * ranks;
+  return absl::StrJoin(first, first + ranks, ",");
 }
 
 }  // namespace

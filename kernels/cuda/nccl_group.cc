@@ -64,6 +64,8 @@ NcclGroup::~NcclGroup() {
 }
 
 absl::Status NcclGroup::Check(ncclResult_t result, const char* operation) {
+  // What NCCL enqueued is no kernel of ours.
+  EndOverlap(CudaContextOf(stream_));
   if (result == ncclSuccess || !status_.ok()) return status_;
   const char* detail = ncclGetLastError(comm_);
   status_ = absl::InternalError(absl::StrCat(

@@ -19,7 +19,7 @@ namespace pergola {
 inline constexpr int kMostPeers = 8;
 // Blocks of a launch, of which each meets the same block of every peer.
 inline constexpr int kMostPeerBlocks = 64;
-inline constexpr int64_t kPeerFlagBytes = kMostPeerBlocks * kMostPeers * int64_t{sizeof(uint64_t)};
+inline constexpr int64_t kPeerFlagBytes = int64_t{sizeof(uint64_t)} * kMostPeerBlocks * kMostPeers;
 
 // What kernels get. Every buffer is
 //   flags [kMostPeerBlocks][kMostPeers] u64: how far block b of rank r has come, written by rank r;

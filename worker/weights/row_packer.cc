@@ -95,7 +95,7 @@ int64_t RowPacker::Step(const WeightItem& item, int64_t row, int64_t most) const
 
 absl::Status RowPacker::Read(const WeightItem& item, int64_t offset, absl::Span<uint8_t> out) {
   const Clock::time_point begin = Clock::now();
-  const absl::Status status = checkpoint_.Read(*item.tensor, offset, out);
+  absl::Status status = checkpoint_.Read(*item.tensor, offset, out);
   times_.read += SecondsSince(begin);
   if (status.ok()) return status;
   return Prefixed(status, ToStd(absl::StrCat("tensor ", item.binding->tensor)));
@@ -181,7 +181,7 @@ absl::Status RowPacker::PackRows(const WeightItem& item, int64_t begin, int64_t 
                                  const PackTarget& target) {
   const Clock::time_point started = Clock::now();
   const double read_before = times_.read;
-  const absl::Status status = [&]() -> absl::Status {
+  absl::Status status = [&]() -> absl::Status {
     if (!target.cleared) Clear(target, begin, count);
     if (item.binding->transposed) return PackTransposed(item, begin, count, target);
     const int64_t bytes = count * item.row_bytes();
