@@ -119,9 +119,11 @@ struct InputRow {
   bool here = false;          // else all zeros
 };
 
-template <typename A>
+// Rows that x has not are all zeros or, with kRepeat, its last: for columns that nobody stores.
+template <typename A, bool kRepeat>
 __device__ __forceinline__ InputRow<A> InputRowOf(const InputView& x, int64_t row) {
   InputRow<A> input;
+  if (kRepeat && row >= x.rows) row = x.rows - 1;
   input.values = static_cast<const A*>(x.x) + row * x.columns;
   input.here = row < x.rows;
   return input;
@@ -154,20 +156,30 @@ __device__ __forceinline__ void LoadInput4(const InputView& x, const InputRow<A>
   }
 }
 
-// Octet (p, t) of unit `unit` of format kD, as the fragments of two steps.
-template <DType kD, typename A>
+// Octet (p, t) of unit `unit` of format kD, as the fragments of two steps. kWhole: all of the
+// matrix's octets are whole, aligned and in x, and the row is here.
+template <DType kD, typename A, bool kWhole>
 __device__ __forceinline__ void LoadInputOctet(const InputView& x, const InputRow<A>& row, int unit,
                                                int p, int t, uint32_t (&words)[4]) {
   using F = Format<kD>;
   const int first = unit * F::kUnit + F::First(p, t);
-  if (F::kTwoScales || !x.vectors) {
+  if constexpr (kWhole && F::kTwoScales) {
+    const auto low = *reinterpret_cast<const uint2*>(row.values + first);
+    const auto high = *reinterpret_cast<const uint2*>(row.values + first + 16);
+    words[0] = low.x;
+    words[1] = low.y;
+    words[2] = high.x;
+    words[3] = high.y;
+    return;
+  }
+  if (!kWhole && (F::kTwoScales || !x.vectors)) {
     LoadInput4(x, row, first, &words[0]);
     LoadInput4(x, row, unit * F::kUnit + F::Second(p, t), &words[2]);
     return;
   }
-  const int column = first - x.lead;
+  const int column = kWhole ? first : first - x.lead;
   uint4 v = make_uint4(0, 0, 0, 0);
-  if (row.here && column >= 0 && column < static_cast<int>(x.columns)) {
+  if (kWhole || (row.here && column >= 0 && column < static_cast<int>(x.columns))) {
     v = *reinterpret_cast<const uint4*>(row.values + column);
   }
   words[0] = v.x;

@@ -163,6 +163,7 @@ struct Case {
   int64_t y_gap = 0;  // y_stride - outputs
   CudaTokens tokens = CudaTokens::kAsTheyAre;
   int64_t workspace_bytes = int64_t{4} << 20;
+  int multiprocessors = 132;
 };
 
 class Gpu {
@@ -206,7 +207,8 @@ struct Product {
   DType dtype() const { return w.matrix.dtype; }
 
   std::vector<float> Compute() const {
-    const Gpu gpu(c.workspace_bytes);
+    Gpu gpu(c.workspace_bytes);
+    gpu.context.multiprocessors = c.multiprocessors;
     const auto x_bytes = ToBytes(c.x_dtype, x), y_bytes = ToBytes(c.y_dtype, y);
     const DeviceBytes x_device(x_bytes.data(), x_bytes.size());
     const DeviceBytes y_device(y_bytes.data(), y_bytes.size());
