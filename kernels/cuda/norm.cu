@@ -1,9 +1,11 @@
 // RmsNorm and LayerNorm with the residual added first, and HeadNorm. Roof: memory. A row is read
 // once from device memory (x and residual), written once (x and y); the second pass over it finds
-// it in the first-level cache. One block per row, so that a decode step of few rows spreads a row
-// over a whole multiprocessor; sums run per thread, then over the block, in a fixed order.
+// it in registers (norm_held.cuh) or, of long rows, in the first-level cache. One block per row, so
+// that a decode step of few rows spreads a row over a whole multiprocessor; sums run per thread,
+// then over the block, in a fixed order.
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/device.cuh"
+#include "kernels/cuda/norm_held.cuh"
 #include "kernels/cuda/norm_row.cuh"
 #include "kernels/cuda/types.cuh"
 
@@ -65,7 +67,10 @@ void LaunchNorm(const CudaContext& context, const Args& args, const float* bias)
   const bool fours = InFours(job.x, job.columns) && InFours(job.residual, job.columns) &&
                      InFours(job.y, job.columns) && InFours(args.weight, job.columns) &&
                      InFours(bias, job.columns);
-  if (fours) {
+  const auto held = HeldNormKernelFor<kLayer>(job);
+  if (fours && held != nullptr) {
+    Launch(held, dim3(rows), kHeldThreads, 0, context, job);
+  } else if (fours) {
     Launch(NormKernel<kLayer, 4, X, R, Y>, dim3(rows), kNormThreads, 0, context, job);
   } else {
     Launch(NormKernel<kLayer, 1, X, R, Y>, dim3(rows), kNormThreads, 0, context, job);
