@@ -1,19 +1,22 @@
 // The product of few rows: weights stream once from memory to the tensor cores.
 //
-// A block computes 16 or 32 outputs by up to 32 rows; its eight warps take turns along K, each with
-// its own sums, which are added at the end in the order of the warps. Weights are the A operand
-// (16 outputs by 16 of K), x's rows the B operand (8 rows each): so one row of x costs no more
-// instructions than eight, about 1.5 per 4-bit weight, and the vector units, which at one row could
-// not follow 4-bit weights at 4.8 TB/s (7.7e12 weights/s against 3e13 instructions/s), only unpack.
-// Since the order of K inside an operand is free if both have the same, a lane takes its weights
-// and the values of x in loads of 16 bytes straight into fragments: no shared memory, no barrier
-// but the last. Integers go to the tensor cores exactly; scales and minima join the sums in f32:
+// A block computes 16 outputs by up to 16 rows, its eight warps taking turns along K, each with its
+// own sums, which are added at the end in the order of the warps; or 64 or 128 outputs by 32 rows,
+// four warps beside each other. Weights are the A operand (16 outputs by 16 of K), x's rows the B
+// operand (8 rows each): so one row of x costs hardly fewer instructions than eight, 2 to 3 per
+// 4-bit weight, and the vector units, which at one row could not follow 4-bit weights at 4.8 TB/s
+// (7.7e12 weights/s against 3e13 instructions/s), only unpack. Since the order of K inside an
+// operand is free if both have the same, a lane takes its weights and the values of x in loads of
+// 16 bytes straight into fragments: no shared memory, no barrier but the last. Integers go to the
+// tensor cores exactly; scales and minima join the sums in f32:
 //   sum over groups of s_g (sum q x) + m_g (sum x)     the second sum is a product with ones.
 //
-// Memory: every weight byte is read once per 32 rows of x (16-byte loads that pass the L1 cache,
-// 256 values of each output in flight per lane group), x comes from L1 and L2: 8 rows of 4096 in
-// bf16 are 64 KiB. The roof is the memory's read bandwidth over the matrix's bytes, up to 16 rows;
-// at 32 rows of 4-bit weights with minima the tensor cores' (mma.sync) is as near.
+// Memory: every weight byte is read once per 32 rows of x (16-byte loads that pass the L1 cache; a
+// unit's registers are loaded anew as soon as it is multiplied), x comes from L1 and L2: 8 rows of
+// 4096 in bf16 are 64 KiB. A multiprocessor has 40 to 96 KiB of weights under way; 4.8 TB/s over
+// 132 of them ask for 36 KiB in a microsecond. The roof is the memory's read bandwidth over the
+// matrix's bytes, up to 16 rows; at 32 rows of 4-bit weights with minima, instructions and the
+// tensor cores' (mma.sync) are as near.
 #pragma once
 
 #include <algorithm>
@@ -28,11 +31,12 @@ inline constexpr int kMostSplits = 8;
 
 // How a block shares out its work. kWhole: every octet lies in the matrix and in x, in whole
 // 16-byte pieces (IsWhole), so that loads need no tests and chunks only different offsets.
-template <DType kD, int kMtOf, int kNtOf, bool kWholeOf>
+template <DType kD, int kMtOf, int kNtOf, bool kWholeOf, bool kSingleOf = false>
 struct ProductShape {
   static constexpr int kMt = kMtOf;  // tiles of 16 outputs of a warp
   static constexpr int kNt = kNtOf;  // tiles of 8 rows
   static constexpr bool kWhole = kWholeOf;
+  static constexpr bool kSingle = kSingleOf;  // one row: odd columns of the sums are not wanted
   // Warps with different outputs read the same values of x at about the same time: of 32 rows they
   // are more bytes than packed weights, and all but the first warp find them in L1.
   static constexpr int kOutputWarps = kNt == 4 ? 4 : 1;
@@ -42,8 +46,10 @@ struct ProductShape {
   // With 32 rows a thread gets all registers it can have: eight warps with many independent
   // products each keep the tensor cores as busy as sixteen.
   static constexpr int kBlocksOfMultiprocessor = kNt == 4 ? 1 : kNt == 2 ? 2 : 3;
-  // Units that a lane has in flight at once: 256 values, of 16 bits or in units of 256 only one.
-  static constexpr bool kPair = Format<kD>::kUnit == 128 && Format<kD>::kValueBits <= 8;
+  // Units that a lane has in flight at once: 256 values; one of 16 bits, of 256 values, or of q5_1,
+  // whose fifth bits and minima leave too few registers.
+  static constexpr bool kPair = Format<kD>::kUnit == 128 && Format<kD>::kValueBits <= 8 &&
+                                (CudaBlockFormatOf(kD).high_bits == 0 || !Format<kD>::kMinimum);
   static constexpr int kSpan = kPair ? 2 : 1;
 };
 
@@ -53,7 +59,7 @@ __device__ __forceinline__ uint32_t OnesPair() {
 }
 
 // One chunk of 32 values by kNt tiles of 8 rows: sums[mt][nt] += weights x.
-template <DType kD, typename A, int kMt, int kNt>
+template <DType kD, typename A, typename S, int kMt = S::kMt, int kNt = S::kNt>
 __device__ __forceinline__ void MultiplyChunk(const typename Format<kD>::Raw (&raw)[kMt][2], int p,
                                               const uint32_t (&x)[kNt][4],
                                               float (&sums)[kMt][kNt][4]) {
@@ -100,7 +106,7 @@ __device__ __forceinline__ void MultiplyChunk(const typename Format<kD>::Raw (&r
 #pragma unroll
         for (int group = 0; group < kGroups; ++group) {
 #pragma unroll
-          for (int i = 0; i < 4; ++i) {
+          for (int i = 0; i < 4; i += S::kSingle ? 2 : 1) {
             float& sum = sums[mt][nt][i];
             sum = fmaf(s[i / 2][group], d[group][i], sum);
             if constexpr (F::kMinimum) sum = fmaf(m[i / 2][group], ones[nt][group][i], sum);
@@ -195,7 +201,7 @@ __device__ __forceinline__ void MultiplyUnit(const ProductParams& params,
     for (int nt = 0; nt < S::kNt; ++nt) {
       LoadInputOctet<kD, A, S::kWhole>(params.x, inputs[nt], unit, p, t, x[nt]);
     }
-    MultiplyChunk<kD, A, S::kMt, S::kNt>(raw, p, x, sums);
+    MultiplyChunk<kD, A, S>(raw, p, x, sums);
   }
 }
 
@@ -294,6 +300,11 @@ void TensorProduct(const CudaContext& context, const CudaMatmulArgs& args) {
   if (Format<kD>::kValueBits == 16) PERGOLA_CHECK(rows <= kMostPlainTensorRows);
   if (!IsWhole<kD>(params)) {
     return LaunchTensorProduct<kD, A, ProductShape<kD, 1, 1, false>>(context, params);
+  }
+  if constexpr (Format<kD>::kScaled) {
+    if (rows == 1) {
+      return LaunchTensorProduct<kD, A, ProductShape<kD, 1, 1, true, true>>(context, params);
+    }
   }
   if (rows <= 8) return LaunchTensorProduct<kD, A, ProductShape<kD, 1, 1, true>>(context, params);
   if (rows <= 16) return LaunchTensorProduct<kD, A, ProductShape<kD, 1, 2, true>>(context, params);
