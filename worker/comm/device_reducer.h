@@ -37,8 +37,8 @@ class DeviceReducer {
   // AllReduce of the branch that the op adds to the stream (args.residual, or args.y of Add: this
   // rank's part before, unspecified after), and then the op: what a stage does between a branch and
   // the next one. With a product the norm is NormMatmul's.
-  absl::Status AllReduceNorm(const RmsNormArgs& args, const MatmulArgs* product);
-  absl::Status AllReduceNorm(const LayerNormArgs& args, const MatmulArgs* product);
+  absl::Status AllReduceNorm(const RmsNormArgs& args, const MatmulArgs* product = nullptr);
+  absl::Status AllReduceNorm(const LayerNormArgs& args, const MatmulArgs* product = nullptr);
   absl::Status AllReduceAdd(const AddArgs& args);
 
  private:
