@@ -21,9 +21,12 @@ __global__ void __launch_bounds__(kTokenThreads) QuantizeKernel(const A* x, Toke
 // Bits of byte `byte` in any token of the group.
 __device__ __forceinline__ uint32_t MaskOfGroup(const TokensView& tokens, int64_t group,
                                                 int64_t byte) {
+  const int64_t first = group * kOutlierRows, left = tokens.rows - first;
+  const uint8_t* masks = tokens.mask + first * tokens.mask_stride + byte;
   uint32_t mask = 0;
-  for (int64_t row = group * kOutlierRows; row < (group + 1) * kOutlierRows; ++row) {
-    if (row < tokens.rows) mask |= tokens.mask[row * tokens.mask_stride + byte];
+#pragma unroll 16  // loads in flight: a group has few threads
+  for (int row = 0; row < kOutlierRows; ++row) {
+    if (row < left) mask |= masks[row * tokens.mask_stride];
   }
   return mask;
 }
