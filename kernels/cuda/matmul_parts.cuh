@@ -2,6 +2,7 @@
 // their files.
 #pragma once
 
+#include "kernels/cuda/activation.cuh"
 #include "kernels/cuda/device.cuh"
 #include "kernels/cuda/matmul.h"
 #include "kernels/cuda/weight_format.cuh"
@@ -26,6 +27,7 @@ struct OutputView {
   const float* bias = nullptr;
   const float* scales = nullptr;  // of int8 and fp8, per output
   bool accumulate = false;
+  bool gelu = false;  // after all that
 };
 
 struct ProductParams {
@@ -109,6 +111,7 @@ __device__ __forceinline__ void StoreProduct(const OutputView& y, int64_t row, i
   if (y.bias != nullptr) sum += y.bias[output];
   const int64_t index = row * y.stride + output;
   if (y.accumulate) sum += LoadAs(y.y, y.dtype, index);
+  if (y.gelu) sum = Activated<Activation::kGeluTanh>(sum);
   StoreAs(y.y, y.dtype, index, sum);
 }
 

@@ -75,6 +75,24 @@ TEST_P(CudaMatmulTest, AddsBiasAndAccumulatesBetweenOtherParts) {
   }
 }
 
+TEST_P(CudaMatmulTest, AppliesGeluBetweenOtherParts) {
+  SKIP_WITHOUT_GPU();
+  for (int64_t rows : {1, 18, 130}) {
+    for (bool bias : {false, true}) {
+      Case c;
+      c.x_dtype = x_dtype();
+      c.y_dtype = rows == 18 ? DType::kF32 : x_dtype();
+      c.rows = rows;
+      c.columns = 72;
+      c.outputs = 20;
+      c.bias = bias;
+      c.activation = Activation::kGeluTanh;
+      c.y_gap = 5;
+      EXPECT_TRUE(Product(dtype(), c).Agrees()) << rows << " rows, bias " << bias;
+    }
+  }
+}
+
 TEST_P(CudaMatmulTest, SplitsLongRowsOfFewOutputs) {
   SKIP_WITHOUT_GPU();
   Case c;
@@ -83,6 +101,8 @@ TEST_P(CudaMatmulTest, SplitsLongRowsOfFewOutputs) {
   c.columns = 4352;
   c.outputs = 5;
   c.bias = true;
+  EXPECT_TRUE(Product(dtype(), c).Agrees());
+  c.activation = Activation::kGeluTanh;
   EXPECT_TRUE(Product(dtype(), c).Agrees());
 }
 
