@@ -261,13 +261,13 @@ TEST_F(PlansAheadTest, TheNextPlanBeginsBeforeTheDeviceHasDoneAnything) {
       // Work of the plan before still waits to be waited for: nothing of it can be known here. The
       // question lets a single piece of it pass.
       if (deferred) {
-        EXPECT_FALSE(executor.Ready());
+        EXPECT_FALSE(executor.Ready().value());
       }
       std::vector<v1::EntryResult> results;
       EXPECT_TRUE(executor.Finish(&results).ok());
       plans.pop_front();
       for (const v1::EntryResult& result : results) sampled.push_back(result.ids(0));
-      EXPECT_FALSE(!deferred && !executor.Ready());
+      EXPECT_FALSE(!deferred && !executor.Ready().value());
     }
     std::vector<v1::EntryResult> results;
     EXPECT_TRUE(executor.Finish(&results).ok());

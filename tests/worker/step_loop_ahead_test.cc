@@ -57,7 +57,7 @@ class AheadExecutor : public StageExecutor {
   bool RunsAhead() const override { return true; }
   bool MayBegin(const v1::StepPlan& next) const override { return next.plan_id() != must_wait; }
   // The device takes a while.
-  bool Ready() override { return ++polls_ > 5; }
+  absl::StatusOr<bool> Ready() override { return ++polls_ > 5; }
   bool hops_on_device() const override { return false; }
   int64_t recordings() const override { return 0; }
   void ForgetSlots() override {

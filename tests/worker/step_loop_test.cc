@@ -79,7 +79,7 @@ class FakeExecutor : public StageExecutor {
   }
   bool RunsAhead() const override { return false; }
   bool MayBegin(const v1::StepPlan&) const override { return false; }
-  bool Ready() override { return true; }
+  absl::StatusOr<bool> Ready() override { return true; }
   bool hops_on_device() const override { return false; }
   int64_t recordings() const override { return 0; }
   void ForgetSlots() override { ++forgotten; }

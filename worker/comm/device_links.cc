@@ -30,17 +30,40 @@ absl::Status DeviceLinks::CheckHealth() const {
   return column_ == nullptr ? absl::OkStatus() : column_->Health();
 }
 
-absl::Status DeviceLinks::Synchronize(Stream& stream, const char* operation, uint64_t sequence) {
+absl::Status DeviceLinks::CheckHealthAtTimes() {
+  if (++polls_ < kPollsPerHealth) return absl::OkStatus();
+  polls_ = 0;
+  return CheckHealth();
+}
+
+absl::Status DeviceLinks::WaitUntil(const std::function<bool()>& done, const char* operation,
+                                    uint64_t sequence) {
   std::optional<ScopedWait> wait;
   if (options_.board != nullptr) wait.emplace(*options_.board, operation, sequence, -1);
   Backoff backoff(WithinStep(options_.spin));
-  for (int polls = 1; !stream.Idle(); ++polls) {
-    if (polls % kPollsPerHealth == 0) RETURN_IF_ERROR(CheckHealth());
+  while (!done()) {
+    RETURN_IF_ERROR(CheckHealthAtTimes());
     if (options_.background) options_.background();
     backoff.Pause();
   }
-  RETURN_IF_ERROR(CheckHealth());
+  return CheckHealth();
+}
+
+absl::Status DeviceLinks::Synchronize(Stream& stream, const char* operation, uint64_t sequence) {
+  RETURN_IF_ERROR(WaitUntil([&] { return stream.Idle(); }, operation, sequence));
   return stream.Synchronize();
+}
+
+absl::Status DeviceLinks::Wait(Stream& stream, StreamEvent& event, const char* operation,
+                               uint64_t sequence) {
+  RETURN_IF_ERROR(WaitUntil([&] { return stream.Reached(event); }, operation, sequence));
+  return stream.Wait(event);
+}
+
+absl::StatusOr<bool> DeviceLinks::Reached(Stream& stream, StreamEvent& event) {
+  if (stream.Reached(event)) return true;
+  RETURN_IF_ERROR(CheckHealthAtTimes());
+  return false;
 }
 
 }  // namespace pergola

@@ -74,6 +74,9 @@ class DeviceLinks {
   // Stream::Synchronize that also sees a peer's failure, and moves the group's messages on. The
   // wait is published as "`operation` `sequence`".
   absl::Status Synchronize(Stream& stream, const char* operation, uint64_t sequence);
+  // Stream::Wait and Stream::Reached likewise.
+  absl::Status Wait(Stream& stream, StreamEvent& event, const char* operation, uint64_t sequence);
+  absl::StatusOr<bool> Reached(Stream& stream, StreamEvent& event);
 
  private:
   explicit DeviceLinks(const DeviceLinksOptions& options) : options_(options) {}
@@ -81,12 +84,17 @@ class DeviceLinks {
   absl::Status OpenGroups(Stream& stream, const GatherTexts& gather);
   absl::Status OpenPeers(Stream& stream);
   absl::Status CheckHealth() const;
+  // Once in so many calls.
+  absl::Status CheckHealthAtTimes();
+  absl::Status WaitUntil(const std::function<bool()>& done, const char* operation,
+                         uint64_t sequence);
 
   const DeviceLinksOptions options_;
   std::unique_ptr<DeviceGroup> stage_;
   std::unique_ptr<DeviceGroup> column_;
   std::unique_ptr<PeerReducer> peers_;
   int64_t bytes_ = 0;
+  int polls_ = 0;  // since the last look at the groups' health
 };
 
 }  // namespace pergola

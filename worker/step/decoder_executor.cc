@@ -66,6 +66,7 @@ absl::Status DecoderExecutor::Allocate() {
     ASSIGN_OR_RETURN(auto device, stream_.MakeSampler(device_sampler_));
     sampler_ = std::make_unique<TokenSampler>(sampler_shape_, stream_, communicator_, *slots_,
                                               *decoder_, std::move(device));
+    sampler_->UseLinks(links_);
   }
   return stream_.Synchronize();
 }
@@ -134,8 +135,6 @@ absl::Status DecoderExecutor::Begin(const v1::StepPlan& plan, absl::Span<const i
   }
   // What a row's choice looks back at is known when the plan before is finished.
   if (++begun_count_ > 1 || sampler_ == nullptr) return absl::OkStatus();
-  // A peer that is gone shows here, not in the sampler.
-  if (links_ != nullptr) RETURN_IF_ERROR(Wait(plan.plan_id()));
   return sampler_->Begin(plan, begun.hidden);
 }
 
@@ -166,7 +165,7 @@ absl::Status DecoderExecutor::ConfirmGuesses(const std::vector<v1::EntryResult>&
   slots_->Correct(*begun.plan, begun.ids);
   if (right) return absl::OkStatus();
   // The memory of the inputs before is free then.
-  RETURN_IF_ERROR(stream_.Synchronize());
+  RETURN_IF_ERROR(Wait(begun.plan->plan_id()));
   return Forward(inputs_->Upload(begun.rows, begun.ids, {}), begun.hidden);
 }
 

@@ -42,14 +42,16 @@ class DecoderExecutor final : public StageExecutor {
   absl::Status Begin(const v1::StepPlan& plan, absl::Span<const int32_t> ids,
                      float* hidden) override;
   absl::Status Finish(std::vector<v1::EntryResult>* results) override;
-  // Ranks that sample together, and stages that get their ids by message, wait for their hosts.
+  // Ranks that meet on the host, and stages that get their ids by message, wait for their hosts.
   bool RunsAhead() const override {
-    return !on_cpu() && layout_.tensor_parallel == 1 && layout_.pipeline_parallel == 1;
+    return !on_cpu() && layout_.pipeline_parallel == 1 &&
+           (layout_.tensor_parallel == 1 || stage() != nullptr);
   }
   bool MayBegin(const v1::StepPlan& next) const override;
-  bool Ready() override {
+  absl::StatusOr<bool> Ready() override {
     PERGOLA_CHECK(begun_count_ > 0);
-    return sampler_ == nullptr || sampler_->Ready();
+    if (sampler_ == nullptr) return true;
+    return sampler_->Ready();
   }
   void ForgetSlots() override {
     PERGOLA_CHECK(begun_count_ == 0);

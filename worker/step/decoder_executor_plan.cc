@@ -116,12 +116,13 @@ void DecoderExecutor::PlanSampler(const ExecutorOptions& options, MemoryLimits* 
   rows.edits = std::max(rows.tasks * std::min(rows.widest_slice, kEditsPerRow),
                         std::min(rows.widest_slice, longest));
   device_sampler_.slices = shape.slices;
+  device_sampler_.group = stage();
   device_sampler_.entries = std::min(limits->step_tokens, limits->slot_count);
   const DeviceSamplerBytes bytes = stream_.SamplerBytes(device_sampler_);
-  shape.answer_bytes = bytes.answers;
+  shape.answer_bytes = device_sampler_.gathers() ? 0 : bytes.answers;
   limits->sampler_device_bytes = bytes.device;
   limits->sampler_host_bytes = bytes.pinned + bytes.host;
-  limits->sampler_answer_bytes = bytes.answers;
+  limits->sampler_answer_bytes = shape.answer_bytes;
   if (layout_.last_stage()) workspace_bytes_ = std::max(workspace_bytes_, bytes.workspace);
 }
 

@@ -110,8 +110,8 @@ class StageExecutor {
   // Where it runs ahead: whether `next`, validated, may begin now. At most two plans are begun; a
   // plan that needs the host's word on the plan before waits for its Finish.
   virtual bool MayBegin(const v1::StepPlan& next) const = 0;
-  // Whether Finish would not wait long.
-  virtual bool Ready() = 0;
+  // Whether Finish would not wait long; an error if a peer of the device has failed.
+  virtual absl::StatusOr<bool> Ready() = 0;
 
   // Forgets all slots (a new epoch); every plan begun is finished. Weights stay.
   virtual void ForgetSlots() = 0;

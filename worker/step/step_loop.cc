@@ -13,9 +13,11 @@ namespace {
 
 // What rank 0 sends to the leaders, and they to their stages: one of these bytes, and after
 // kPlanFrame the plan. A tick says that rank 0 lives though it has no plan, so that every wait of
-// the others has a deadline.
+// the others has a deadline. Only where the executor runs ahead: the oldest plan is to be finished
+// before the next one comes.
 constexpr char kPlanFrame = 'P';
 constexpr char kTickFrame = 'T';
+constexpr char kFinishFrame = 'F';
 constexpr char kEndFrame = 'E';
 
 // A frame goes through the stage as one message of this size, its length first, and the rest, if
@@ -53,8 +55,7 @@ StepLoop::StepLoop(const StepLoopOptions& options, const StepLoopParts& parts)
   PERGOLA_CHECK(layout_.world_rank != 0 || parts.plans != nullptr);
   PERGOLA_CHECK(!layout_.last_stage() || !layout_.leader() || parts.results != nullptr);
   PERGOLA_CHECK(layout_.pipeline_parallel == 1 || parts.transport != nullptr);
-  PERGOLA_CHECK(!parts.executor->RunsAhead() ||
-                layout_.tensor_parallel * layout_.pipeline_parallel == 1);
+  PERGOLA_CHECK(!parts.executor->RunsAhead() || layout_.pipeline_parallel == 1);
   const int64_t tp = layout_.tensor_parallel;
   // Room for the padding of the shares.
   hidden_.resize(options.step_tokens * options.hidden + tp);
@@ -144,7 +145,8 @@ absl::StatusOr<bool> StepLoop::PlanComes() {
   while (queue_.empty()) {
     RETURN_IF_ERROR(TakePlans());
     if (!queue_.empty()) break;
-    if (parts_.executor->Ready()) return false;
+    ASSIGN_OR_RETURN(const bool ready, parts_.executor->Ready());
+    if (ready) return false;
     backoff.Pause();
   }
   return true;
@@ -152,13 +154,18 @@ absl::StatusOr<bool> StepLoop::PlanComes() {
 
 absl::StatusOr<StepLoop::Next> StepLoop::NextPlan() {
   while (true) {
-    if (!steps_.empty()) {
+    if (!steps_.empty() && layout_.world_rank == 0) {
       ASSIGN_OR_RETURN(const bool comes, PlanComes());
-      if (!comes) return Next::kNone;
+      if (!comes) {
+        std::string finish(1, kFinishFrame);
+        RETURN_IF_ERROR(ShareInStage(&finish));
+        return Next::kNone;
+      }
     }
     ASSIGN_OR_RETURN(const std::string frame, NextFrame());
     const char kind = frame.empty() ? '\0' : frame[0];
     if (kind == kTickFrame) continue;
+    if (kind == kFinishFrame && !steps_.empty()) return Next::kNone;
     if (kind == kEndFrame) return Next::kEnd;
     if (kind == kPlanFrame &&
         next_.ParseFromArray(frame.data() + 1, static_cast<int>(frame.size() - 1))) {
