@@ -80,6 +80,7 @@ class FakeExecutor : public StageExecutor {
   bool RunsAhead() const override { return false; }
   bool MayBegin(const v1::StepPlan&) const override { return false; }
   absl::StatusOr<bool> Ready() override { return true; }
+  int64_t repeated_passes() const override { return 0; }
   bool hops_on_device() const override { return false; }
   int64_t recordings() const override { return 0; }
   void ForgetSlots() override { ++forgotten; }

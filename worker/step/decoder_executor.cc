@@ -13,6 +13,13 @@
 
 namespace pergola {
 
+DecoderExecutor::~DecoderExecutor() {
+  if (begun_count_ == 0) return;
+  // The first ends what waits for a peer that is gone. The plans are no longer there.
+  static_cast<void>(Wait(0));
+  static_cast<void>(stream_.Synchronize());
+}
+
 absl::Status DecoderExecutor::Init(const Checkpoint& checkpoint, const ExecutorOptions& options,
                                    const LoadProgress& progress) {
   RETURN_IF_ERROR(ValidateOptions(options));
@@ -164,6 +171,9 @@ absl::Status DecoderExecutor::ConfirmGuesses(const std::vector<v1::EntryResult>&
   }
   slots_->Correct(*begun.plan, begun.ids);
   if (right) return absl::OkStatus();
+  ++repeated_passes_;
+  LOG_DEBUG("the forward pass of plan {} is repeated: a token was guessed wrong",
+            begun.plan->plan_id());
   // The memory of the inputs before is free then.
   RETURN_IF_ERROR(Wait(begun.plan->plan_id()));
   return Forward(inputs_->Upload(begun.rows, begun.ids, {}), begun.hidden);

@@ -32,6 +32,9 @@ class DecoderExecutor final : public StageExecutor {
                   StageCommunicator* communicator, DeviceLinks* links)
       : spec_(spec), layout_(layout), stream_(stream), communicator_(communicator), links_(links) {}
 
+  // What was begun and failed may still run: it must not outlive its memory.
+  ~DecoderExecutor() override;
+
   // Called once, before anything else.
   absl::Status Init(const Checkpoint& checkpoint, const ExecutorOptions& options,
                     const LoadProgress& progress);
@@ -53,6 +56,7 @@ class DecoderExecutor final : public StageExecutor {
     if (sampler_ == nullptr) return true;
     return sampler_->Ready();
   }
+  int64_t repeated_passes() const override { return repeated_passes_; }
   void ForgetSlots() override {
     PERGOLA_CHECK(begun_count_ == 0);
     slots_->Clear();
@@ -137,6 +141,7 @@ class DecoderExecutor final : public StageExecutor {
   // The oldest first; two only where it runs ahead.
   std::array<Begun, 2> begun_;
   int begun_count_ = 0;
+  int64_t repeated_passes_ = 0;
 };
 
 }  // namespace pergola

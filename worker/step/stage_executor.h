@@ -113,6 +113,10 @@ class StageExecutor {
   // Whether Finish would not wait long; an error if a peer of the device has failed.
   virtual absl::StatusOr<bool> Ready() = 0;
 
+  // Forward passes that were done again so far: begun with the device's guess at a token that the
+  // host then chose otherwise.
+  virtual int64_t repeated_passes() const = 0;
+
   // Forgets all slots (a new epoch); every plan begun is finished. Weights stay.
   virtual void ForgetSlots() = 0;
 

@@ -372,6 +372,9 @@ absl::Status StepLoop::Answer(Step* step, std::vector<v1::EntryResult> entries) 
   result.set_plan_id(step->plan.plan_id());
   result.set_epoch(step->plan.epoch());
   for (v1::EntryResult& entry : entries) *result.add_entries() = std::move(entry);
+  const int64_t repeated = parts_.executor->repeated_passes();
+  result.set_repeated_passes(static_cast<uint32_t>(repeated - repeated_passes_));
+  repeated_passes_ = repeated;
   // Every rank of the last stage has sampled what later plans refer to.
   tokens_.Record(result.plan_id(), result.entries());
   if (!layout_.leader()) return absl::OkStatus();

@@ -135,9 +135,10 @@ class StepLoop {
   std::deque<Pending> queue_;  // rank 0: forwarded, not executed
   v1::StepPlan next_;
   int64_t received_us_ = 0;
-  uint64_t last_begun_ = 0;  // of this epoch's plans, or refused
-  std::deque<Step> steps_;   // begun, not finished; at most two
-  int64_t finished_us_ = 0;  // when the last one was
+  uint64_t last_begun_ = 0;      // of this epoch's plans, or refused
+  std::deque<Step> steps_;       // begun, not finished; at most two
+  int64_t finished_us_ = 0;      // when the last one was
+  int64_t repeated_passes_ = 0;  // of the executor, that results have told
   TokenBoard tokens_;
   std::vector<int32_t> ids_;
   std::vector<float> hidden_;
