@@ -14,6 +14,8 @@ namespace {
 BackoffOptions WithinStep(bool spin) {
   return {spin ? 20'000 : 20, 10, 200};
 }
+// A device that has its next step already need not be watched so closely.
+constexpr BackoffOptions kAheadWait = {0, 20, 50, 500};
 // Asking NCCL for errors is cheap, but not as cheap as asking the stream.
 constexpr int kPollsPerHealth = 64;
 
@@ -37,10 +39,10 @@ absl::Status DeviceLinks::CheckHealthAtTimes() {
 }
 
 absl::Status DeviceLinks::WaitUntil(const std::function<bool()>& done, const char* operation,
-                                    uint64_t sequence) {
+                                    uint64_t sequence, const BackoffOptions& pauses) {
   std::optional<ScopedWait> wait;
   if (options_.board != nullptr) wait.emplace(*options_.board, operation, sequence, -1);
-  Backoff backoff(WithinStep(options_.spin));
+  Backoff backoff(pauses);
   while (!done()) {
     RETURN_IF_ERROR(CheckHealthAtTimes());
     if (options_.background) options_.background();
@@ -50,13 +52,15 @@ absl::Status DeviceLinks::WaitUntil(const std::function<bool()>& done, const cha
 }
 
 absl::Status DeviceLinks::Synchronize(Stream& stream, const char* operation, uint64_t sequence) {
-  RETURN_IF_ERROR(WaitUntil([&] { return stream.Idle(); }, operation, sequence));
+  RETURN_IF_ERROR(
+      WaitUntil([&] { return stream.Idle(); }, operation, sequence, WithinStep(options_.spin)));
   return stream.Synchronize();
 }
 
 absl::Status DeviceLinks::Wait(Stream& stream, StreamEvent& event, const char* operation,
-                               uint64_t sequence) {
-  RETURN_IF_ERROR(WaitUntil([&] { return stream.Reached(event); }, operation, sequence));
+                               uint64_t sequence, bool ahead) {
+  RETURN_IF_ERROR(WaitUntil([&] { return stream.Reached(event); }, operation, sequence,
+                            ahead ? kAheadWait : WithinStep(options_.spin)));
   return stream.Wait(event);
 }
 

@@ -16,6 +16,7 @@
 #include "kernels/device_group.h"
 #include "kernels/stream.h"
 #include "model/layout.h"
+#include "worker/comm/backoff.h"
 #include "worker/comm/communicator.h"
 #include "worker/comm/wait_board.h"
 
@@ -74,8 +75,10 @@ class DeviceLinks {
   // Stream::Synchronize that also sees a peer's failure, and moves the group's messages on. The
   // wait is published as "`operation` `sequence`".
   absl::Status Synchronize(Stream& stream, const char* operation, uint64_t sequence);
-  // Stream::Wait and Stream::Reached likewise.
-  absl::Status Wait(Stream& stream, StreamEvent& event, const char* operation, uint64_t sequence);
+  // Stream::Wait and Stream::Reached likewise. `ahead`: the stream has more to do behind the event,
+  // and so the host need not be there at once.
+  absl::Status Wait(Stream& stream, StreamEvent& event, const char* operation, uint64_t sequence,
+                    bool ahead);
   absl::StatusOr<bool> Reached(Stream& stream, StreamEvent& event);
 
  private:
@@ -87,7 +90,7 @@ class DeviceLinks {
   // Once in so many calls.
   absl::Status CheckHealthAtTimes();
   absl::Status WaitUntil(const std::function<bool()>& done, const char* operation,
-                         uint64_t sequence);
+                         uint64_t sequence, const BackoffOptions& pauses);
 
   const DeviceLinksOptions options_;
   std::unique_ptr<DeviceGroup> stage_;

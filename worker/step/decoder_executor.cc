@@ -14,7 +14,7 @@
 namespace pergola {
 
 DecoderExecutor::~DecoderExecutor() {
-  if (begun_count_ == 0) return;
+  if (begun_count_ == 0 && computed_ == nullptr) return;
   // The first ends what waits for a peer that is gone. The plans are no longer there.
   static_cast<void>(Wait(0));
   static_cast<void>(stream_.Synchronize());
@@ -73,8 +73,9 @@ absl::Status DecoderExecutor::Allocate() {
     ASSIGN_OR_RETURN(auto device, stream_.MakeSampler(device_sampler_));
     sampler_ = std::make_unique<TokenSampler>(sampler_shape_, stream_, communicator_, *slots_,
                                               *decoder_, std::move(device));
-    sampler_->UseLinks(links_);
+    sampler_->UseLinks(links_, RunsAhead());
   }
+  if (hops_on_device() && !layout_.last_stage()) computed_ = stream_.MakeEvent();
   return stream_.Synchronize();
 }
 
@@ -137,7 +138,10 @@ absl::Status DecoderExecutor::Begin(const v1::StepPlan& plan, absl::Span<const i
     if (copies && !layout_.first_stage()) stream_.CopyToDevice(begun.hidden, hidden, bytes);
     if (hops_on_device() && !layout_.first_stage()) RETURN_IF_ERROR(ReceiveHidden(values));
     RETURN_IF_ERROR(Forward(step, begun.hidden));
-    if (hops_on_device() && !layout_.last_stage()) RETURN_IF_ERROR(SendHidden(values));
+    if (computed_ != nullptr) {
+      stream_.Record(*computed_);
+      RETURN_IF_ERROR(SendHidden(values));
+    }
     if (copies && !layout_.last_stage()) stream_.CopyToHost(hidden, begun.hidden, bytes);
   }
   // What a row's choice looks back at is known when the plan before is finished.
@@ -149,7 +153,10 @@ absl::Status DecoderExecutor::Finish(std::vector<v1::EntryResult>* results) {
   PERGOLA_CHECK(begun_count_ > 0);
   if (sampler_ == nullptr) {
     begun_count_ = 0;
-    return Wait(begun_[0].plan->plan_id());
+    const uint64_t plan_id = begun_[0].plan->plan_id();
+    // The device keeps the next step behind the send; the host need not wait for the next stage.
+    if (computed_ == nullptr || begun_[0].rows.count == 0) return Wait(plan_id);
+    return links_->Wait(stream_, *computed_, "GPU work of plan", plan_id, /*ahead=*/false);
   }
   RETURN_IF_ERROR(sampler_->Finish(results));
   if (--begun_count_ == 0) return absl::OkStatus();

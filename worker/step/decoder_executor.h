@@ -61,6 +61,7 @@ class DecoderExecutor final : public StageExecutor {
     PERGOLA_CHECK(begun_count_ == 0);
     slots_->Clear();
   }
+  absl::Status Drain() override { return computed_ == nullptr ? absl::OkStatus() : Wait(0); }
   bool hops_on_device() const override { return column() != nullptr; }
   int64_t recordings() const override { return graphs_ == nullptr ? 0 : graphs_->recordings(); }
   void KeepLogits(bool keep) override {
@@ -138,6 +139,8 @@ class DecoderExecutor final : public StageExecutor {
   std::unique_ptr<StepGraphs> graphs_;     // where steps are recorded
   DeviceBuffer hidden_;                    // [step_tokens, hidden] f32 and padding, on a GPU
   std::unique_ptr<TokenSampler> sampler_;  // last stage only
+  // The layers of the newest plan; where the hidden state then goes from device to device.
+  std::unique_ptr<StreamEvent> computed_;
   // The oldest first; two only where it runs ahead.
   std::array<Begun, 2> begun_;
   int begun_count_ = 0;

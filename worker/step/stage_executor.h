@@ -120,6 +120,10 @@ class StageExecutor {
   // Forgets all slots (a new epoch); every plan begun is finished. Weights stay.
   virtual void ForgetSlots() = 0;
 
+  // Returns when the device is done with all finished plans: what they send may leave later than
+  // Finish returns. Before the rank ends.
+  virtual absl::Status Drain() { return absl::OkStatus(); }
+
   // Test hook: how many shapes of steps are recorded (worker/model/step_graphs.h).
   virtual int64_t recordings() const = 0;
 

@@ -25,11 +25,9 @@ constexpr char kEndFrame = 'E';
 constexpr size_t kFirstBytes = 2048;
 constexpr size_t kLengthBytes = 8;
 
-// While a device computes, the loop looks for the next plan: some 30 ms busily, which is longer
-// than a step that only decodes, then in sleeps that are short beside one that does not.
-constexpr int kStepPolls = 20'000;
-constexpr int64_t kFirstSleepUs = 20;
-constexpr int64_t kLongestSleepUs = 100;
+// While a device computes, the loop looks for the next plan: at first busily, for longer than the
+// answer to the plan before takes to bring one, then in sleeps that are short beside a step.
+constexpr BackoffOptions kPlanWait = {0, 20, 50, 500};
 
 // References reach back at most the depth of the pipeline (stages + 1); some more cost nothing.
 int BoardPlans(const RankLayout& layout) {
@@ -72,7 +70,8 @@ absl::Status StepLoop::Run() {
     // is none. What came before a plan that fails is answered.
     const size_t unfinished = plan && status.ok() && parts_.executor->RunsAhead() ? 1 : 0;
     while (steps_.size() > unfinished) RETURN_IF_ERROR(FinishOldest());
-    if (!status.ok() || *next == Next::kEnd) return status;
+    if (!status.ok()) return status;
+    if (*next == Next::kEnd) return parts_.executor->Drain();
   }
 }
 
@@ -141,7 +140,7 @@ absl::StatusOr<std::string> StepLoop::NextFrame() {
 
 absl::StatusOr<bool> StepLoop::PlanComes() {
   ScopedWait wait(*parts_.board, "execute plan", steps_.front().plan.plan_id(), -1);
-  Backoff backoff({kStepPolls, kFirstSleepUs, kLongestSleepUs});
+  Backoff backoff(kPlanWait);
   while (queue_.empty()) {
     RETURN_IF_ERROR(TakePlans());
     if (!queue_.empty()) break;

@@ -173,7 +173,7 @@ absl::StatusOr<bool> TokenSampler::Ready() {
 
 absl::Status TokenSampler::WaitForTurn() {
   if (links_ == nullptr) return stream_.Wait(*turn_done_);
-  return links_->Wait(stream_, *turn_done_, "GPU work of plan", plan_id_);
+  return links_->Wait(stream_, *turn_done_, "GPU work of plan", plan_id_, ahead_);
 }
 
 absl::Status TokenSampler::FinishTurn() {

@@ -50,8 +50,12 @@ class TokenSampler {
   TokenSampler(const SamplerShape& shape, Stream& stream, StageCommunicator* communicator,
                const SlotTable& slots, Decoder& decoder, std::unique_ptr<DeviceSampler> device);
 
-  // From now on waits for the device see a peer's failure. Borrowed, may be null.
-  void UseLinks(DeviceLinks* links) { links_ = links; }
+  // From now on waits for the device see a peer's failure. Borrowed, may be null. `ahead`: mostly
+  // the device has the next step when this one is waited for.
+  void UseLinks(DeviceLinks* links, bool ahead) {
+    links_ = links;
+    ahead_ = ahead;
+  }
 
   // What the constructor allocated: of the host, and of a GPU; without the device sampler's.
   int64_t bytes() const;
@@ -174,6 +178,7 @@ class TokenSampler {
   std::vector<int32_t> entries_;       // [logit_rows] on a GPU
   std::vector<Wanted> wanted_;         // at most step_tokens
   DeviceLinks* links_ = nullptr;
+  bool ahead_ = false;
   // Of the plan that has begun.
   uint64_t plan_id_ = 0;
   const float* hidden_ = nullptr;
