@@ -46,6 +46,18 @@ CudaMatrix MatrixOf(const PackedMatrix& matrix) {
   return {matrix.dtype(), matrix.rows(), matrix.columns(), matrix.lead(), matrix.data()};
 }
 
+CudaMatmulArgs ProductOf(const MatmulArgs& args) {
+  CudaMatmulArgs cuda;
+  cuda.x = args.x;
+  cuda.w = MatrixOf(*args.w);
+  cuda.bias = args.bias;
+  cuda.accumulate = args.accumulate;
+  cuda.gelu = args.activation == Activation::kGeluTanh;
+  cuda.y = args.y;
+  cuda.tokens = TokensOf(args.x.dim(0));
+  return cuda;
+}
+
 class CudaRecording final : public Recording {
  public:
   explicit CudaRecording(cudaGraphExec_t graph) : graph_(graph) {}
@@ -139,12 +151,28 @@ class CudaStream final : public Stream {
   void Run(const TakeTokensArgs& args) override { Enqueue(TakeTokensCuda, args); }
   void Run(const CopyBlockArgs& args) override { Enqueue(CopyBlockCuda, args); }
   void Run(const MatmulArgs& args) override;
+  bool RunAsOne(const RmsNormArgs& norm, const MatmulArgs& product) override {
+    return MultiplyTokensOf(norm, norm.x.dtype() == DType::kF32, NormTokensCuda, product);
+  }
+  bool RunAsOne(const LayerNormArgs& norm, const MatmulArgs& product) override {
+    return MultiplyTokensOf(norm, norm.x.dtype() == DType::kF32, NormTokensCuda, product);
+  }
+  bool RunAsOne(const ActivateArgs& activate, const MatmulArgs& product) override {
+    return MultiplyTokensOf(activate, activate.gated, ActivateTokensCuda, product);
+  }
 
  private:
   template <typename Args>
   void Enqueue(void (*op)(const CudaContext&, const Args&), const Args& args) {
     if (status_.ok()) op(context_, args);
   }
+  // The op that makes tokens in eight bits of what it would write, if it `has` such a kernel, and
+  // their product; false, and nothing is done, if the product does not take such tokens.
+  template <typename Args>
+  bool MultiplyTokensOf(const Args& args, bool has,
+                        void (*op)(const CudaContext&, const Args&, const TokensView&),
+                        const MatmulArgs& product);
+  void Multiply(const MatmulArgs& args, bool tokens_made);
   // Remembers the first error.
   void Check(cudaError_t error, const char* what);
   uint8_t* AllocatePinned(int64_t bytes);
@@ -235,14 +263,27 @@ void CudaStream::Run(const EmbeddingArgs& args) {
 }
 
 void CudaStream::Run(const MatmulArgs& args) {
-  CudaMatmulArgs cuda;
-  cuda.x = args.x;
-  cuda.w = MatrixOf(*args.w);
-  cuda.bias = args.bias;
-  cuda.accumulate = args.accumulate;
-  cuda.y = args.y;
-  cuda.tokens = TokensOf(args.x.dim(0));
+  Multiply(args, /*tokens_made=*/false);
+}
+
+void CudaStream::Multiply(const MatmulArgs& args, bool tokens_made) {
+  CudaMatmulArgs cuda = ProductOf(args);
+  cuda.tokens_made = tokens_made;
   Enqueue(MatmulCuda, cuda);
+  if (!args.activation.has_value() || cuda.gelu) return;
+  Enqueue(ActivateCuda, ActivateArgs{*args.activation, false, args.y, args.y});
+}
+
+template <typename Args>
+bool CudaStream::MultiplyTokensOf(const Args& args, bool has,
+                                  void (*op)(const CudaContext&, const Args&, const TokensView&),
+                                  const MatmulArgs& product) {
+  if (!status_.ok() || !has || product.w->columns() > kMostRowTokenColumns) return false;
+  const CudaMatmulArgs cuda = ProductOf(product);
+  if (!MultipliesEightBitTokens(context_, cuda)) return false;
+  op(context_, args, TokensOfProduct(context_, cuda));
+  Multiply(product, /*tokens_made=*/true);
+  return true;
 }
 
 absl::Status CudaStream::Reserve(int64_t bytes) {

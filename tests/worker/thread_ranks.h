@@ -7,11 +7,16 @@
 #include <thread>
 #include <vector>
 
+#include "base/log.h"
 #include "base/mutex.h"
 #include "worker/comm/shm_communicator.h"
 #include "worker/comm/wait_board.h"
 
 namespace pergola {
+
+// As in a program the log is there before the threads are: ThreadSanitizer does not see how spdlog's
+// library makes it once.
+inline const void* const kLog = spdlog::default_logger_raw();
 
 // A stage of `size` ranks over heap memory.
 class ThreadStage {
