@@ -28,6 +28,8 @@ class DeviceGroup {
   virtual absl::Status AllReduce(const Tensor& x) = 0;
   // out[r * bytes ..] = rank r's `in`, which may lie in its place in `out`.
   virtual absl::Status AllGather(const void* in, int64_t bytes, void* out) = 0;
+  // `data` = rank `root`'s.
+  virtual absl::Status Broadcast(void* data, int64_t bytes, int root) = 0;
   // The stream goes on when `data` has left; that may be when the peer receives it.
   virtual absl::Status Send(const void* data, int64_t bytes, int peer) = 0;
   virtual absl::Status Receive(void* data, int64_t bytes, int peer) = 0;

@@ -7,9 +7,14 @@
 // the host has seen any answer. Nearly every guess is right (a draw depends on a rounding once in
 // 10^8 times); the host compares, and has the pass repeated otherwise.
 //
+// Ranks of a stage whose devices reach each other (DeviceSamplerShape::group) exchange their
+// answers on the device. The first of them guesses and tells the others, so that all have the same
+// answers and the same guesses, bit for bit, and every host comes to the same decision without
+// asking.
+//
 // A step's calls, all from the rank's main thread:
 //   sampler->Enqueue(tasks, entries)     // behind the logits
-//   wait for the stream; ranks of a stage exchange answers()
+//   wait for the stream; ranks without a group exchange answers()
 //   sampler->Merge(answers of all, ...)  // rows it leaves: SampleTasks on the row's logits
 #pragma once
 
@@ -18,6 +23,7 @@
 
 #include "absl/status/status.h"
 #include "absl/types/span.h"
+#include "kernels/device_group.h"
 #include "kernels/sample.h"
 #include "model/layout.h"
 
@@ -38,6 +44,12 @@ struct DeviceSamplerShape {
   RowSamplerShape rows;
   std::vector<Range> slices;  // of the stage's ranks, ascending
   int64_t entries = 0;        // of a step, most
+  // Of the stage's ranks, borrowed; null with one rank, and where the hosts exchange the answers:
+  // then several ranks have no guesses.
+  DeviceGroup* group = nullptr;
+
+  // Whether answers() holds those of every rank.
+  bool gathers() const { return group != nullptr; }
 };
 
 // What a sampler allocates, and the part of the stream's workspace that it uses (DESIGN I7).
@@ -46,7 +58,7 @@ struct DeviceSamplerBytes {
   int64_t pinned = 0;
   int64_t host = 0;
   int64_t workspace = 0;
-  int64_t answers = 0;  // most bytes of answers(); they are part of `pinned`
+  int64_t answers = 0;  // most bytes that a rank has to tell; part of `pinned`
 };
 
 class DeviceSampler {
@@ -70,7 +82,7 @@ class DeviceSampler {
   virtual const int32_t* device_tokens() const = 0;
 
   // When the stream has done what was enqueued: the guesses, and this rank's answers, as many bytes
-  // on every rank.
+  // on every rank; with a group every rank's, one after the other.
   virtual absl::Span<const int32_t> tokens() const = 0;
   virtual absl::Span<const uint8_t> answers() const = 0;
   // Fills the answers of the tasks given to Enqueue. `ranks`: answers() of every rank. Appends to

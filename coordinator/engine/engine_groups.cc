@@ -249,6 +249,7 @@ void EngineCore::GroupResult(const std::string& name, const v1::StepResult& resu
   if (trace_ != nullptr) {
     trace_->Plan({group->trace_id, sent, now, entries, in_flight}, result);
   }
+  measured_.repeated_passes += result.repeated_passes();
   if (entries > 0) {
     ++plans_total_;
     entries_total_ += entries;

@@ -65,6 +65,7 @@ void Measurements::CopyTo(v1::StatusResponse* status) const {
   token_gap.CopyTo(status->mutable_token_gap());
   queue_wait.CopyTo(status->mutable_queue_wait());
   status->set_bad_logits(bad_logits);
+  status->set_repeated_passes(repeated_passes);
   status->set_prompt_tokens_total(prompt_tokens);
   const auto add = [status](absl::StatusCode code, const char* finish, uint64_t count) {
     if (count == 0) return;

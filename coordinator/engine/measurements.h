@@ -55,6 +55,7 @@ struct Measurements {
   TimeHistogram queue_wait;
   uint64_t bad_logits = 0;
   uint64_t prompt_tokens = 0;
+  uint64_t repeated_passes = 0;
 
   void CountEnd(absl::StatusCode code, v1::FinishReason reason);
   void CopyTo(v1::StatusResponse* status) const;

@@ -144,6 +144,9 @@ void AddTotals(const v1::StatusResponse& status, Page* page) {
   page->Counter("pergola_bad_logits_total",
                 "Sequences ended because their logits held a NaN or allowed no token.",
                 Number(status.bad_logits()));
+  page->Counter("pergola_repeated_passes_total",
+                "Forward passes done again because a GPU had guessed a token wrong.",
+                Number(status.repeated_passes()));
   page->Counter("pergola_plans_total", "Plans with entries that groups answered.",
                 Number(status.plans_total()));
   // What was given out as a mean is a count again.

@@ -24,10 +24,16 @@ int64_t TokenBytes(const DeviceSamplerShape& shape) {
   return Whole(shape.entries * static_cast<int64_t>(sizeof(int32_t)));
 }
 
+int64_t GatheredBytes(const DeviceSamplerShape& shape) {
+  if (!shape.gathers()) return 0;
+  const auto ranks = static_cast<int64_t>(shape.slices.size());
+  return Whole(ranks * RowSampler::MostAnswerBytes(shape.rows));
+}
+
 }  // namespace
 
 DeviceSamplerBytes CudaSampler::Bytes(const DeviceSamplerShape& shape, int threads) {
-  const int64_t own = ChoiceBytes(shape) + TokenBytes(shape);
+  const int64_t own = ChoiceBytes(shape) + TokenBytes(shape) + GatheredBytes(shape);
   const auto ranks = static_cast<int>(shape.slices.size());
   DeviceSamplerBytes bytes = RowSampler::Bytes(shape.rows);
   bytes.device = Whole(bytes.device) + own;
@@ -59,12 +65,16 @@ CudaSampler::CudaSampler(const DeviceSamplerShape& shape, const CudaContext& con
       host_rows_(stream, Whole(RowSampler::Bytes(shape.rows).pinned), Place::kPinned),
       choices_(stream, ChoiceBytes(shape)),
       host_choices_(stream, ChoiceBytes(shape), Place::kPinned),
+      gathered_(stream, GatheredBytes(shape)),
+      host_gathered_(stream, GatheredBytes(shape), Place::kPinned),
       tokens_(stream, TokenBytes(shape)),
       host_tokens_(stream, TokenBytes(shape), Place::kPinned) {}
 
 int64_t CudaSampler::ListChoices(absl::Span<const SampleTask> tasks,
                                  absl::Span<const int32_t> entries) {
-  guesses_ = shape_.slices.size() == 1;
+  // Without a group each rank knows its part of a row alone.
+  const auto ranks = static_cast<int64_t>(shape_.slices.size());
+  guesses_ = ranks == 1 || (shape_.gathers() && ranks <= ChooseArgs::kMostRanks);
   auto* choices = reinterpret_cast<ChooseTask*>(host_choices_.data());
   int64_t count = 0;
   for (size_t i = 0; i < tasks.size(); ++i) {
@@ -91,24 +101,53 @@ absl::Status CudaSampler::Enqueue(absl::Span<const SampleTask> tasks,
   PERGOLA_CHECK(tasks.size() == entries.size());
   rows_->Prepare(tasks);
   RETURN_IF_ERROR(rows_->Enqueue());
-  ChooseArgs args;
-  args.count = ListChoices(tasks, entries);
-  // The stages of several ranks have no guesses: each knows its part of a row alone.
-  if (shape_.slices.size() == 1 && args.count > 0) {
-    stream_.CopyToDevice(choices_.data(), host_choices_.data(),
-                         args.count * static_cast<int64_t>(sizeof(ChooseTask)));
-    args.tasks = reinterpret_cast<const ChooseTask*>(choices_.data());
-    args.jobs = rows_->device_jobs();
-    const uint8_t* answers = rows_->device_answers();
-    args.answers = reinterpret_cast<const SampleAnswer*>(answers);
-    args.candidates =
-        reinterpret_cast<const ValueAndId*>(answers + rows_->layout().candidates_offset());
-    args.stride = rows_->layout().stride;
-    args.tokens = reinterpret_cast<int32_t*>(tokens_.data());
-    ChooseTokensCuda(context_, args);
-    stream_.CopyToHost(host_tokens_.data(), tokens_.data(), tokens_.size());
+  const int64_t choices = ListChoices(tasks, entries);
+  const int64_t bytes = rows_->layout().bytes();
+  if (shape_.gathers() && bytes > 0) {
+    RETURN_IF_ERROR(shape_.group->AllGather(rows_->device_answers(), bytes, gathered_.data()));
   }
-  return rows_->CopyAnswers();
+  if (guesses_ && choices > 0) RETURN_IF_ERROR(Guess(choices));
+  return CopyAnswers();
+}
+
+// The same on every rank of the group, but that one of them chooses: `choices` and guesses_ depend
+// on what the tasks ask for, never on the slice.
+absl::Status CudaSampler::Guess(int64_t choices) {
+  if (!shape_.gathers() || shape_.group->rank() == 0) Choose(choices);
+  if (shape_.gathers()) {
+    RETURN_IF_ERROR(shape_.group->Broadcast(tokens_.data(), tokens_.size(), 0));
+  }
+  stream_.CopyToHost(host_tokens_.data(), tokens_.data(), tokens_.size());
+  return absl::OkStatus();
+}
+
+void CudaSampler::Choose(int64_t choices) {
+  ChooseArgs args;
+  stream_.CopyToDevice(choices_.data(), host_choices_.data(),
+                       choices * static_cast<int64_t>(sizeof(ChooseTask)));
+  args.tasks = reinterpret_cast<const ChooseTask*>(choices_.data());
+  args.count = choices;
+  args.jobs = rows_->device_jobs();
+  args.answers = shape_.gathers() ? gathered_.data() : rows_->device_answers();
+  args.ranks = static_cast<int64_t>(shape_.slices.size());
+  args.rank_bytes = rows_->layout().bytes();
+  args.candidates_offset = rows_->layout().candidates_offset();
+  args.stride = rows_->layout().stride;
+  args.tokens = reinterpret_cast<int32_t*>(tokens_.data());
+  ChooseTokensCuda(context_, args);
+}
+
+absl::Status CudaSampler::CopyAnswers() {
+  if (!shape_.gathers()) return rows_->CopyAnswers();
+  stream_.CopyToHost(host_gathered_.data(), gathered_.data(),
+                     static_cast<int64_t>(shape_.slices.size()) * rows_->layout().bytes());
+  return absl::OkStatus();
+}
+
+absl::Span<const uint8_t> CudaSampler::answers() const {
+  const auto bytes = static_cast<size_t>(rows_->layout().bytes());
+  if (!shape_.gathers()) return {rows_->host_answers(), bytes};
+  return {host_gathered_.data(), shape_.slices.size() * bytes};
 }
 
 void CudaSampler::Merge(absl::Span<const uint8_t* const> ranks, absl::Span<SampleTask> tasks,

@@ -32,9 +32,7 @@ class CudaSampler final : public DeviceSampler {
     return {reinterpret_cast<const int32_t*>(host_tokens_.data()),
             static_cast<size_t>(shape_.entries)};
   }
-  absl::Span<const uint8_t> answers() const override {
-    return {rows_->host_answers(), static_cast<size_t>(rows_->layout().bytes())};
-  }
+  absl::Span<const uint8_t> answers() const override;
   void Merge(absl::Span<const uint8_t* const> ranks, absl::Span<SampleTask> tasks,
              std::vector<int32_t>* left) override;
 
@@ -42,6 +40,10 @@ class CudaSampler final : public DeviceSampler {
   CudaSampler(const DeviceSamplerShape& shape, const CudaContext& context, Stream& stream);
   // Fills the list of what is to be guessed; its length.
   int64_t ListChoices(absl::Span<const SampleTask> tasks, absl::Span<const int32_t> entries);
+  // Enqueue the guesses for the list, and the copy of every answer that this rank is to have.
+  absl::Status Guess(int64_t choices);
+  void Choose(int64_t choices);
+  absl::Status CopyAnswers();
 
   const DeviceSamplerShape shape_;
   const CudaContext context_;
@@ -52,6 +54,8 @@ class CudaSampler final : public DeviceSampler {
   DeviceBuffer host_rows_;          // of rows_, pinned
   DeviceBuffer choices_;            // [tasks] ChooseTask
   DeviceBuffer host_choices_;       // pinned
+  DeviceBuffer gathered_;           // [ranks] answers; with a group
+  DeviceBuffer host_gathered_;      // pinned
   DeviceBuffer tokens_;             // [entries] i32
   DeviceBuffer host_tokens_;        // pinned
   std::unique_ptr<RowSampler> rows_;

@@ -3,6 +3,7 @@
 #include <cuda_runtime.h>
 
 #include <algorithm>
+#include <chrono>
 #include <functional>
 #include <string>
 #include <utility>
@@ -37,6 +38,9 @@ CudaTokens TokensOf(int64_t rows) {
 }
 // Products change their way about here, and with it their scratch.
 constexpr int64_t kWaysChange[] = {32, kMostStreamedRows, INT64_MAX};
+
+// Of a wait for an event before the thread sleeps: a few times what waking it takes.
+constexpr std::chrono::microseconds kBusyWait{500};
 
 CudaMatrix MatrixOf(const PackedMatrix& matrix) {
   return {matrix.dtype(), matrix.rows(), matrix.columns(), matrix.lead(), matrix.data()};
@@ -385,7 +389,8 @@ absl::Status CudaStream::Synchronize() {
 std::unique_ptr<StreamEvent> CudaStream::MakeEvent() {
   if (!status_.ok()) return nullptr;
   cudaEvent_t event = nullptr;
-  Check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "making an event");
+  Check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming | cudaEventBlockingSync),
+        "making an event");
   if (event == nullptr) return nullptr;
   return std::make_unique<CudaEvent>(event);
 }
@@ -410,6 +415,11 @@ bool CudaStream::Reached(StreamEvent& event) {
 }
 
 absl::Status CudaStream::Wait(StreamEvent& event) {
+  // What comes soon is met at once; for the rest the thread sleeps until the device wakes it.
+  const auto busy_until = std::chrono::steady_clock::now() + kBusyWait;
+  while (!Reached(event)) {
+    if (std::chrono::steady_clock::now() >= busy_until) break;
+  }
   if (status_.ok()) {
     Check(cudaEventSynchronize(static_cast<CudaEvent&>(event).event()), "waiting for it");
   }

@@ -36,6 +36,7 @@ class NcclGroup final : public DeviceGroup {
   int size() const override { return options_.size; }
   absl::Status AllReduce(const Tensor& x) override;
   absl::Status AllGather(const void* in, int64_t bytes, void* out) override;
+  absl::Status Broadcast(void* data, int64_t bytes, int root) override;
   absl::Status Send(const void* data, int64_t bytes, int peer) override;
   absl::Status Receive(void* data, int64_t bytes, int peer) override;
   absl::Status Health() override;
@@ -122,6 +123,7 @@ absl::Status NcclGroup::WarmWith(uint8_t* memory, int64_t bytes) {
     }
     const int64_t share = bytes / options_.size;
     RETURN_IF_ERROR(AllGather(memory + share * options_.rank, share, memory));
+    RETURN_IF_ERROR(Broadcast(memory, bytes, 0));
   }
   if (options_.hops && options_.rank > 0) {
     RETURN_IF_ERROR(Receive(memory, bytes, options_.rank - 1));
@@ -147,6 +149,13 @@ absl::Status NcclGroup::AllGather(const void* in, int64_t bytes, void* out) {
   RETURN_IF_ERROR(status_);
   return Check(ncclAllGather(in, out, static_cast<size_t>(bytes), ncclInt8, comm_, handle_.stream),
                "all-gather");
+}
+
+absl::Status NcclGroup::Broadcast(void* data, int64_t bytes, int root) {
+  RETURN_IF_ERROR(status_);
+  return Check(
+      ncclBroadcast(data, data, static_cast<size_t>(bytes), ncclInt8, root, comm_, handle_.stream),
+      "broadcast");
 }
 
 absl::Status NcclGroup::Send(const void* data, int64_t bytes, int peer) {

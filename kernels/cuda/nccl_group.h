@@ -26,7 +26,7 @@ struct NcclGroupOptions {
   // What will be asked of it: NCCL connects the ranks the way each size and kind of message needs,
   // and takes memory for that, at the first such message. All of that happens in OpenNcclGroup.
   int64_t most_bytes = 0;
-  bool collectives = false;  // AllReduce and AllGather
+  bool collectives = false;  // AllReduce, AllGather and Broadcast
   bool hops = false;         // from each rank to the next
 };
 

@@ -21,11 +21,18 @@ struct ChooseTask {
 
 // All pointers are to device memory.
 struct ChooseArgs {
+  // Most ranks: what all of them say of a draw over all ids is as long as one's longest list.
+  static constexpr int64_t kMostRanks = kMaxCandidates / kDrawCandidates;
+
   const ChooseTask* tasks = nullptr;  // [count]
   int64_t count = 0;
   const SampleJob* jobs = nullptr;
-  const SampleAnswer* answers = nullptr;   // of the only rank, by job
-  const ValueAndId* candidates = nullptr;  // [jobs, stride]
+  // Of each rank of the stage, vocabulary ascending, `rank_bytes` apart: SampleAnswer by job, and
+  // from candidates_offset on [jobs, stride] ValueAndId (AnswerLayout, sample_merge.h).
+  const uint8_t* answers = nullptr;
+  int64_t ranks = 1;
+  int64_t rank_bytes = 0;
+  int64_t candidates_offset = 0;
   int64_t stride = 0;
   int32_t* tokens = nullptr;  // [entries]
 };

@@ -40,8 +40,10 @@ struct AnswerLayout {
   int64_t raw_offset() const {
     return candidates_offset() + jobs * stride * static_cast<int64_t>(sizeof(ValueAndId));
   }
+  // Whole words, so that the next rank's may follow.
   int64_t bytes() const {
-    return raw_offset() + (raw ? jobs * stride * static_cast<int64_t>(sizeof(float)) : 0);
+    const int64_t raw_bytes = raw ? jobs * stride * static_cast<int64_t>(sizeof(float)) : 0;
+    return raw_offset() + (raw_bytes + 7) / 8 * 8;
   }
 };
 

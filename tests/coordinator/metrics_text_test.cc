@@ -48,6 +48,7 @@ v1::StatusResponse FullStatus() {
   (*status.mutable_refusals())["DRAINING"] = 17;
   Measurements measured;
   measured.bad_logits = 18;
+  measured.repeated_passes = 19;
   measured.prompt_tokens = 19;
   measured.CountEnd(absl::StatusCode::kOk, v1::FINISH_REASON_EOS);
   measured.CountEnd(absl::StatusCode::kCancelled, v1::FINISH_REASON_UNSPECIFIED);
@@ -101,6 +102,7 @@ TEST(MetricsTextTest, SaysWhatTheStatusSays) {
       {"pergola_refusals_total{reason=\"DRAINING\"}", 17},
       {"pergola_refusals_total{reason=\"INVALID_REQUEST\"}", 0},
       {"pergola_bad_logits_total", 18},
+      {"pergola_repeated_passes_total", 19},
       {"pergola_sequences_ended_total{status=\"OK\",finish=\"EOS\"}", 1},
       {"pergola_sequences_ended_total{status=\"CANCELLED\",finish=\"\"}", 1},
       {"pergola_group_ready{group=\"a\"}", 1},

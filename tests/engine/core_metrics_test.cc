@@ -121,6 +121,15 @@ TEST_F(CoreMetricsTest, CountsErrorsByCodeAndTellsThem) {
   EXPECT_EQ(ends_[1].first_token, kNever);
 }
 
+TEST_F(CoreMetricsTest, RepeatedPassesAreCounted) {
+  auto link = AttachAndProbe(MakeHello("g", 1));
+  Stream stream = Submit(MakeRequest(4, 3));
+  v1::StepResult result = Answer(*link->plans.front(), 3);
+  result.set_repeated_passes(2);
+  core_.GroupResult("g", result, now_);
+  EXPECT_EQ(core_.Status(now_).repeated_passes(), 2U);
+}
+
 TEST_F(CoreMetricsTest, ANanIsCounted) {
   auto link = AttachAndProbe(MakeHello("g", 1));
   Stream stream = Submit(MakeRequest(4, 3));

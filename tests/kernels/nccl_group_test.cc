@@ -146,6 +146,21 @@ TEST_F(NcclGroupTest, AllGatherPutsTheRanksPartsInOrder) {
   });
 }
 
+TEST_F(NcclGroupTest, ABroadcastIsWhatItsRootHas) {
+  constexpr int64_t kCount = 10001;
+  OnRanks(3, [&](TestRank& rank) {
+    DeviceBuffer buffer(*rank.stream, kCount * 4);
+    const Tensor x(buffer.data(), DType::kF32, {1, kCount});
+    for (const int root : {0, 2}) {
+      Upload(*rank.stream, rank.rank, x);
+      const absl::Status status = rank.group->Broadcast(buffer.data(), kCount * 4, root);
+      ASSERT_TRUE(status.ok()) << status;
+      const auto values = Download(*rank.stream, x);
+      for (int64_t i = 0; i < kCount; ++i) ASSERT_EQ(values[i], Value(root, i)) << i;
+    }
+  });
+}
+
 TEST_F(NcclGroupTest, WhatIsSentArrivesInOrder) {
   constexpr int64_t kCount = 20000;
   OnRanks(2, [&](TestRank& rank) {
@@ -216,7 +231,22 @@ TEST_F(NcclGroupTest, CollectivesKeepTheOrderOfTheirStream) {
   emulator::SetDeferred(false);
 }
 
-// The host goes on while a collective waits for a peer: only asking for the stream moves it.
+// A device goes on when its peer has come, whatever its host does.
+TEST_F(NcclGroupTest, ACollectiveEndsWithoutBeingAskedFor) {
+  std::atomic<bool> seen{false};
+  OnRanks(2, [&](TestRank& rank) {
+    DeviceBuffer buffer(*rank.stream, 400);
+    const Tensor x(buffer.data(), DType::kF32, {1, 100});
+    Upload(*rank.stream, rank.rank, x);
+    for (int times = 0; times < 3; ++times) ASSERT_TRUE(rank.group->AllReduce(x).ok());
+    while (rank.rank == 0 && !seen) std::this_thread::yield();
+    const auto values = Download(*rank.stream, x);
+    seen = true;
+    EXPECT_EQ(values[1], 4 * (Value(0, 1) + Value(1, 1)));
+  });
+}
+
+// The host goes on while a collective waits for a peer.
 TEST_F(NcclGroupTest, TheStreamIsNotIdleBeforeThePeerCame) {
   std::atomic<bool> seen{false};
   OnRanks(2, [&](TestRank& rank) {

@@ -99,9 +99,11 @@ inline std::vector<Device> Devices() {
 
 class ExecutorGroup {
  public:
-  // `peer_bytes`: on a GPU, sums up to this size go through peer memory; 0: none.
+  // `peer_bytes`: on a GPU, sums up to this size go through peer memory; 0: none. With kNccl each
+  // rank has its own device.
   ExecutorGroup(const Checkpoint& checkpoint, int tp, int pp, const ExecutorOptions& options,
-                int threads = 1, Device device = Device::kCpu, int64_t peer_bytes = 0)
+                int threads = 1, Device device = Device::kCpu, int64_t peer_bytes = 0,
+                Collectives collectives = Collectives::kAuto)
       : hidden_(checkpoint.spec().hidden), tp_(tp), pp_(pp) {
     for (int stage = 0; stage < pp; ++stage) {
       auto meeting = std::make_shared<Meeting>();
@@ -112,7 +114,8 @@ class ExecutorGroup {
         stream.workspace_bytes = 8 << 20;
         rank.host = CpuStream::Create(stream);
         if (device == Device::kCuda) {
-          auto gpu = OpenCudaStream(0, *rank.host);
+          const bool own = collectives == Collectives::kNccl;
+          auto gpu = OpenCudaStream(own ? stage * tp + tp_rank : 0, *rank.host);
           EXPECT_TRUE(gpu.ok()) << gpu.status();
           rank.gpu = std::move(gpu).value();
         }
@@ -120,7 +123,9 @@ class ExecutorGroup {
         ranks_.push_back(std::move(rank));
       }
     }
-    if (peer_bytes > 0) OpenLinks(checkpoint, peer_bytes);
+    if (peer_bytes > 0 || collectives == Collectives::kNccl) {
+      OpenLinks(checkpoint, options, peer_bytes, collectives);
+    }
     for (int world_rank = 0; world_rank < tp * pp; ++world_rank) {
       Rank& rank = ranks_[world_rank];
       Stream& where = rank.gpu != nullptr ? *rank.gpu : *rank.host;
@@ -138,6 +143,7 @@ class ExecutorGroup {
   StageExecutor& executor(int stage, int tp_rank) {
     return *ranks_[stage * tp_ + tp_rank].executor;
   }
+  DeviceLinks& links(int rank) { return *ranks_[rank].links; }
   StageExecutor& last() { return executor(pp_ - 1, 0); }
   // As a rank does once it is loaded.
   void Seal() {
@@ -197,12 +203,15 @@ class ExecutorGroup {
     std::unique_ptr<StageExecutor> executor;
   };
 
-  void OpenLinks(const Checkpoint& checkpoint, int64_t peer_bytes) {
+  void OpenLinks(const Checkpoint& checkpoint, const ExecutorOptions& executor, int64_t peer_bytes,
+                 Collectives collectives) {
     ThreadGather texts(tp_ * pp_);
     OnThreads(tp_ * pp_, [&](int world_rank) {
       Rank& rank = ranks_[world_rank];
       DeviceLinksOptions options;
       options.layout = MakeLayout(checkpoint.spec(), tp_, pp_, world_rank).value();
+      options.choice = collectives;
+      options.most_values = executor.step_tokens * checkpoint.spec().hidden;
       options.peer_sum_bytes = peer_bytes;
       options.communicator = rank.communicator.get();
       auto links = DeviceLinks::Open(*rank.gpu, options, [&](const std::string& text) {
@@ -210,7 +219,7 @@ class ExecutorGroup {
       });
       ASSERT_TRUE(links.ok()) << links.status();
       rank.links = std::move(links).value();
-      EXPECT_NE(rank.links->peers(), nullptr);
+      EXPECT_EQ(rank.links->peers() != nullptr, peer_bytes > 0);
     });
   }
 

@@ -5,6 +5,7 @@
 #include <limits>
 #include <random>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -132,19 +133,17 @@ ExecutorOptions Options() {
   return options;
 }
 
-// Runs plans one after the other, or as far ahead as the executor lets.
+// Runs plans on one rank, one after the other or as far ahead as the executor lets.
 class Runner {
  public:
-  Runner(const Checkpoint& checkpoint, bool ahead)
-      : group_(checkpoint, 1, 1, Options(), 1, Device::kCuda), ahead_(ahead), board_(100) {}
+  Runner(StageExecutor& executor, bool ahead) : executor_(executor), ahead_(ahead), board_(100) {}
 
-  StageExecutor& executor() { return group_.last(); }
   int begun_ahead() const { return begun_ahead_; }
 
   void Begin(v1::StepPlan plan) {
-    const absl::Status valid = executor().Validate(plan);
+    const absl::Status valid = executor_.Validate(plan);
     ASSERT_TRUE(valid.ok()) << valid;
-    if (!plans_.empty() && !(ahead_ && executor().MayBegin(plan))) Finish();
+    if (!plans_.empty() && !(ahead_ && executor_.MayBegin(plan))) Finish();
     if (!plans_.empty()) {
       board_.Expect(plans_.back());
       ++begun_ahead_;
@@ -158,14 +157,14 @@ class Runner {
       ids.push_back(*id);
     }
     plans_.push_back(std::move(plan));
-    const absl::Status begun = executor().Begin(plans_.back(), ids, nullptr);
+    const absl::Status begun = executor_.Begin(plans_.back(), ids, nullptr);
     ASSERT_TRUE(begun.ok()) << begun;
     if (plans_.size() == 2) Finish();
   }
 
   void Finish() {
     std::vector<v1::EntryResult> results;
-    const absl::Status done = executor().Finish(&results);
+    const absl::Status done = executor_.Finish(&results);
     ASSERT_TRUE(done.ok()) << done;
     v1::StepResult result;
     for (const v1::EntryResult& entry : results) *result.add_entries() = entry;
@@ -181,7 +180,7 @@ class Runner {
   }
 
  private:
-  ExecutorGroup group_;
+  StageExecutor& executor_;
   const bool ahead_;
   TokenBoard board_;
   std::deque<v1::StepPlan> plans_;
@@ -189,38 +188,79 @@ class Runner {
   int begun_ahead_ = 0;
 };
 
-class PlansAheadTest : public testing::TestWithParam<bool> {
+class PlansAheadTest : public testing::TestWithParam<std::tuple<int, int64_t>> {
  protected:
   void SetUp() override {
+    // NCCL wants a device for each rank; the emulator has as many as it is told.
+    emulator::DeviceModel model = model_;
+    model.count = 2;
+    emulator::SetDeviceModel(model);
     if (CudaDeviceCount() == 0) GTEST_SKIP() << "there is no CUDA device";
   }
-  void TearDown() override { emulator::SetDeferred(false); }
+  void TearDown() override {
+    emulator::SetDeferred(false);
+    emulator::SetDeviceModel(model_);
+  }
+
+  static ExecutorGroup MakeGroup(const Checkpoint& checkpoint, int tp) {
+    return ExecutorGroup(checkpoint, tp, 1, Options(), 1, Device::kCuda, 0,
+                         tp > 1 ? Collectives::kNccl : Collectives::kAuto);
+  }
+
+ private:
+  const emulator::DeviceModel model_ = emulator::GetDeviceModel();
+};
+
+struct Outcome {
+  std::vector<std::string> answers;
+  int begun_ahead = 0;
+  int64_t repeated = 0;
+
+  bool operator==(const Outcome& other) const {
+    return answers == other.answers && begun_ahead == other.begun_ahead &&
+           repeated == other.repeated;
+  }
 };
 
 TEST_P(PlansAheadTest, RandomPlansGiveWhatTheyGiveOneAfterTheOther) {
+  const auto [tp, vocabulary] = GetParam();
+  if (CudaDeviceCount() < tp) GTEST_SKIP() << "there are no " << tp << " CUDA devices";
   ModelSpec spec = TinySpec();
-  spec.vocabulary = GetParam() ? 1203 : 97;
+  spec.vocabulary = vocabulary;
   const MemoryCheckpoint checkpoint(spec, {});
   constexpr int kPlans = 60;
-  const auto run = [&](bool ahead, bool deferred, int* begun_ahead) {
+  const auto run = [&](bool ahead, bool deferred) {
     emulator::SetDeferred(deferred);
-    Runner runner(checkpoint, ahead);
-    RandomPlans plans(17, spec.vocabulary);
-    for (int i = 0; i < kPlans; ++i) runner.Begin(plans.Next());
-    *begun_ahead = runner.begun_ahead();
-    return runner.Drain();
+    ExecutorGroup group = MakeGroup(checkpoint, tp);
+    std::vector<Outcome> ranks(tp);
+    OnThreads(tp, [&](int rank) {
+      StageExecutor& executor = group.executor(0, rank);
+      Runner runner(executor, ahead);
+      RandomPlans plans(17, spec.vocabulary);
+      for (int i = 0; i < kPlans; ++i) runner.Begin(plans.Next());
+      ranks[rank] = {runner.Drain(), runner.begun_ahead(), executor.repeated_passes()};
+      EXPECT_GT(executor.recordings(), 0);
+    });
+    // All ranks have done the same.
+    for (const Outcome& rank : ranks) EXPECT_TRUE(rank == ranks[0]);
+    return ranks[0];
   };
-  int none = 0, some = 0;
-  const auto want = run(false, false, &none);
-  EXPECT_EQ(none, 0);
+  const Outcome want = run(false, false);
+  EXPECT_EQ(want.begun_ahead, 0);
+  EXPECT_EQ(want.repeated, 0);
   for (const bool deferred : {false, true}) {
-    const auto got = run(true, deferred, &some);
-    ASSERT_EQ(got.size(), want.size());
-    for (int i = 0; i < kPlans; ++i) EXPECT_EQ(got[i], want[i]) << "plan " << i + 1;
-    EXPECT_GT(some, kPlans / 4);
+    const Outcome got = run(true, deferred);
+    ASSERT_EQ(got.answers.size(), want.answers.size());
+    for (int i = 0; i < kPlans; ++i) {
+      EXPECT_EQ(got.answers[i], want.answers[i]) << "plan " << i + 1;
+    }
+    EXPECT_GT(got.begun_ahead, kPlans / 4);
+    // In a large vocabulary only the host can draw from a nucleus of nearly all ids.
+    EXPECT_EQ(got.repeated > 0, vocabulary > 1000);
   }
 }
-INSTANTIATE_TEST_SUITE_P(Vocabularies, PlansAheadTest, testing::Bool());
+INSTANTIATE_TEST_SUITE_P(RanksAndVocabularies, PlansAheadTest,
+                         testing::Combine(testing::Values(1, 2), testing::Values(97, 1203)));
 
 // A step in which three sequences decode.
 v1::StepPlan Decode(uint64_t plan_id, int64_t position) {
@@ -261,13 +301,13 @@ TEST_F(PlansAheadTest, TheNextPlanBeginsBeforeTheDeviceHasDoneAnything) {
       // Work of the plan before still waits to be waited for: nothing of it can be known here. The
       // question lets a single piece of it pass.
       if (deferred) {
-        EXPECT_FALSE(executor.Ready());
+        EXPECT_FALSE(executor.Ready().value());
       }
       std::vector<v1::EntryResult> results;
       EXPECT_TRUE(executor.Finish(&results).ok());
       plans.pop_front();
       for (const v1::EntryResult& result : results) sampled.push_back(result.ids(0));
-      EXPECT_FALSE(!deferred && !executor.Ready());
+      EXPECT_FALSE(!deferred && !executor.Ready().value());
     }
     std::vector<v1::EntryResult> results;
     EXPECT_TRUE(executor.Finish(&results).ok());
@@ -303,11 +343,49 @@ TEST_F(PlansAheadTest, ASlotThatStartsAnewWaitsForItsLastToken) {
   ASSERT_TRUE(executor.Finish(&results).ok());
 }
 
-TEST_F(PlansAheadTest, OnlyAGroupOfOneGpuRunsAhead) {
+TEST_F(PlansAheadTest, OnlyGpusThatNeedNoHostToMeetRunAhead) {
   const MemoryCheckpoint checkpoint(TinySpec(), {});
   EXPECT_FALSE(ExecutorGroup(checkpoint, 1, 1, Options()).last().RunsAhead());
   EXPECT_FALSE(ExecutorGroup(checkpoint, 2, 1, Options(), 1, Device::kCuda).last().RunsAhead());
   EXPECT_FALSE(ExecutorGroup(checkpoint, 1, 2, Options(), 1, Device::kCuda).last().RunsAhead());
+  if (CudaDeviceCount() < 2) GTEST_SKIP() << "there are no 2 CUDA devices";
+  EXPECT_TRUE(MakeGroup(checkpoint, 2).last().RunsAhead());
+}
+
+// A rank that is gone while the other has begun two plans.
+TEST_F(PlansAheadTest, APeersFailureEndsWhatIsUnderWay) {
+  if (CudaDeviceCount() < 2) GTEST_SKIP() << "there are no 2 CUDA devices";
+  const MemoryCheckpoint checkpoint(TinySpec(), {});
+  ExecutorGroup group = MakeGroup(checkpoint, 2);
+  BuiltPlan first, second(2);
+  first.Start(0);
+  first.Add(0, {1, 2}, 0, {0});
+  second.Add(0, {3}, 2);
+  OnThreads(2, [&](int rank) {
+    StageExecutor& executor = group.executor(0, rank);
+    ASSERT_TRUE(executor.Begin(first.plan, first.ids, nullptr).ok());
+    if (rank == 1) {
+      DeviceGroup& stage = *group.links(1).stage();
+      EXPECT_FALSE(stage.Send(&first, 4, 7).ok());
+      EXPECT_FALSE(stage.Health().ok());
+      return;
+    }
+    ASSERT_TRUE(executor.Begin(second.plan, second.ids, nullptr).ok());
+    std::vector<v1::EntryResult> results;
+    absl::Status status = executor.Finish(&results);
+    // The first plan may have been done before the peer went.
+    if (status.ok()) {
+      const absl::StatusOr<bool> ready = [&] {
+        while (true) {
+          const absl::StatusOr<bool> now = executor.Ready();
+          if (!now.ok() || *now) return now;
+        }
+      }();
+      EXPECT_FALSE(ready.ok());
+      status = executor.Finish(&results);
+    }
+    EXPECT_THAT(std::string(status.message()), testing::HasSubstr("the ranks of stage 0"));
+  });
 }
 
 }  // namespace

@@ -57,7 +57,8 @@ class AheadExecutor : public StageExecutor {
   bool RunsAhead() const override { return true; }
   bool MayBegin(const v1::StepPlan& next) const override { return next.plan_id() != must_wait; }
   // The device takes a while.
-  bool Ready() override { return ++polls_ > 5; }
+  absl::StatusOr<bool> Ready() override { return ++polls_ > quick; }
+  int64_t repeated_passes() const override { return repeated; }
   bool hops_on_device() const override { return false; }
   int64_t recordings() const override { return 0; }
   void ForgetSlots() override {
@@ -69,6 +70,8 @@ class AheadExecutor : public StageExecutor {
 
   std::vector<std::string> calls;
   uint64_t must_wait = 0, fail_begin = 0, fail_finish = 0;
+  int quick = 5;  // looks until the device is done
+  int64_t repeated = 0;
 
  private:
   std::deque<const v1::StepPlan*> begun_;
@@ -260,6 +263,89 @@ TEST_F(StepLoopAheadTest, TimesOfStepsDoNotOverlap) {
   EXPECT_LE(computed_us, now_us_);
   // The second was received and begun while the first computed, and waited for its turn.
   EXPECT_GT(script_.results[1].stages(0).start_us(), script_.results[0].stages(0).start_us());
+}
+
+TEST_F(StepLoopAheadTest, RepeatedPassesAreToldOnce) {
+  executor_.repeated = 3;
+  for (uint64_t id = 1; id <= 2; ++id) script_.Add(Plan(id, id - 1));
+  EXPECT_TRUE(Run().ok());
+  ASSERT_EQ(script_.results.size(), 2U);
+  EXPECT_EQ(script_.results[0].repeated_passes(), 3U);
+  EXPECT_EQ(script_.results[1].repeated_passes(), 0U);
+}
+
+// A stage of ranks that are threads; devices of different speed.
+class StepLoopStageTest : public testing::Test {
+ protected:
+  static constexpr int kRanks = 3;
+
+  StepLoopStageTest() {
+    for (int rank = 1; rank < kRanks; ++rank) executors_[rank].quick = 1'000'000;
+  }
+
+  // A rank that fails is gone for the others.
+  void Run() {
+    OnThreads(kRanks, [this](int rank) {
+      StepLoopOptions options;
+      options.layout.world_rank = options.layout.tp_rank = rank;
+      options.layout.tensor_parallel = kRanks;
+      options.hidden = 4;
+      options.step_tokens = 16;
+      options.now_us = WaitBoard::SteadyMicroseconds;
+      StepLoopParts parts;
+      parts.plans = rank == 0 ? &script_ : nullptr;
+      parts.results = rank == 0 ? &script_ : nullptr;
+      parts.communicator = &stage_.at(rank);
+      parts.executor = &executors_[rank];
+      parts.board = &stage_.board(rank);
+      statuses_[rank] = StepLoop(options, parts).Run();
+      if (!statuses_[rank].ok()) stage_.at(rank).Abandon();
+    });
+  }
+
+  ThreadStage stage_{kRanks};
+  AheadExecutor executors_[kRanks];
+  absl::Status statuses_[kRanks];
+  Script script_;
+};
+
+TEST_F(StepLoopStageTest, EveryRankBeginsAndFinishesInTheOrderOfTheFirst) {
+  for (uint64_t id = 1; id <= 9; ++id) script_.Add(Plan(id, id - 1), /*late=*/id % 4 == 0);
+  for (AheadExecutor& executor : executors_) executor.must_wait = 7;
+  Run();
+  EXPECT_THAT(executors_[0].calls,
+              ElementsAre("forget", "begin 1 7", "begin 2 entry0", "finish 1", "begin 3 entry0",
+                          "finish 2", "finish 3", "begin 4 300", "begin 5 entry0", "finish 4",
+                          "begin 6 entry0", "finish 5", "finish 6", "begin 7 600", "finish 7",
+                          "begin 8 700", "begin 9 entry0", "finish 8", "finish 9"));
+  for (int rank = 0; rank < kRanks; ++rank) {
+    EXPECT_TRUE(statuses_[rank].ok()) << statuses_[rank];
+    EXPECT_EQ(executors_[rank].calls, executors_[0].calls) << "rank " << rank;
+  }
+  EXPECT_EQ(script_.results.size(), 9U);
+}
+
+TEST_F(StepLoopStageTest, ARefusedPlanIsRefusedByAllWhenTheOneBeforeIsAnswered) {
+  script_.Add(Plan(1));
+  v1::StepPlan refused = Plan(2, 1);
+  refused.add_copies();
+  script_.Add(refused);
+  Run();
+  for (int rank = 0; rank < kRanks; ++rank) {
+    EXPECT_THAT(std::string(statuses_[rank].message()), HasSubstr("plan 2: copies has 1 block"));
+    EXPECT_THAT(executors_[rank].calls, ElementsAre("forget", "begin 1 7", "finish 1"));
+  }
+  EXPECT_EQ(script_.results.size(), 1U);
+}
+
+TEST_F(StepLoopStageTest, ARankThatFailsEndsTheOthers) {
+  for (uint64_t id = 1; id <= 4; ++id) script_.Add(Plan(id, id - 1));
+  executors_[1].fail_finish = 2;
+  Run();
+  EXPECT_EQ(statuses_[1].message(), "plan 2: the device is gone");
+  for (const int rank : {0, 2}) {
+    EXPECT_THAT(std::string(statuses_[rank].message()), HasSubstr("has given up"));
+  }
 }
 
 }  // namespace

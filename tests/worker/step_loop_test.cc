@@ -79,7 +79,8 @@ class FakeExecutor : public StageExecutor {
   }
   bool RunsAhead() const override { return false; }
   bool MayBegin(const v1::StepPlan&) const override { return false; }
-  bool Ready() override { return true; }
+  absl::StatusOr<bool> Ready() override { return true; }
+  int64_t repeated_passes() const override { return 0; }
   bool hops_on_device() const override { return false; }
   int64_t recordings() const override { return 0; }
   void ForgetSlots() override { ++forgotten; }

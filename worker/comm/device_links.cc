@@ -14,6 +14,8 @@ namespace {
 BackoffOptions WithinStep(bool spin) {
   return {spin ? 20'000 : 20, 10, 200};
 }
+// A device that has its next step already need not be watched so closely.
+constexpr BackoffOptions kAheadWait = {0, 20, 50, 500};
 // Asking NCCL for errors is cheap, but not as cheap as asking the stream.
 constexpr int kPollsPerHealth = 64;
 
@@ -35,17 +37,42 @@ absl::Status DeviceLinks::CheckHealth() const {
   return column_ == nullptr ? absl::OkStatus() : column_->Health();
 }
 
-absl::Status DeviceLinks::Synchronize(Stream& stream, const char* operation, uint64_t sequence) {
+absl::Status DeviceLinks::CheckHealthAtTimes() {
+  if (++polls_ < kPollsPerHealth) return absl::OkStatus();
+  polls_ = 0;
+  return CheckHealth();
+}
+
+absl::Status DeviceLinks::WaitUntil(const std::function<bool()>& done, const char* operation,
+                                    uint64_t sequence, const BackoffOptions& pauses) {
   std::optional<ScopedWait> wait;
   if (options_.board != nullptr) wait.emplace(*options_.board, operation, sequence, -1);
-  Backoff backoff(WithinStep(options_.spin));
-  for (int polls = 1; !stream.Idle(); ++polls) {
-    if (polls % kPollsPerHealth == 0) RETURN_IF_ERROR(CheckHealth());
+  Backoff backoff(pauses);
+  while (!done()) {
+    RETURN_IF_ERROR(CheckHealthAtTimes());
     if (options_.background) options_.background();
     backoff.Pause();
   }
-  RETURN_IF_ERROR(CheckHealth());
+  return CheckHealth();
+}
+
+absl::Status DeviceLinks::Synchronize(Stream& stream, const char* operation, uint64_t sequence) {
+  RETURN_IF_ERROR(
+      WaitUntil([&] { return stream.Idle(); }, operation, sequence, WithinStep(options_.spin)));
   return stream.Synchronize();
+}
+
+absl::Status DeviceLinks::Wait(Stream& stream, StreamEvent& event, const char* operation,
+                               uint64_t sequence, bool ahead) {
+  RETURN_IF_ERROR(WaitUntil([&] { return stream.Reached(event); }, operation, sequence,
+                            ahead ? kAheadWait : WithinStep(options_.spin)));
+  return stream.Wait(event);
+}
+
+absl::StatusOr<bool> DeviceLinks::Reached(Stream& stream, StreamEvent& event) {
+  if (stream.Reached(event)) return true;
+  RETURN_IF_ERROR(CheckHealthAtTimes());
+  return false;
 }
 
 }  // namespace pergola

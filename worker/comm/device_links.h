@@ -16,6 +16,7 @@
 #include "kernels/device_group.h"
 #include "kernels/stream.h"
 #include "model/layout.h"
+#include "worker/comm/backoff.h"
 #include "worker/comm/communicator.h"
 #include "worker/comm/wait_board.h"
 
@@ -79,6 +80,11 @@ class DeviceLinks {
   // Stream::Synchronize that also sees a peer's failure, and moves the group's messages on. The
   // wait is published as "`operation` `sequence`".
   absl::Status Synchronize(Stream& stream, const char* operation, uint64_t sequence);
+  // Stream::Wait and Stream::Reached likewise. `ahead`: the stream has more to do behind the event,
+  // and so the host need not be there at once.
+  absl::Status Wait(Stream& stream, StreamEvent& event, const char* operation, uint64_t sequence,
+                    bool ahead);
+  absl::StatusOr<bool> Reached(Stream& stream, StreamEvent& event);
 
  private:
   explicit DeviceLinks(const DeviceLinksOptions& options) : options_(options) {}
@@ -88,12 +94,17 @@ class DeviceLinks {
   absl::StatusOr<int64_t> TryPeers(Stream& stream);
   PeerOptions OptionsOfPeers(int64_t most_bytes) const;
   absl::Status CheckHealth() const;
+  // Once in so many calls.
+  absl::Status CheckHealthAtTimes();
+  absl::Status WaitUntil(const std::function<bool()>& done, const char* operation,
+                         uint64_t sequence, const BackoffOptions& pauses);
 
   const DeviceLinksOptions options_;
   std::unique_ptr<DeviceGroup> stage_;
   std::unique_ptr<DeviceGroup> column_;
   std::unique_ptr<PeerReducer> peers_;
   int64_t bytes_ = 0;
+  int polls_ = 0;  // since the last look at the groups' health
 };
 
 }  // namespace pergola

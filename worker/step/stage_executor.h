@@ -110,11 +110,19 @@ class StageExecutor {
   // Where it runs ahead: whether `next`, validated, may begin now. At most two plans are begun; a
   // plan that needs the host's word on the plan before waits for its Finish.
   virtual bool MayBegin(const v1::StepPlan& next) const = 0;
-  // Whether Finish would not wait long.
-  virtual bool Ready() = 0;
+  // Whether Finish would not wait long; an error if a peer of the device has failed.
+  virtual absl::StatusOr<bool> Ready() = 0;
+
+  // Forward passes that were done again so far: begun with the device's guess at a token that the
+  // host then chose otherwise.
+  virtual int64_t repeated_passes() const = 0;
 
   // Forgets all slots (a new epoch); every plan begun is finished. Weights stay.
   virtual void ForgetSlots() = 0;
+
+  // Returns when the device is done with all finished plans: what they send may leave later than
+  // Finish returns. Before the rank ends.
+  virtual absl::Status Drain() { return absl::OkStatus(); }
 
   // Test hook: how many shapes of steps are recorded (worker/model/step_graphs.h).
   virtual int64_t recordings() const = 0;

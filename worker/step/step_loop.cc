@@ -13,9 +13,11 @@ namespace {
 
 // What rank 0 sends to the leaders, and they to their stages: one of these bytes, and after
 // kPlanFrame the plan. A tick says that rank 0 lives though it has no plan, so that every wait of
-// the others has a deadline.
+// the others has a deadline. Only where the executor runs ahead: the oldest plan is to be finished
+// before the next one comes.
 constexpr char kPlanFrame = 'P';
 constexpr char kTickFrame = 'T';
+constexpr char kFinishFrame = 'F';
 constexpr char kEndFrame = 'E';
 
 // A frame goes through the stage as one message of this size, its length first, and the rest, if
@@ -23,11 +25,9 @@ constexpr char kEndFrame = 'E';
 constexpr size_t kFirstBytes = 2048;
 constexpr size_t kLengthBytes = 8;
 
-// While a device computes, the loop looks for the next plan: some 30 ms busily, which is longer
-// than a step that only decodes, then in sleeps that are short beside one that does not.
-constexpr int kStepPolls = 20'000;
-constexpr int64_t kFirstSleepUs = 20;
-constexpr int64_t kLongestSleepUs = 100;
+// While a device computes, the loop looks for the next plan: at first busily, for longer than the
+// answer to the plan before takes to bring one, then in sleeps that are short beside a step.
+constexpr BackoffOptions kPlanWait = {0, 20, 50, 500};
 
 // References reach back at most the depth of the pipeline (stages + 1); some more cost nothing.
 int BoardPlans(const RankLayout& layout) {
@@ -53,8 +53,7 @@ StepLoop::StepLoop(const StepLoopOptions& options, const StepLoopParts& parts)
   PERGOLA_CHECK(layout_.world_rank != 0 || parts.plans != nullptr);
   PERGOLA_CHECK(!layout_.last_stage() || !layout_.leader() || parts.results != nullptr);
   PERGOLA_CHECK(layout_.pipeline_parallel == 1 || parts.transport != nullptr);
-  PERGOLA_CHECK(!parts.executor->RunsAhead() ||
-                layout_.tensor_parallel * layout_.pipeline_parallel == 1);
+  PERGOLA_CHECK(!parts.executor->RunsAhead() || layout_.pipeline_parallel == 1);
   const int64_t tp = layout_.tensor_parallel;
   // Room for the padding of the shares.
   hidden_.resize(options.step_tokens * options.hidden + tp);
@@ -71,7 +70,8 @@ absl::Status StepLoop::Run() {
     // is none. What came before a plan that fails is answered.
     const size_t unfinished = plan && status.ok() && parts_.executor->RunsAhead() ? 1 : 0;
     while (steps_.size() > unfinished) RETURN_IF_ERROR(FinishOldest());
-    if (!status.ok() || *next == Next::kEnd) return status;
+    if (!status.ok()) return status;
+    if (*next == Next::kEnd) return parts_.executor->Drain();
   }
 }
 
@@ -140,11 +140,12 @@ absl::StatusOr<std::string> StepLoop::NextFrame() {
 
 absl::StatusOr<bool> StepLoop::PlanComes() {
   ScopedWait wait(*parts_.board, "execute plan", steps_.front().plan.plan_id(), -1);
-  Backoff backoff({kStepPolls, kFirstSleepUs, kLongestSleepUs});
+  Backoff backoff(kPlanWait);
   while (queue_.empty()) {
     RETURN_IF_ERROR(TakePlans());
     if (!queue_.empty()) break;
-    if (parts_.executor->Ready()) return false;
+    ASSIGN_OR_RETURN(const bool ready, parts_.executor->Ready());
+    if (ready) return false;
     backoff.Pause();
   }
   return true;
@@ -152,13 +153,18 @@ absl::StatusOr<bool> StepLoop::PlanComes() {
 
 absl::StatusOr<StepLoop::Next> StepLoop::NextPlan() {
   while (true) {
-    if (!steps_.empty()) {
+    if (!steps_.empty() && layout_.world_rank == 0) {
       ASSIGN_OR_RETURN(const bool comes, PlanComes());
-      if (!comes) return Next::kNone;
+      if (!comes) {
+        std::string finish(1, kFinishFrame);
+        RETURN_IF_ERROR(ShareInStage(&finish));
+        return Next::kNone;
+      }
     }
     ASSIGN_OR_RETURN(const std::string frame, NextFrame());
     const char kind = frame.empty() ? '\0' : frame[0];
     if (kind == kTickFrame) continue;
+    if (kind == kFinishFrame && !steps_.empty()) return Next::kNone;
     if (kind == kEndFrame) return Next::kEnd;
     if (kind == kPlanFrame &&
         next_.ParseFromArray(frame.data() + 1, static_cast<int>(frame.size() - 1))) {
@@ -365,6 +371,9 @@ absl::Status StepLoop::Answer(Step* step, std::vector<v1::EntryResult> entries) 
   result.set_plan_id(step->plan.plan_id());
   result.set_epoch(step->plan.epoch());
   for (v1::EntryResult& entry : entries) *result.add_entries() = std::move(entry);
+  const int64_t repeated = parts_.executor->repeated_passes();
+  result.set_repeated_passes(static_cast<uint32_t>(repeated - repeated_passes_));
+  repeated_passes_ = repeated;
   // Every rank of the last stage has sampled what later plans refer to.
   tokens_.Record(result.plan_id(), result.entries());
   if (!layout_.leader()) return absl::OkStatus();

@@ -6,9 +6,26 @@
 //   checks the plan, executes it, sends its share of the activations to the next stage last stage
 //   its first rank gives the result away and sends the sampled ids back to stage 0
 //
-// Each plan is begun and finished before the next, but where the executor runs ahead (a GPU that is
-// a group of its own): there the next plan begins while the device computes the one before, so that
-// the device never waits for the host. Results stay in plan order.
+// Each plan is begun and finished before the next, but where the executor runs ahead (GPUs of one
+// stage that need no host to meet): there the next plan begins while the devices compute the one
+// before, so that they never wait for the host. Results stay in plan order.
+//
+// Why ranks that run ahead never wait for each other in a circle. Devices meet in collectives that
+// each host only enqueues, and hosts meet in the stage's communicator. Every rank makes the same
+// sequence of both:
+//   - What a rank does next follows from the frames (step_loop.cc) alone, which all ranks of the
+//     stage get in one order: a plan is begun, and then the plan before it is finished; or the
+//     oldest plan is finished first, because rank 0 saw its device idle. No other rank looks at its
+//     own device or clock to decide.
+//   - Begin and Finish of a plan make the same calls on every rank: they follow from the plan, from
+//     slot tables that are the same everywhere, and from the answers and guesses of the devices,
+//     which are the same bits on every rank (kernels/device_sampler.h). So all ranks find a guess
+//     wrong or none does, all repeat the forward pass or none does, and all leave the same rows to
+//     the host.
+// Take the rank that is furthest behind in this sequence. What it enqueues waits for nobody. Where
+// it waits for its device, everyone else has enqueued all that the device needs. Where it waits for
+// the other hosts, they are there or beyond. So it goes on. A rank that fails leaves the sequence;
+// its peers then learn it from the devices' group, or are ended by the watchdog.
 #pragma once
 
 #include <atomic>
@@ -79,9 +96,9 @@ class StepLoop {
   };
   enum class Next { kPlan, kNone, kEnd };
 
-  // The next plan into next_; kNone if steps_ should be finished before the loop waits for one.
+  // The next plan into next_; kNone if the oldest step is to be finished first.
   absl::StatusOr<Next> NextPlan();
-  // Whether plans wait, or come before the oldest step is done.
+  // Rank 0: whether plans wait, or come before the oldest step is done.
   absl::StatusOr<bool> PlanComes();
   // The next frame (see step_loop.cc) that this rank's stage is given.
   absl::StatusOr<std::string> NextFrame();
@@ -118,9 +135,10 @@ class StepLoop {
   std::deque<Pending> queue_;  // rank 0: forwarded, not executed
   v1::StepPlan next_;
   int64_t received_us_ = 0;
-  uint64_t last_begun_ = 0;  // of this epoch's plans, or refused
-  std::deque<Step> steps_;   // begun, not finished; at most two
-  int64_t finished_us_ = 0;  // when the last one was
+  uint64_t last_begun_ = 0;      // of this epoch's plans, or refused
+  std::deque<Step> steps_;       // begun, not finished; at most two
+  int64_t finished_us_ = 0;      // when the last one was
+  int64_t repeated_passes_ = 0;  // of the executor, that results have told
   TokenBoard tokens_;
   std::vector<int32_t> ids_;
   std::vector<float> hidden_;

@@ -122,6 +122,7 @@ absl::Status TokenSampler::Begin(const v1::StepPlan& plan, const float* hidden) 
   ListWanted(plan);
   results_.assign(plan.entries_size(), v1::EntryResult());
   kept_.clear();
+  plan_id_ = plan.plan_id();
   hidden_ = hidden;
   begin_ = 0;
   return StartTurn();
@@ -165,8 +166,18 @@ absl::Status TokenSampler::StartTurn() {
   return absl::OkStatus();
 }
 
+absl::StatusOr<bool> TokenSampler::Ready() {
+  if (links_ != nullptr) return links_->Reached(stream_, *turn_done_);
+  return stream_.Reached(*turn_done_);
+}
+
+absl::Status TokenSampler::WaitForTurn() {
+  if (links_ == nullptr) return stream_.Wait(*turn_done_);
+  return links_->Wait(stream_, *turn_done_, "GPU work of plan", plan_id_, ahead_);
+}
+
 absl::Status TokenSampler::FinishTurn() {
-  RETURN_IF_ERROR(stream_.Wait(*turn_done_));
+  RETURN_IF_ERROR(WaitForTurn());
   if (count_ > 0) RETURN_IF_ERROR(device_ == nullptr ? ChooseOnHost() : MergeAnswers());
   Answer();
   begin_ += count_;

@@ -4,8 +4,8 @@
 //
 // On the CPU the logits are gathered over the stage, row r is processed whole by tp_rank r mod TP,
 // and a rank's rows are dealt over its threads, so every core works and nothing depends on how the
-// vocabulary is cut. On a GPU they stay where they are, and the ranks exchange the devices' answers
-// (kernels/device_sampler.h); rows that a device cannot do go the CPU's way.
+// vocabulary is cut. On a GPU they stay where they are, and the ranks, or their devices, exchange
+// the devices' answers (kernels/device_sampler.h); rows that a device cannot do go the CPU's way.
 #pragma once
 
 #include <cstdint>
@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "kernels/cpu_stream.h"
 #include "kernels/device_sampler.h"
@@ -21,6 +22,7 @@
 #include "model/layout.h"
 #include "pergola/v1/worker.pb.h"
 #include "worker/comm/communicator.h"
+#include "worker/comm/device_links.h"
 #include "worker/model/decoder.h"
 #include "worker/step/slot_table.h"
 
@@ -33,7 +35,7 @@ struct SamplerShape {
   std::vector<Range> slices;  // vocabulary range of each rank of the stage
   int64_t logit_rows = 0;     // rows whose logits are held at once; more are done in turns
   int64_t step_tokens = 0;    // most rows of a step
-  int64_t answer_bytes = 0;   // of a GPU, most (DeviceSamplerBytes)
+  int64_t answer_bytes = 0;   // of a GPU, most (DeviceSamplerBytes); 0: the devices exchange them
 
   int64_t widest_slice() const;
   // Most rows of a turn that fall to one rank.
@@ -48,6 +50,13 @@ class TokenSampler {
   TokenSampler(const SamplerShape& shape, Stream& stream, StageCommunicator* communicator,
                const SlotTable& slots, Decoder& decoder, std::unique_ptr<DeviceSampler> device);
 
+  // From now on waits for the device see a peer's failure. Borrowed, may be null. `ahead`: mostly
+  // the device has the next step when this one is waited for.
+  void UseLinks(DeviceLinks* links, bool ahead) {
+    links_ = links;
+    ahead_ = ahead;
+  }
+
   // What the constructor allocated: of the host, and of a GPU; without the device sampler's.
   int64_t bytes() const;
   int64_t device_bytes() const { return device_logits_.size(); }
@@ -57,8 +66,8 @@ class TokenSampler {
   absl::Status Begin(const v1::StepPlan& plan, const float* hidden);
   // Returns when `hidden` is needed no more: all turns but the last are done, which waits for them.
   absl::Status Settle();
-  // Whether Finish would not wait, as far as the last enqueued turn goes.
-  bool Ready() { return stream_.Reached(*turn_done_); }
+  // Whether Finish would not wait, as far as the last enqueued turn goes; a peer's failure.
+  absl::StatusOr<bool> Ready();
   // One EntryResult per entry of the plan, the same on every rank of the stage.
   absl::Status Finish(std::vector<v1::EntryResult>* results);
 
@@ -105,6 +114,7 @@ class TokenSampler {
   static void ListEntry(const v1::Entry& entry, int32_t number, int64_t first_row,
                         std::vector<Wanted>* wanted);
   // A turn: rows [begin_, begin_ + count_) of wanted_.
+  absl::Status WaitForTurn();
   absl::Status StartTurn();
   absl::Status FinishTurn();
   void Answer();
@@ -156,7 +166,7 @@ class TokenSampler {
                        // slice of r]
   DeviceBuffer device_logits_;  // [logit_rows, slice] f32 on a GPU: this rank's of a turn
   HostBuffer whole_;            // [own_rows, vocabulary] f32: this rank's rows put together; TP > 1
-  HostBuffer gathered_;         // [tensor_parallel, answers]: the devices'; TP > 1
+  HostBuffer gathered_;         // [tensor_parallel, answers]: the devices', where hosts exchange
   DeviceBuffer rows_;           // [logit_rows] i32, pinned: of the step, that the turn is about
   std::vector<ValueAndId> best_;       // [tensor_parallel, logit_rows]
   std::vector<SampleTask> own_tasks_;  // [own_rows]
@@ -167,7 +177,10 @@ class TokenSampler {
   std::vector<SampleTask> tasks_;      // [logit_rows] on a GPU
   std::vector<int32_t> entries_;       // [logit_rows] on a GPU
   std::vector<Wanted> wanted_;         // at most step_tokens
+  DeviceLinks* links_ = nullptr;
+  bool ahead_ = false;
   // Of the plan that has begun.
+  uint64_t plan_id_ = 0;
   const float* hidden_ = nullptr;
   std::vector<v1::EntryResult> results_;
   int64_t begin_ = 0, count_ = 0;

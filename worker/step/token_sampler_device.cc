@@ -21,18 +21,19 @@ absl::Status TokenSampler::EnqueueChoice() {
 }
 
 absl::Status TokenSampler::MergeAnswers() {
-  const absl::Span<const uint8_t> own = device_->answers();
-  std::vector<const uint8_t*> ranks = {own.data()};
-  if (shape_.tensor_parallel > 1) {
-    const auto bytes = static_cast<int64_t>(own.size());
+  const absl::Span<const uint8_t> answers = device_->answers();
+  const uint8_t* all = answers.data();
+  auto bytes = static_cast<int64_t>(answers.size());  // of one rank
+  if (shape_.tensor_parallel > 1 && shape_.answer_bytes == 0) {
+    bytes /= shape_.tensor_parallel;
+  } else if (shape_.tensor_parallel > 1) {
     PERGOLA_CHECK(bytes <= shape_.answer_bytes);
-    RETURN_IF_ERROR(Prefixed(communicator_->AllGather(own.data(), bytes, gathered_.data()),
+    RETURN_IF_ERROR(Prefixed(communicator_->AllGather(all, bytes, gathered_.data()),
                              "all-gather of the sampling answers"));
-    ranks.clear();
-    for (int rank = 0; rank < shape_.tensor_parallel; ++rank) {
-      ranks.push_back(gathered_.data() + rank * bytes);
-    }
+    all = gathered_.data();
   }
+  std::vector<const uint8_t*> ranks;
+  for (int rank = 0; rank < shape_.tensor_parallel; ++rank) ranks.push_back(all + rank * bytes);
   if (keep_) {
     PickAll();
     RETURN_IF_ERROR(GatherPicked());

@@ -77,7 +77,8 @@ absl::Status TokenSampler::GatherPicked() {
     stream_.CopyToHost(mine + i * values, device_logits() + picked_[i] * values,
                        values * static_cast<int64_t>(sizeof(float)));
   }
-  RETURN_IF_ERROR(stream_.Synchronize());
+  RETURN_IF_ERROR(links_ == nullptr ? stream_.Synchronize()
+                                    : links_->Synchronize(stream_, "GPU work of plan", plan_id_));
   if (shape_.tensor_parallel == 1) return absl::OkStatus();
   return Prefixed(
       communicator_->AllGather(mine, picked() * widest_ * static_cast<int64_t>(sizeof(float)),

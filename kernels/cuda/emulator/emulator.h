@@ -23,8 +23,9 @@
 // A prepared graph takes device memory, as the driver's do, though not as much.
 //
 // Work on streams is done at once, in the order of the calls, unless it is captured or deferred, or
-// stands behind work that waits for other ranks (nccl.h): such a stream goes on when it is asked
-// for or waited for.
+// stands behind work that waits for other ranks (nccl.h): such a stream goes on by itself, on a
+// thread of its own, and when it is asked for or waited for; with SetDeferred or SetOverlap only
+// then.
 #pragma once
 
 #include <cstdint>

@@ -132,6 +132,8 @@ void Combine(const Transfer& transfer) {
       std::memcpy(to + static_cast<size_t>(rank) * transfer.bytes,
                   comm.region.Chunk(comm.round, rank), part);
     }
+  } else if (transfer.call.kind == NcclCall::kBroadcast) {
+    std::memcpy(to, comm.region.Chunk(comm.round, transfer.call.root), part);
   } else if (transfer.call.type == ncclFloat32) {
     Sum<float, SameFloat, SameFloat>(comm.region, comm.round, comm.ranks, part, to);
   } else if (transfer.call.type == ncclFloat16) {
@@ -152,7 +154,10 @@ bool TryRound(Transfer* transfer) {
     for (int rank = 0; rank < comm.ranks; ++rank) {
       if (round >= 2 && region.cell(rank).read.load() < round - 1) return false;
     }
-    std::memcpy(region.Chunk(round, comm.rank), transfer->from + transfer->done, transfer->Part());
+    if (transfer->from != nullptr) {
+      std::memcpy(region.Chunk(round, comm.rank), transfer->from + transfer->done,
+                  transfer->Part());
+    }
     region.cell(comm.rank).calls[round % 2] = transfer->call;
     region.cell(comm.rank).written.store(round + 1);
     transfer->posted = true;
@@ -391,6 +396,19 @@ ncclResult_t ncclAllGather(const void* from, void* to, size_t count, ncclDataTyp
                      transfer.to + bytes * static_cast<size_t>(comm->ranks) <= transfer.from;
   if (!in_place && !apart) return Refuse(comm, "an all-gather overlaps its input");
   return Start(std::move(transfer), bytes, bytes * static_cast<size_t>(comm->ranks), stream);
+}
+
+ncclResult_t ncclBroadcast(const void* from, void* to, size_t count, ncclDataType_t type, int root,
+                           ncclComm_t comm, cudaStream_t stream) {
+  if (root < 0 || root >= comm->ranks) return Refuse(comm, "a broadcast from nobody");
+  Transfer transfer = NewTransfer(comm, NcclCall::kBroadcast, count, type);
+  transfer.call.root = root;
+  // The others' input is not read.
+  const bool sends = root == comm->rank;
+  transfer.from = sends ? static_cast<const uint8_t*>(from) : nullptr;
+  transfer.to = static_cast<uint8_t*>(to);
+  const size_t bytes = count * TypeBytes(type);
+  return Start(std::move(transfer), sends ? bytes : 0, bytes, stream);
 }
 
 ncclResult_t ncclSend(const void* from, size_t count, ncclDataType_t type, int peer,

@@ -21,9 +21,10 @@ struct NcclRegion::Header {
 };
 
 std::string NcclCall::ToString() const {
-  const char* names[] = {"all-reduce", "all-gather", "send/receive"};
+  const char* names[] = {"all-reduce", "all-gather", "broadcast", "send/receive"};
   return std::string(names[kind]) + " of " + std::to_string(count) + " values of type " +
-         std::to_string(type) + (captured != 0 ? ", captured" : "");
+         std::to_string(type) + (kind == kBroadcast ? " from rank " + std::to_string(root) : "") +
+         (captured != 0 ? ", captured" : "");
 }
 
 size_t NcclRegion::Bytes() const {

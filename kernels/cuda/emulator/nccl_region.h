@@ -11,15 +11,16 @@ namespace pergola::emulator {
 
 // What a call says of itself; the same on all ranks that take part.
 struct NcclCall {
-  enum Kind : int32_t { kAllReduce, kAllGather, kSendReceive };
+  enum Kind : int32_t { kAllReduce, kAllGather, kBroadcast, kSendReceive };
   Kind kind = kAllReduce;
   int32_t type = 0;
   uint64_t count = 0;
   int32_t captured = 0;
+  int32_t root = 0;  // of a broadcast
 
   bool operator==(const NcclCall& other) const {
     return kind == other.kind && type == other.type && count == other.count &&
-           captured == other.captured;
+           captured == other.captured && root == other.root;
   }
   std::string ToString() const;
 };

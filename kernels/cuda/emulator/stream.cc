@@ -131,18 +131,24 @@ void RunHeld() {
   if (held_kernel) std::exchange(held_kernel, nullptr)();
 }
 
+// Whether work goes on without being asked for. Not with kernels that overlap: the one that is held
+// belongs to the thread that ran the one before.
+bool GoesOnByItself() {
+  return !deferred_setting && !overlap_setting;
+}
+
 cudaError_t EnqueueAny(cudaStream_t stream, Work work) {
   cudaError_t error;
   if (TryCapture(stream, &work, &error)) return Report(error);
   if (stream == nullptr) {
     RunDeferred(nullptr);
     StreamQueue legacy;
-    legacy.Push(std::move(work));
+    legacy.Push(std::move(work), /*by_itself=*/false);
     legacy.RunAll();
     return cudaSuccess;
   }
   if (!deferred_setting && stream->queue->TryAll() && work.Advance()) return cudaSuccess;
-  stream->queue->Push(std::move(work));
+  stream->queue->Push(std::move(work), GoesOnByItself());
   return cudaSuccess;
 }
 
@@ -253,7 +259,10 @@ cudaError_t WaitForRecorded(cudaStream_t stream, const CUevent_st& event) {
   }
   if (event.queue == nullptr) return cudaSuccess;
   return Enqueue(stream, Work::Waiting([queue = event.queue, number = event.number] {
-                   return [=] { return queue->TryThrough(number); };
+                   return [=] {
+                     return queue->Done(number) ||
+                            (!queue->GoesOnByItself() && queue->TryThrough(number));
+                   };
                  }));
 }
 
@@ -299,6 +308,7 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
     }
   }
   stream->queue->RunAll();
+  stream->queue->Stop();
   delete stream;
   return cudaSuccess;
 }
@@ -373,7 +383,7 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   };
   if (stream != nullptr && !stream->queue->Empty()) {
     event->queue = stream->queue;
-    event->number = stream->queue->Push(pergola::emulator::Work(mark));
+    event->number = stream->queue->Push(pergola::emulator::Work(mark), /*by_itself=*/false);
   } else {
     mark();
   }

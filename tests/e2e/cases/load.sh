@@ -145,6 +145,7 @@ pergola_queue_wait_seconds_count 2
 pergola_step_seconds_count{group="group-0"} more
 pergola_plans_total more
 pergola_bad_logits_total 0
+pergola_repeated_passes_total 0
 EOF
   [[ $(metric after pergola_serving) == 1 && $(metric after pergola_sequences_running) == 0 ]] || fail "not idle"
   [[ $(metric after 'pergola_group_ready{group="group-0"}') == 1 ]] || fail "the group is not ready"
