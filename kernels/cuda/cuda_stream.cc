@@ -36,6 +36,11 @@ CudaMatrix MatrixOf(const PackedMatrix& matrix) {
   return {matrix.dtype(), matrix.rows(), matrix.columns(), matrix.lead(), matrix.data()};
 }
 
+// 12040 is 12.4.
+std::string VersionText(int version) {
+  return absl::StrCat(version / 1000, ".", version % 1000 / 10);
+}
+
 class CudaRecording final : public Recording {
  public:
   explicit CudaRecording(cudaGraphExec_t graph) : graph_(graph) {}
@@ -65,7 +70,11 @@ class CudaStream final : public Stream {
     return has ? weights : DType::kF16;
   }
   CpuStream& host() override { return host_; }
-  const CudaContext& context() const { return context_; }
+  void Run(const char* op, const std::function<void(const CudaContext&)>& launch) {
+    if (!status_.ok()) return;
+    launch(context_);
+    CheckRefusal(op);
+  }
   void Watch(std::function<absl::Status()> watch) { watch_ = std::move(watch); }
   CudaHandle handle() const { return {context_.stream, device_}; }
 
@@ -88,24 +97,36 @@ class CudaStream final : public Stream {
   void Replay(const Recording& recording) override;
 
   void Run(const EmbeddingArgs& args) override;
-  void Run(const RmsNormArgs& args) override { Enqueue(RmsNormCuda, args); }
-  void Run(const LayerNormArgs& args) override { Enqueue(LayerNormCuda, args); }
-  void Run(const HeadNormArgs& args) override { Enqueue(HeadNormCuda, args); }
-  void Run(const RopeAndStoreArgs& args) override { Enqueue(RopeAndStoreCuda, args); }
-  void Run(const AttentionArgs& args) override { Enqueue(PagedAttentionCuda, args); }
-  void Run(const ActivateArgs& args) override { Enqueue(ActivateCuda, args); }
-  void Run(const SoftCapArgs& args) override { Enqueue(SoftCapCuda, args); }
-  void Run(const AddArgs& args) override { Enqueue(AddCuda, args); }
-  void Run(const CopyRowsArgs& args) override { Enqueue(CopyRowsCuda, args); }
-  void Run(const CopyColumnsArgs& args) override { Enqueue(CopyColumnsCuda, args); }
-  void Run(const ScatterArgs& args) override { Enqueue(ScatterCuda, args); }
-  void Run(const CopyBlockArgs& args) override { Enqueue(CopyBlockCuda, args); }
+  void Run(const RmsNormArgs& args) override { Enqueue("RMS norm", RmsNormCuda, args); }
+  void Run(const LayerNormArgs& args) override { Enqueue("layer norm", LayerNormCuda, args); }
+  void Run(const HeadNormArgs& args) override { Enqueue("norm of the heads", HeadNormCuda, args); }
+  void Run(const RopeAndStoreArgs& args) override {
+    Enqueue("rotation and KV store", RopeAndStoreCuda, args);
+  }
+  void Run(const AttentionArgs& args) override { Enqueue("attention", PagedAttentionCuda, args); }
+  void Run(const ActivateArgs& args) override { Enqueue("activation", ActivateCuda, args); }
+  void Run(const SoftCapArgs& args) override { Enqueue("soft cap", SoftCapCuda, args); }
+  void Run(const AddArgs& args) override { Enqueue("addition", AddCuda, args); }
+  void Run(const CopyRowsArgs& args) override { Enqueue("copy of rows", CopyRowsCuda, args); }
+  void Run(const CopyColumnsArgs& args) override {
+    Enqueue("copy of columns", CopyColumnsCuda, args);
+  }
+  void Run(const ScatterArgs& args) override { Enqueue("scatter", ScatterCuda, args); }
+  void Run(const CopyBlockArgs& args) override { Enqueue("copy of a block", CopyBlockCuda, args); }
   void Run(const MatmulArgs& args) override;
 
  private:
   template <typename Args>
-  void Enqueue(void (*op)(const CudaContext&, const Args&), const Args& args) {
-    if (status_.ok()) op(context_, args);
+  void Enqueue(const char* op, void (*launch)(const CudaContext&, const Args&), const Args& args) {
+    if (!status_.ok()) return;
+    launch(context_, args);
+    CheckRefusal(op);
+  }
+  // A refused launch becomes the stream's error.
+  void CheckRefusal(const char* op) {
+    if (!refusal_.refused || !status_.ok()) return;
+    status_ =
+        absl::InternalError(absl::StrCat("CUDA device ", device_, ": ", op, ": ", refusal_.text));
   }
   // Remembers the first error.
   void Check(cudaError_t error, const char* what);
@@ -116,6 +137,7 @@ class CudaStream final : public Stream {
   bool after_kernel_ = false;
   int64_t total_bytes_ = 0;
   std::unique_ptr<DenseProduct> dense_;
+  LaunchRefusal refusal_;
   absl::Status status_;
   std::function<absl::Status()> watch_;  // of what kernels tell beside CUDA's errors
 };
@@ -135,13 +157,7 @@ void CudaStream::Check(cudaError_t error, const char* what) {
 }
 
 absl::Status CudaStream::Open() {
-  int count = 0;
-  const cudaError_t counted = cudaGetDeviceCount(&count);
-  if (counted != cudaSuccess || count == 0) {
-    return absl::FailedPreconditionError(absl::StrCat(
-        "this machine has no CUDA device: ",
-        counted == cudaSuccess ? "the driver lists none" : cudaGetErrorString(counted)));
-  }
+  ASSIGN_OR_RETURN(const int count, CudaDevices());
   if (device_ < 0 || device_ >= count) {
     return absl::InvalidArgumentError(absl::StrCat("CUDA device ", device_, " is not one of the ",
                                                    count, " of this machine, 0 to ", count - 1));
@@ -150,6 +166,7 @@ absl::Status CudaStream::Open() {
   cudaDeviceProp properties = {};
   Check(cudaGetDeviceProperties(&properties, device_), "reading its properties");
   RETURN_IF_ERROR(status_);
+  context_.refusal = &refusal_;
   context_.compute_capability = properties.major * 10 + properties.minor;
   context_.multiprocessors = properties.multiProcessorCount;
   if (context_.compute_capability < kOldestCapability) {
@@ -185,7 +202,7 @@ void CudaStream::Run(const EmbeddingArgs& args) {
   cuda.scale = args.scale;
   cuda.accumulate = args.accumulate;
   cuda.y = args.y;
-  Enqueue(EmbeddingCuda, cuda);
+  Enqueue("embedding", EmbeddingCuda, cuda);
 }
 
 void CudaStream::Run(const MatmulArgs& args) {
@@ -196,7 +213,7 @@ void CudaStream::Run(const MatmulArgs& args) {
   cuda.accumulate = args.accumulate;
   cuda.y = args.y;
   cuda.int8_product = kInt8;
-  Enqueue(MatmulCuda, cuda);
+  Enqueue("matrix product", MatmulCuda, cuda);
 }
 
 uint8_t* CudaStream::Allocate(int64_t bytes, Place place) {
@@ -255,6 +272,7 @@ bool CudaStream::Idle() {
 }
 
 absl::Status CudaStream::Synchronize() {
+  CheckRefusal("an op");
   if (status_.ok()) Check(cudaStreamSynchronize(context_.stream), "waiting for it");
   if (status_.ok() && watch_) {
     status_ = Prefixed(watch_(), ToStd(absl::StrCat("CUDA device ", device_)));
@@ -295,9 +313,10 @@ CudaHandle CudaHandleOf(Stream& stream) {
   return static_cast<CudaStream&>(stream).handle();
 }
 
-const CudaContext& CudaContextOf(Stream& stream) {
+void RunOnCuda(Stream& stream, const char* op,
+               const std::function<void(const CudaContext&)>& launch) {
   PERGOLA_CHECK(stream.device() == Device::kCuda);
-  return static_cast<CudaStream&>(stream).context();
+  static_cast<CudaStream&>(stream).Run(op, launch);
 }
 
 void WatchCudaStream(Stream& stream, std::function<absl::Status()> watch) {
@@ -305,9 +324,25 @@ void WatchCudaStream(Stream& stream, std::function<absl::Status()> watch) {
   static_cast<CudaStream&>(stream).Watch(std::move(watch));
 }
 
+absl::StatusOr<int> CudaDevices() {
+  int count = 0, driver = 0, needed = 0;
+  const cudaError_t counted = cudaGetDeviceCount(&count);
+  if (counted == cudaSuccess && count > 0) return count;
+  const char* none = "this machine has no CUDA device: ";
+  if (counted != cudaErrorInsufficientDriver) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        none, counted == cudaSuccess ? "the driver lists none" : cudaGetErrorString(counted)));
+  }
+  static_cast<void>(cudaDriverGetVersion(&driver));
+  static_cast<void>(cudaRuntimeGetVersion(&needed));
+  if (driver == 0) return absl::FailedPreconditionError(absl::StrCat(none, "it has no driver"));
+  return absl::FailedPreconditionError(
+      absl::StrCat("the NVIDIA driver supports CUDA ", VersionText(driver), "; this program needs ",
+                   VersionText(needed), ": install a newer driver"));
+}
+
 int CudaDeviceCount() {
-  int count = 0;
-  return cudaGetDeviceCount(&count) == cudaSuccess ? count : 0;
+  return CudaDevices().value_or(0);
 }
 
 absl::StatusOr<std::unique_ptr<Stream>> OpenCudaStream(int index, CpuStream& host) {

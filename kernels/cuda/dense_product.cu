@@ -97,10 +97,13 @@ class Plan {
   void Run(cublasLtHandle_t handle, const CudaContext& context, const DenseProductArgs& args) {
     if (args.bias != nullptr) Set(CUBLASLT_MATMUL_DESC_BIAS_POINTER, args.bias);
     const float alpha = 1, beta = args.accumulate ? 1 : 0;
-    CheckLibrary(cublasLtMatmul(handle, operation_, &alpha, args.w, w_, args.x, x_, &beta, args.y,
-                                y_, args.y, y_, &algorithm_, context.workspace,
-                                static_cast<size_t>(context.workspace_bytes), context.stream),
-                 "cublasLtMatmul");
+    const cublasStatus_t status =
+        cublasLtMatmul(handle, operation_, &alpha, args.w, w_, args.x, x_, &beta, args.y, y_,
+                       args.y, y_, &algorithm_, context.workspace,
+                       static_cast<size_t>(context.workspace_bytes), context.stream);
+    if (status != CUBLAS_STATUS_SUCCESS) {
+      KeepRefusal(context, "cublasLtMatmul: " + std::string(cublasLtGetStatusString(status)));
+    }
     EndOverlap(context);
   }
 

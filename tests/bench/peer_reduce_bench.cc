@@ -110,8 +110,10 @@ class BenchRank {
       RmsNorm(*stream_, args);
       return;
     }
-    PeerSumNormCuda(CudaContextOf(*stream_), memory_->space(), args,
-                    way == Way::kOneShot ? PeerShots::kOne : PeerShots::kTwo);
+    RunOnCuda(*stream_, "sum", [&](const CudaContext& context) {
+      PeerSumNormCuda(context, memory_->space(), args,
+                      way == Way::kOneShot ? PeerShots::kOne : PeerShots::kTwo);
+    });
   }
 
   // Median of the repeats' times per launch, of the slowest rank; 0 where there is no such way.

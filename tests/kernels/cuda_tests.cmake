@@ -1,7 +1,7 @@
 # The kernel tests once more, with the CUDA device in the emulator's place: they run on a GPU, and skip
 # where there is none. One program, so that it can be taken to a machine with a GPU.
 file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/kernels/*_test.cc)
-list(FILTER sources EXCLUDE REGEX "/emulator_test\\.cc$")
+list(FILTER sources EXCLUDE REGEX "/emulator_(faults_)?test\\.cc$")
 add_executable(cuda_kernels_tests ${sources} kernels/cuda/device_kernels.cu
                kernels/cuda/emulator_absent.cc)
 target_link_libraries(cuda_kernels_tests PRIVATE pergola_cuda CUDA::cudart_static GTest::gmock

@@ -54,9 +54,15 @@ struct DeviceModel {
   int minor = 0;
   int multiprocessors = 4;
   int64_t memory_bytes = int64_t{4} << 30;
-  bool peers = true;  // devices reach each other's memory
+  bool peers = true;           // devices reach each other's memory
+  int driver_version = 13000;  // of CUDA; older than the runtime's 13000: every device is refused
 };
 void SetDeviceModel(const DeviceModel& model);
 DeviceModel GetDeviceModel();
+
+// From now on, in all threads, the call after `passed` more of its kind gives `error` (a
+// cudaError_t) and does nothing. One such failure at a time; it happens once.
+enum class Call : uint8_t { kLaunch, kSynchronize };
+void FailCall(Call call, int error, int64_t passed = 0);
 
 }  // namespace pergola::emulator

@@ -25,6 +25,8 @@ thread_local int current_device = 0;
 constexpr size_t kShareGranule = size_t{2} << 20;
 constexpr size_t kPageBytes = 4096;
 
+constexpr int kRuntimeVersion = 13000;  // of CUDA
+
 // How programs whose main is the product's are told of their devices.
 DeviceModel ModelFromEnvironment() {
   DeviceModel model;
@@ -213,6 +215,7 @@ cudaError_t Report(cudaError_t error) {
 
 using pergola::emulator::Enqueue;
 using pergola::emulator::GetDeviceModel;
+using pergola::emulator::kRuntimeVersion;
 using pergola::emulator::RefuseDuringCapture;
 using pergola::emulator::Report;
 using pergola::emulator::TheRegistry;
@@ -228,6 +231,10 @@ cudaError_t cudaPeekAtLastError() {
 }
 
 cudaError_t cudaGetDeviceCount(int* count) {
+  if (GetDeviceModel().driver_version < kRuntimeVersion) {
+    *count = 0;
+    return Report(cudaErrorInsufficientDriver);
+  }
   *count = GetDeviceModel().count;
   return *count > 0 ? cudaSuccess : Report(cudaErrorNoDevice);
 }
@@ -320,12 +327,12 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int dev
 }
 
 cudaError_t cudaDriverGetVersion(int* version) {
-  *version = 13000;
+  *version = GetDeviceModel().driver_version;
   return cudaSuccess;
 }
 
 cudaError_t cudaRuntimeGetVersion(int* version) {
-  *version = 13000;
+  *version = kRuntimeVersion;
   return cudaSuccess;
 }
 

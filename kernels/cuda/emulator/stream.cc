@@ -303,6 +303,8 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
 }
 
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+  const cudaError_t failure = pergola::emulator::TakeFailure(pergola::emulator::Call::kSynchronize);
+  if (failure != cudaSuccess) return failure;
   const cudaError_t refused = RefuseWaiting(stream);
   if (refused == cudaSuccess) pergola::emulator::RunDeferred(stream);
   return refused;

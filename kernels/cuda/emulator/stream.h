@@ -6,6 +6,7 @@
 #include <functional>
 #include <utility>
 
+#include "kernels/cuda/emulator/emulator.h"
 #include "kernels/cuda/emulator/runtime_api.h"
 
 namespace pergola::emulator {
@@ -53,6 +54,9 @@ cudaError_t EnqueueKernel(cudaStream_t stream, std::function<void(const Action& 
 
 // Remembers an error as the calling thread's last and returns it.
 cudaError_t Report(cudaError_t error);
+
+// The error that a call of this kind must give now (emulator.h, FailCall), or cudaSuccess.
+cudaError_t TakeFailure(Call call);
 
 // What a call returns that CUDA does not allow while something is captured (it makes the capture
 // invalid), or cudaSuccess.
