@@ -41,7 +41,7 @@ void LaunchWith(GridRunner runner, void (*kernel)(P...), const LaunchShape& shap
     };
     runner({body, &call}, shape, previous);
   };
-  cudaError_t error = TakeFailure(Call::kLaunch);
+  cudaError_t error = TakeFailure(emulator::Call::kLaunch);
   if (error == cudaSuccess) error = EnqueueKernel(context.stream, run, shape.early);
   if (error != cudaSuccess) {
     KeepRefusal(context, DescribeLaunch(shape.grid, shape.threads, shape.shared_bytes, error));
