@@ -67,7 +67,7 @@ class CpuStream final : public Stream {
       const DeviceSamplerShape& shape) override;
   bool records() const override { return false; }
   void BeginRecording() override;
-  std::unique_ptr<Recording> EndRecording() override;
+  absl::StatusOr<std::unique_ptr<Recording>> EndRecording() override;
   void Replay(const Recording& recording) override;
   int64_t RecordedBytes() const override { return 0; }
 

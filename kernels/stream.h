@@ -127,11 +127,13 @@ class Stream {
       const DeviceSamplerShape& shape) = 0;
 
   // Whether the stream can record. From BeginRecording on, ops are kept instead of run; nothing may
-  // be synchronised, allocated or copied from the host until EndRecording, which gives nullptr if
-  // that failed: Synchronize then tells. Replay enqueues what was recorded, with the same pointers.
+  // be synchronised, allocated or copied from the host until EndRecording. RESOURCE_EXHAUSTED
+  // naming the device if that has no memory for the recording: the stream goes on as if nothing had
+  // been recorded; other errors stay with it. Replay enqueues what was recorded, with the same
+  // pointers.
   virtual bool records() const = 0;
   virtual void BeginRecording() = 0;
-  virtual std::unique_ptr<Recording> EndRecording() = 0;
+  virtual absl::StatusOr<std::unique_ptr<Recording>> EndRecording() = 0;
   virtual void Replay(const Recording& recording) = 0;
   // Device memory that recordings have taken, which the driver allocates by itself, also of a
   // sealed stream: as the device's free memory shrank while they were made.

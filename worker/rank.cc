@@ -180,9 +180,12 @@ absl::Status Rank::Load() {
 
 // Leaves gpu_ null where the rank computes on the CPU.
 absl::Status Rank::OpenGpu() {
-  const int count = options_.device == DeviceChoice::kCpu ? 0 : CudaDeviceCount();
   if (options_.device == DeviceChoice::kCpu) return absl::OkStatus();
+  const absl::StatusOr<int> found = CudaDevices();
+  const int count = found.value_or(0);
   if (options_.device == DeviceChoice::kAuto && options_.devices.empty() && count == 0) {
+    LOG_INFO("rank {} computes on the CPU: {}", group_->rank(),
+             std::string(found.status().message()));
     return absl::OkStatus();
   }
   std::vector<int> devices = options_.devices;

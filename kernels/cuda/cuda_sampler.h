@@ -42,6 +42,7 @@ class CudaSampler final : public DeviceSampler {
   CudaSampler(const DeviceSamplerShape& shape, const CudaContext& context, Stream& stream);
   // Fills the list of what is to be guessed; its length.
   int64_t ListChoices(absl::Span<const SampleTask> tasks, absl::Span<const int32_t> entries);
+  absl::Status EnqueueAll(absl::Span<const SampleTask> tasks, absl::Span<const int32_t> entries);
 
   const DeviceSamplerShape shape_;
   const CudaContext context_;

@@ -83,7 +83,11 @@ class CudaStream final : public Stream {
     return has ? weights : DType::kF16;
   }
   CpuStream& host() override { return host_; }
-  const CudaContext& context() const { return context_; }
+  void Run(const char* op, const std::function<void(const CudaContext&)>& launch) {
+    if (!status_.ok()) return;
+    launch(context_);
+    CheckRefusal(op);
+  }
   void Watch(std::function<absl::Status()> watch) { watch_ = std::move(watch); }
   CudaHandle handle() const { return {context_.stream, device_}; }
 
@@ -116,30 +120,42 @@ class CudaStream final : public Stream {
   }
   bool records() const override { return true; }
   void BeginRecording() override;
-  std::unique_ptr<Recording> EndRecording() override;
+  absl::StatusOr<std::unique_ptr<Recording>> EndRecording() override;
   void Replay(const Recording& recording) override;
   int64_t RecordedBytes() const override { return recorded_bytes_; }
 
   void Run(const EmbeddingArgs& args) override;
-  void Run(const RmsNormArgs& args) override { Enqueue(RmsNormCuda, args); }
-  void Run(const LayerNormArgs& args) override { Enqueue(LayerNormCuda, args); }
-  void Run(const HeadNormArgs& args) override { Enqueue(HeadNormCuda, args); }
-  void Run(const RopeAndStoreArgs& args) override { Enqueue(RopeAndStoreCuda, args); }
-  void Run(const AttentionArgs& args) override { Enqueue(PagedAttentionCuda, args); }
-  void Run(const ActivateArgs& args) override { Enqueue(ActivateCuda, args); }
-  void Run(const SoftCapArgs& args) override { Enqueue(SoftCapCuda, args); }
-  void Run(const AddArgs& args) override { Enqueue(AddCuda, args); }
-  void Run(const CopyRowsArgs& args) override { Enqueue(CopyRowsCuda, args); }
-  void Run(const CopyColumnsArgs& args) override { Enqueue(CopyColumnsCuda, args); }
-  void Run(const ScatterArgs& args) override { Enqueue(ScatterCuda, args); }
-  void Run(const TakeTokensArgs& args) override { Enqueue(TakeTokensCuda, args); }
-  void Run(const CopyBlockArgs& args) override { Enqueue(CopyBlockCuda, args); }
+  void Run(const RmsNormArgs& args) override { Enqueue("RMS norm", RmsNormCuda, args); }
+  void Run(const LayerNormArgs& args) override { Enqueue("layer norm", LayerNormCuda, args); }
+  void Run(const HeadNormArgs& args) override { Enqueue("norm of the heads", HeadNormCuda, args); }
+  void Run(const RopeAndStoreArgs& args) override {
+    Enqueue("rotation and KV store", RopeAndStoreCuda, args);
+  }
+  void Run(const AttentionArgs& args) override { Enqueue("attention", PagedAttentionCuda, args); }
+  void Run(const ActivateArgs& args) override { Enqueue("activation", ActivateCuda, args); }
+  void Run(const SoftCapArgs& args) override { Enqueue("soft cap", SoftCapCuda, args); }
+  void Run(const AddArgs& args) override { Enqueue("addition", AddCuda, args); }
+  void Run(const CopyRowsArgs& args) override { Enqueue("copy of rows", CopyRowsCuda, args); }
+  void Run(const CopyColumnsArgs& args) override {
+    Enqueue("copy of columns", CopyColumnsCuda, args);
+  }
+  void Run(const ScatterArgs& args) override { Enqueue("scatter", ScatterCuda, args); }
+  void Run(const TakeTokensArgs& args) override { Enqueue("taking tokens", TakeTokensCuda, args); }
+  void Run(const CopyBlockArgs& args) override { Enqueue("copy of a block", CopyBlockCuda, args); }
   void Run(const MatmulArgs& args) override;
 
  private:
   template <typename Args>
-  void Enqueue(void (*op)(const CudaContext&, const Args&), const Args& args) {
-    if (status_.ok()) op(context_, args);
+  void Enqueue(const char* op, void (*launch)(const CudaContext&, const Args&), const Args& args) {
+    if (!status_.ok()) return;
+    launch(context_, args);
+    CheckRefusal(op);
+  }
+  // A refused launch becomes the stream's error.
+  void CheckRefusal(const char* op) {
+    if (!refusal_.refused || !status_.ok()) return;
+    status_ =
+        absl::InternalError(absl::StrCat("CUDA device ", device_, ": ", op, ": ", refusal_.text));
   }
   // Remembers the first error.
   void Check(cudaError_t error, const char* what);
@@ -155,6 +171,7 @@ class CudaStream final : public Stream {
   DeviceArena arena_;
   bool sealed_ = false;
   std::unique_ptr<DenseProduct> dense_;
+  LaunchRefusal refusal_;
   absl::Status status_;
   std::function<absl::Status()> watch_;  // of what kernels tell beside CUDA's errors
 };
@@ -168,20 +185,13 @@ CudaStream::~CudaStream() {
 void CudaStream::Check(cudaError_t error, const char* what) {
   if (error == cudaSuccess || !status_.ok()) return;
   const std::string text =
-      absl::StrCat("CUDA device ", device_, ": ", what, ": ", cudaGetErrorString(error), " (",
-                   cudaGetErrorName(error), ")");
+      absl::StrCat("CUDA device ", device_, ": ", what, ": ", CudaWords(error));
   status_ = error == cudaErrorMemoryAllocation ? absl::ResourceExhaustedError(text)
                                                : absl::InternalError(text);
 }
 
 absl::Status CudaStream::Open() {
-  int count = 0;
-  const cudaError_t counted = cudaGetDeviceCount(&count);
-  if (counted != cudaSuccess || count == 0) {
-    return absl::FailedPreconditionError(absl::StrCat(
-        "this machine has no CUDA device: ",
-        counted == cudaSuccess ? "the driver lists none" : cudaGetErrorString(counted)));
-  }
+  ASSIGN_OR_RETURN(const int count, CudaDevices());
   if (device_ < 0 || device_ >= count) {
     return absl::InvalidArgumentError(absl::StrCat("CUDA device ", device_, " is not one of the ",
                                                    count, " of this machine, 0 to ", count - 1));
@@ -190,6 +200,7 @@ absl::Status CudaStream::Open() {
   cudaDeviceProp properties = {};
   Check(cudaGetDeviceProperties(&properties, device_), "reading its properties");
   RETURN_IF_ERROR(status_);
+  context_.refusal = &refusal_;
   context_.compute_capability = properties.major * 10 + properties.minor;
   context_.multiprocessors = properties.multiProcessorCount;
   if (context_.compute_capability < kOldestCapability) {
@@ -199,7 +210,9 @@ absl::Status CudaStream::Open() {
   }
   if (context_.compute_capability >= kFirstWithOverlap) context_.after_kernel = &after_kernel_;
   total_bytes_ = static_cast<int64_t>(properties.totalGlobalMem);
-  ASSIGN_OR_RETURN(dense_, DenseProduct::Create());
+  auto dense = DenseProduct::Create();
+  RETURN_IF_ERROR(Prefixed(dense.status(), ToStd(absl::StrCat("CUDA device ", device_))));
+  dense_ = std::move(dense).value();
   context_.dense = dense_.get();
   Check(cudaStreamCreateWithFlags(&context_.stream, cudaStreamNonBlocking), "making a stream");
   return status_;
@@ -227,7 +240,7 @@ void CudaStream::Run(const EmbeddingArgs& args) {
   cuda.scale = args.scale;
   cuda.accumulate = args.accumulate;
   cuda.y = args.y;
-  Enqueue(EmbeddingCuda, cuda);
+  Enqueue("embedding", EmbeddingCuda, cuda);
 }
 
 void CudaStream::Run(const MatmulArgs& args) {
@@ -238,7 +251,7 @@ void CudaStream::Run(const MatmulArgs& args) {
   cuda.accumulate = args.accumulate;
   cuda.y = args.y;
   cuda.tokens = TokensOf(args.x.dim(0));
-  Enqueue(MatmulCuda, cuda);
+  Enqueue("matrix product", MatmulCuda, cuda);
 }
 
 absl::Status CudaStream::Reserve(int64_t bytes) {
@@ -325,7 +338,7 @@ bool CudaStream::Idle() {
   if (!status_.ok()) return true;
   const cudaError_t state = cudaStreamQuery(context_.stream);
   if (state == cudaErrorNotReady) {
-    // It is no error, but the next check of a launch would take it for one.
+    // It is no error, but CUDA remembers it as one, and libraries may look.
     static_cast<void>(cudaGetLastError());
     return false;
   }
@@ -360,7 +373,7 @@ bool CudaStream::Reached(StreamEvent& event) {
   if (!status_.ok()) return true;
   const cudaError_t state = cudaEventQuery(static_cast<CudaEvent&>(event).event());
   if (state == cudaErrorNotReady) {
-    // No error, but CUDA remembers it as one, and the next launch would find it.
+    // As in Idle.
     static_cast<void>(cudaGetLastError());
     return false;
   }
@@ -382,20 +395,28 @@ void CudaStream::BeginRecording() {
         "beginning to record a step");
 }
 
-std::unique_ptr<Recording> CudaStream::EndRecording() {
-  if (!status_.ok()) return nullptr;
+absl::StatusOr<std::unique_ptr<Recording>> CudaStream::EndRecording() {
+  RETURN_IF_ERROR(status_);
   EndOverlap(context_);
   cudaGraph_t graph = nullptr;
   Check(cudaStreamEndCapture(context_.stream, &graph), "recording a step");
+  RETURN_IF_ERROR(status_);
   cudaGraphExec_t ready = nullptr;
   const int64_t before = AvailableBytes();
-  if (status_.ok()) Check(cudaGraphInstantiate(&ready, graph, 0), "preparing a recorded step");
+  cudaError_t error = cudaGraphInstantiate(&ready, graph, 0);
+  auto recording = ready == nullptr ? nullptr : std::make_unique<CudaRecording>(ready);
   // Uploaded here rather than by the first replay, so that the memory is taken now.
-  if (status_.ok()) Check(cudaGraphUpload(ready, context_.stream), "preparing a recorded step");
+  if (error == cudaSuccess) error = cudaGraphUpload(ready, context_.stream);
+  Check(cudaGraphDestroy(graph), "recording a step");
+  if (error == cudaErrorMemoryAllocation) {
+    static_cast<void>(cudaGetLastError());  // the stream goes on without it
+    return absl::ResourceExhaustedError(
+        absl::StrCat("CUDA device ", device_, ": preparing a recorded step: ", CudaWords(error)));
+  }
+  Check(error, "preparing a recorded step");
+  RETURN_IF_ERROR(status_);
   recorded_bytes_ += std::max<int64_t>(0, before - AvailableBytes());
-  if (graph != nullptr) Check(cudaGraphDestroy(graph), "recording a step");
-  if (ready == nullptr) return nullptr;
-  return std::make_unique<CudaRecording>(ready);
+  return recording;
 }
 
 void CudaStream::Replay(const Recording& recording) {
@@ -412,19 +433,15 @@ CudaHandle CudaHandleOf(Stream& stream) {
   return static_cast<CudaStream&>(stream).handle();
 }
 
-const CudaContext& CudaContextOf(Stream& stream) {
+void RunOnCuda(Stream& stream, const char* op,
+               const std::function<void(const CudaContext&)>& launch) {
   PERGOLA_CHECK(stream.device() == Device::kCuda);
-  return static_cast<CudaStream&>(stream).context();
+  static_cast<CudaStream&>(stream).Run(op, launch);
 }
 
 void WatchCudaStream(Stream& stream, std::function<absl::Status()> watch) {
   PERGOLA_CHECK(stream.device() == Device::kCuda);
   static_cast<CudaStream&>(stream).Watch(std::move(watch));
-}
-
-int CudaDeviceCount() {
-  int count = 0;
-  return cudaGetDeviceCount(&count) == cudaSuccess ? count : 0;
 }
 
 absl::StatusOr<std::unique_ptr<Stream>> OpenCudaStream(int index, CpuStream& host) {

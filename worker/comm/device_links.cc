@@ -39,8 +39,9 @@ absl::Status DeviceLinks::Synchronize(Stream& stream, const char* operation, uin
     if (options_.background) options_.background();
     backoff.Pause();
   }
-  RETURN_IF_ERROR(CheckHealth());
-  return stream.Synchronize();
+  // An error of this rank's own is its news; NCCL has only followed it.
+  RETURN_IF_ERROR(stream.Synchronize());
+  return CheckHealth();
 }
 
 }  // namespace pergola

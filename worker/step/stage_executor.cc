@@ -379,7 +379,10 @@ absl::Status DecoderExecutor::Allocate() {
   inputs_ = std::make_unique<StepInputs>(stream_, limits_.step_tokens, limits_.slot_count,
                                          limits_.blocks_per_sequence(),
                                          records() ? limits_.context_length : 0);
-  if (records()) graphs_ = std::make_unique<StepGraphs>(stream_, *decoder_);
+  if (records()) {
+    const bool alone = layout_.tensor_parallel == 1;
+    graphs_ = std::make_unique<StepGraphs>(stream_, *decoder_, alone);
+  }
   if (!on_cpu()) {
     hidden_ = DeviceBuffer(stream_, info_.memory.residual_bytes);
   }
