@@ -207,7 +207,8 @@ absl::Status Rank::OpenLinks() {
   options.layout = layout_;
   options.choice = options_.collectives;
   options.host = group_->places()[group_->rank()].host;
-  options.most_values = options_.executor.step_tokens * checkpoint_->spec().hidden;
+  options.hidden = checkpoint_->spec().hidden;
+  options.most_values = options_.executor.step_tokens * options.hidden;
   options.peer_sum_bytes = options_.peer_sum_bytes;
   // Less than the watchdog allows, which knows no rank's name.
   options.peer_wait_ms = options_.step_timeout_ms;

@@ -55,6 +55,14 @@ absl::StatusOr<Collectives> ParseCollectives(const std::string& name) {
       absl::StrCat("--collectives is '", name, "'; it must be auto, nccl or host"));
 }
 
+absl::StatusOr<int64_t> ParsePeerSumBytes(const std::string& text) {
+  if (text == "auto") return kTriedPeerSum;
+  const NumberLimits<int64_t> limits{0, kMaxPeerSumBytes};
+  if (const std::optional<int64_t> bytes = ReadNumber(text, limits)) return *bytes;
+  return absl::InvalidArgumentError(
+      absl::StrCat("--peer-sum-bytes ", text, ": must be auto or ", LimitsText(limits)));
+}
+
 absl::Status CheckOptions(const WorkerOptions& options) {
   if (options.group.empty() || options.group.size() > kMaxGroupCharacters) {
     return absl::InvalidArgumentError(absl::StrCat("--group has ", options.group.size(),
@@ -79,7 +87,7 @@ absl::Status CheckOptions(const WorkerOptions& options) {
 absl::StatusOr<WorkerOptions> ParseWorkerOptions(int argc, const char* const* argv) {
   WorkerOptions options;
   std::string activation_dtype, cpu_target, kv_dtype, dtype = "auto", device = "auto", devices;
-  std::string collectives = "auto";
+  std::string collectives = "auto", peer_sum_bytes = "auto";
   int64_t kv_mib = 0;
   CLI::App app("pergola-worker: one rank of a group; started by mpirun, one process per rank");
   app.add_option("--model", options.model, "model directory or .gguf file")->required();
@@ -113,9 +121,11 @@ absl::StatusOr<WorkerOptions> ParseWorkerOptions(int argc, const char* const* ar
                  "there and each rank has its own GPU)");
   AddNumber(app, "--gpu-memory-fraction", &options.executor.gpu_memory_fraction, {0, 1, true},
             "of a GPU's memory that its ranks take; the KV gets what weights and buffers leave");
-  AddNumber(app, "--peer-sum-bytes", &options.peer_sum_bytes, {0, kMaxPeerSumBytes},
-            "largest sum over a stage that its GPUs do through each other's memory, where they "
-            "reach it and --collectives is not host; 0: none");
+  app.add_option(
+      "--peer-sum-bytes", peer_sum_bytes,
+      "largest sum over a stage that its GPUs do through each other's memory, where they "
+      "reach it and --collectives is not host; 0: none; auto: what is faster than nccl, "
+      "tried at the start");
   app.add_option("--cpu-target", cpu_target, "instruction set; unset: the best of this machine");
   app.add_option("--trace", options.trace, "write a Chrome trace to FILE.rankN");
   AddNumber(app, "--orphan-timeout-ms", &options.orphan_timeout_ms, {0, kMaxMilliseconds},
@@ -138,6 +148,7 @@ absl::StatusOr<WorkerOptions> ParseWorkerOptions(int argc, const char* const* ar
   ASSIGN_OR_RETURN(options.device, ParseDevice(device));
   ASSIGN_OR_RETURN(options.devices, ParseDevices(devices));
   ASSIGN_OR_RETURN(options.collectives, ParseCollectives(collectives));
+  ASSIGN_OR_RETURN(options.peer_sum_bytes, ParsePeerSumBytes(peer_sum_bytes));
   if (options.collectives == Collectives::kNccl && options.device == DeviceChoice::kCpu) {
     return absl::InvalidArgumentError(
         "--collectives nccl is set beside --device cpu, which uses none");

@@ -29,7 +29,7 @@ struct WorkerOptions {
   std::vector<int> devices;
   Collectives collectives = Collectives::kAuto;
   // Sums of a stage up to this size go through memory that its GPUs share, where they can; 0: none.
-  int64_t peer_sum_bytes = 0;
+  int64_t peer_sum_bytes = kTriedPeerSum;
   bool cpu_target_set = false;
   CpuTarget cpu_target = CpuTarget::kReference;
   std::string trace;  // path prefix; empty: none

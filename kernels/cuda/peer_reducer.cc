@@ -12,11 +12,16 @@ namespace {
 
 class CudaPeerReducer final : public PeerReducer {
  public:
-  CudaPeerReducer(Stream& stream, std::unique_ptr<PeerMemory> memory, int64_t most_bytes)
-      : PeerReducer(most_bytes), stream_(stream), memory_(std::move(memory)) {
-    WatchCudaStream(stream_, [this] { return memory_->status(); });
+  CudaPeerReducer(Stream& stream, std::unique_ptr<PeerMemory> memory, const PeerOptions& options)
+      : PeerReducer(options.most_bytes),
+        stream_(stream),
+        memory_(std::move(memory)),
+        watched_(options.watched) {
+    if (watched_) WatchCudaStream(stream_, [this] { return memory_->status(); });
   }
-  ~CudaPeerReducer() override { WatchCudaStream(stream_, nullptr); }
+  ~CudaPeerReducer() override {
+    if (watched_) WatchCudaStream(stream_, nullptr);
+  }
 
   void AllReduce(const Tensor& x) override {
     RunOnCuda(stream_, kOp,
@@ -36,12 +41,14 @@ class CudaPeerReducer final : public PeerReducer {
     RunOnCuda(stream_, kOp,
               [&](const CudaContext& context) { PeerSumAddCuda(context, memory_->space(), args); });
   }
+  absl::Status status() const override { return memory_->status(); }
 
  private:
   static constexpr char kOp[] = "sum over peer memory";
 
   Stream& stream_;
   const std::unique_ptr<PeerMemory> memory_;
+  const bool watched_;
 };
 
 }  // namespace
@@ -50,7 +57,7 @@ absl::StatusOr<std::unique_ptr<PeerReducer>> PeerReducer::Open(Stream& stream,
                                                                const PeerOptions& options) {
   ASSIGN_OR_RETURN(std::unique_ptr<PeerMemory> memory, PeerMemory::Create(options));
   return std::unique_ptr<PeerReducer>(
-      std::make_unique<CudaPeerReducer>(stream, std::move(memory), options.most_bytes));
+      std::make_unique<CudaPeerReducer>(stream, std::move(memory), options));
 }
 
 }  // namespace pergola

@@ -22,6 +22,8 @@ struct PeerOptions {
   int64_t wait_ms = 60'000;  // a rank that has not come by then is lost
   // Whether two processes may use one GPU: it gives them turns, and each wait takes some (tests).
   bool share_devices = false;
+  // Whether a rank that does not come is the stream's error; else only status() tells.
+  bool watched = true;
   // out[r * bytes ..] = rank r's `in`, on every rank.
   std::function<absl::Status(const void* in, int64_t bytes, void* out)> gather;
 };
@@ -47,12 +49,15 @@ class PeerReducer {
   // Enqueue; every rank makes the same calls in the same order. Messages are at most most_bytes.
   // Sums are formed in rank order in f32 and rounded once to the message's dtype: the same bits on
   // every rank and for every size, those of StageCommunicator's sums in f32 that are rounded then.
-  // A rank that does not come in time is named by the stream's error from then on.
+  // A rank that does not come in time is named by status() from then on; sums do nothing then.
   virtual void AllReduce(const Tensor& x) = 0;
   // AllReduce of args.residual (of args.y for Add: this rank's part; left as it is), then the op.
   virtual void AllReduceNorm(const RmsNormArgs& args) = 0;
   virtual void AllReduceNorm(const LayerNormArgs& args) = 0;
   virtual void AllReduceAdd(const AddArgs& args) = 0;
+
+  // UNAVAILABLE naming the rank that a sum has waited for in vain, once the stream is idle.
+  virtual absl::Status status() const = 0;
 
  protected:
   explicit PeerReducer(int64_t most_bytes) : most_bytes_(most_bytes) {}

@@ -7,6 +7,7 @@
 #include <thread>
 #include <vector>
 
+#include "base/log.h"
 #include "base/mutex.h"
 #include "worker/comm/shm_communicator.h"
 #include "worker/comm/wait_board.h"
@@ -69,6 +70,9 @@ class ThreadGather {
 
 // Calls body(rank) on `count` threads and waits for all.
 inline void OnThreads(int count, const std::function<void(int)>& body) {
+  // As in a program the log is there before the threads are: ThreadSanitizer does not see how
+  // spdlog's library makes it once.
+  spdlog::default_logger_raw();
   std::vector<std::thread> threads;
   threads.reserve(count);
   for (int rank = 0; rank < count; ++rank) threads.emplace_back(body, rank);

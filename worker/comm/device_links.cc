@@ -21,7 +21,12 @@ constexpr int kPollsPerHealth = 64;
 
 std::string DeviceLinks::numerics() const {
   std::string text = stage_ != nullptr ? ", sums by nccl" : "";
-  if (peers_ != nullptr) absl::StrAppend(&text, ", by peers to ", peers_->most_bytes(), " bytes");
+  // What a trial finds may differ between groups that are alike.
+  if (options_.peer_sum_bytes == kTriedPeerSum) {
+    if (stage_ != nullptr) absl::StrAppend(&text, ", by peers where they are faster");
+  } else if (peers_ != nullptr) {
+    absl::StrAppend(&text, ", by peers to ", peers_->most_bytes(), " bytes");
+  }
   return text;
 }
 

@@ -24,6 +24,10 @@ namespace pergola {
 // kAuto: NCCL where it can be had.
 enum class Collectives : uint8_t { kAuto, kNccl, kHost };
 
+// Instead of a number of bytes: as many as are faster through peer memory than through NCCL, tried
+// when the links are opened (worker/comm/sum_trial.h); none without NCCL.
+inline constexpr int64_t kTriedPeerSum = -1;
+
 // Every rank's text by rank; collective.
 using GatherTexts = std::function<absl::StatusOr<std::vector<std::string>>(const std::string&)>;
 
@@ -31,6 +35,7 @@ struct DeviceLinksOptions {
   RankLayout layout;
   Collectives choice = Collectives::kAuto;
   std::string host;         // that the rank runs on
+  int64_t hidden = 0;       // values of a row
   int64_t most_values = 0;  // of a step's hidden state
   // Of a sum that goes through peer memory, unless `choice` is kHost; 0: none does. The ranks of
   // the stage meet in `communicator` for it, on the CPU too; a rank that then does not come to a
@@ -80,6 +85,8 @@ class DeviceLinks {
   absl::Status ChooseGroups(Stream& stream, const GatherTexts& gather);
   absl::Status OpenGroups(Stream& stream, const GatherTexts& gather);
   absl::Status OpenPeers(Stream& stream);
+  absl::StatusOr<int64_t> TryPeers(Stream& stream);
+  PeerOptions OptionsOfPeers(int64_t most_bytes) const;
   absl::Status CheckHealth() const;
 
   const DeviceLinksOptions options_;

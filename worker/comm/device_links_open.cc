@@ -8,9 +8,11 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "base/log.h"
 #include "base/status.h"
 #include "kernels/cuda/nccl_group.h"
+#include "worker/comm/sum_trial.h"
 
 namespace pergola {
 namespace {
@@ -18,6 +20,9 @@ namespace {
 // What a rank says of itself: where its GPU is, or after the other mark why it has no NCCL.
 constexpr char kHas = '=';
 constexpr char kHasNot = '!';
+
+// For a rank that does not come to a sum that is only tried.
+constexpr int64_t kTrialWaitMs = 10'000;
 
 std::string Describe(Stream& stream, const DeviceLinksOptions& options) {
   if (options.choice == Collectives::kHost) return absl::StrCat(std::string(1, kHasNot), "");
@@ -98,26 +103,36 @@ absl::Status DeviceLinks::ChooseGroups(Stream& stream, const GatherTexts& gather
   return OpenGroups(stream, gather);
 }
 
+PeerOptions DeviceLinks::OptionsOfPeers(int64_t most_bytes) const {
+  const RankLayout& layout = options_.layout;
+  PeerOptions options;
+  options.rank = layout.tp_rank;
+  options.size = layout.tensor_parallel;
+  options.first_rank = layout.RankOf(layout.stage, 0);
+  options.most_bytes = (most_bytes + 15) / 16 * 16;
+  options.wait_ms = options_.peer_wait_ms;
+  options.gather = [this](const void* in, int64_t bytes, void* out) {
+    return options_.communicator->AllGather(in, bytes, out);
+  };
+  return options;
+}
+
 // The ranks of a stage agree, whatever the group's do: one on the CPU keeps the others from it.
 absl::Status DeviceLinks::OpenPeers(Stream& stream) {
   const RankLayout& layout = options_.layout;
-  if (layout.tensor_parallel == 1 || options_.peer_sum_bytes == 0 ||
-      options_.choice == Collectives::kHost) {
+  int64_t most_bytes = options_.peer_sum_bytes;
+  if (layout.tensor_parallel == 1 || most_bytes == 0 || options_.choice == Collectives::kHost) {
     return absl::OkStatus();
   }
   const uint8_t own = stream.device() == Device::kCpu ? 0 : 1;
   std::vector<uint8_t> all(layout.tensor_parallel);
   RETURN_IF_ERROR(options_.communicator->AllGather(&own, sizeof(own), all.data()));
   if (std::count(all.begin(), all.end(), 0) > 0) return absl::OkStatus();
-  PeerOptions options;
-  options.rank = layout.tp_rank;
-  options.size = layout.tensor_parallel;
-  options.first_rank = layout.RankOf(layout.stage, 0);
-  options.most_bytes = (options_.peer_sum_bytes + 15) / 16 * 16;
-  options.wait_ms = options_.peer_wait_ms;
-  options.gather = [this](const void* in, int64_t bytes, void* out) {
-    return options_.communicator->AllGather(in, bytes, out);
-  };
+  if (most_bytes == kTriedPeerSum) {
+    ASSIGN_OR_RETURN(most_bytes, TryPeers(stream));
+    if (most_bytes == 0) return absl::OkStatus();
+  }
+  const PeerOptions options = OptionsOfPeers(most_bytes);
   auto peers = PeerReducer::Open(stream, options);
   if (peers.ok()) {
     peers_ = std::move(peers).value();
@@ -130,6 +145,52 @@ absl::Status DeviceLinks::OpenPeers(Stream& stream) {
              std::string(peers.status().message()));
   }
   return absl::OkStatus();
+}
+
+// The bytes up to which peer memory is right and faster than NCCL; 0: there is nothing to gain.
+absl::StatusOr<int64_t> DeviceLinks::TryPeers(Stream& stream) {
+  const RankLayout& layout = options_.layout;
+  if (stage_ == nullptr) return 0;
+  std::optional<ScopedWait> wait;
+  if (options_.board != nullptr) {
+    wait.emplace(*options_.board, "trial of peer memory by rank", layout.world_rank, -1);
+  }
+  const int64_t step_bytes = options_.most_values * static_cast<int64_t>(sizeof(float));
+  PeerOptions options = OptionsOfPeers(std::min(kMostTriedBytes, step_bytes));
+  options.wait_ms = std::min(options.wait_ms, kTrialWaitMs);
+  options.watched = false;
+  auto peers = PeerReducer::Open(stream, options);
+  absl::StatusOr<std::vector<SumTime>> times;
+  if (peers.ok()) {
+    times = TrySums({stream, *stage_, **peers, *options_.communicator, options_.hidden});
+  } else {
+    times = peers.status();
+  }
+  const std::string why(times.status().message());
+  if (absl::IsFailedPrecondition(times.status())) {
+    if (layout.leader())
+      LOG_INFO("no sum of stage {} goes through peer memory: {}", layout.stage, why);
+    return 0;
+  }
+  if (absl::IsUnavailable(times.status())) {
+    LOG_WARN("rank {}: no sum of stage {} goes through peer memory: {}", layout.world_rank,
+             layout.stage, why);
+    return 0;
+  }
+  RETURN_IF_ERROR(times.status());
+  const int64_t most = LargestFasterSum(*times);
+  if (layout.leader()) {
+    std::string text;
+    for (const SumTime& time : *times) {
+      absl::StrAppendFormat(&text, "; %d bytes: %.1f us, NCCL %.1f us", time.bytes,
+                            time.peers_s * 1e6, time.nccl_s * 1e6);
+    }
+    LOG_INFO(
+        "stage {}: {} through peer memory{}", layout.stage,
+        most == 0 ? "no sum is faster" : absl::StrCat("sums of up to ", most, " bytes are faster"),
+        text);
+  }
+  return most;
 }
 
 absl::Status DeviceLinks::OpenGroups(Stream& stream, const GatherTexts& gather) {
