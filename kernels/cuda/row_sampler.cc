@@ -24,7 +24,7 @@ absl::Status CudaStatus(cudaError_t error, const char* operation) {
   if (error == cudaSuccess) return absl::OkStatus();
   const std::string text = absl::StrCat(operation, ": ", CudaWords(error));
   return error == cudaErrorMemoryAllocation ? absl::ResourceExhaustedError(text)
-                                            : absl::UnknownError(text);
+                                            : absl::InternalError(text);
 }
 
 bool Typical(const SampleRow& row) {

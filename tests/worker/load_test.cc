@@ -1,4 +1,5 @@
 // How weights come into memory: by several threads, in several copies, and when something fails.
+#include <cuda_runtime.h>
 #include <gmock/gmock.h>
 #include <atomic>
 #include <cstring>
