@@ -43,6 +43,7 @@ class CpuStream final : public Stream {
 
   Device device() const override { return Device::kCpu; }
   std::string name() const override;
+  std::string where() const override { return "the CPU"; }
   DType ActivationFor(DType /*weights*/) const override { return DType::kF32; }
   CpuStream& host() override { return *this; }
   absl::Status Reserve(int64_t /*bytes*/) override { return absl::OkStatus(); }

@@ -74,8 +74,10 @@ class Stream {
   Stream& operator=(const Stream&) = delete;
 
   virtual Device device() const = 0;
-  // "avx512", "cuda sm_90": part of the numerics id and of messages.
+  // "avx512", "cuda sm_90": part of the numerics id.
   virtual std::string name() const = 0;
+  // "the CPU", "CUDA device 1": for messages.
+  virtual std::string where() const = 0;
   // What activations are held in where `weights` (f32, bf16 or f16) suits the weights: f32 on the
   // CPU, on a GPU the same type if it has it.
   virtual DType ActivationFor(DType weights) const = 0;

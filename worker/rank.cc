@@ -164,7 +164,7 @@ absl::Status Rank::Load() {
   LOG_INFO("rank {} of {}: stage {}, layers {} to {}, heads {} to {}, {} threads, {}",
            group_->rank(), group_->size(), layout_.stage, layout_.layers.begin,
            layout_.layers.end - 1, layout_.heads.begin, layout_.heads.end - 1, threads_,
-           stream().name());
+           stream().where() + ", " + stream().name());
   const LoadProgress progress = [this](const std::string& phase, int64_t done, int64_t total) {
     if (coordinator_ != nullptr) coordinator_->ReportProgress(phase, done, total);
   };

@@ -94,7 +94,7 @@ absl::Status CudaSampler::Enqueue(absl::Span<const SampleTask> tasks,
   absl::Status status;
   RunOnCuda(stream_, "choosing tokens",
             [&](const CudaContext& /*now*/) { status = EnqueueAll(tasks, entries); });
-  return Prefixed(status, ToStd(absl::StrCat("CUDA device ", CudaHandleOf(stream_).device)));
+  return Prefixed(status, stream_.where());
 }
 
 absl::Status CudaSampler::EnqueueAll(absl::Span<const SampleTask> tasks,

@@ -78,6 +78,7 @@ class CudaStream final : public Stream {
   std::string name() const override {
     return absl::StrCat("cuda sm_", context_.compute_capability);
   }
+  std::string where() const override { return absl::StrCat("CUDA device ", device_); }
   DType ActivationFor(DType weights) const override {
     const bool has = weights != DType::kBF16 || context_.compute_capability >= kFirstWithBf16;
     return has ? weights : DType::kF16;
@@ -154,8 +155,7 @@ class CudaStream final : public Stream {
   // A refused launch becomes the stream's error.
   void CheckRefusal(const char* op) {
     if (!refusal_.refused || !status_.ok()) return;
-    status_ =
-        absl::InternalError(absl::StrCat("CUDA device ", device_, ": ", op, ": ", refusal_.text));
+    status_ = absl::InternalError(absl::StrCat(where(), ": ", op, ": ", refusal_.text));
   }
   // Remembers the first error.
   void Check(cudaError_t error, const char* what);
@@ -184,8 +184,7 @@ CudaStream::~CudaStream() {
 
 void CudaStream::Check(cudaError_t error, const char* what) {
   if (error == cudaSuccess || !status_.ok()) return;
-  const std::string text =
-      absl::StrCat("CUDA device ", device_, ": ", what, ": ", CudaWords(error));
+  const std::string text = absl::StrCat(where(), ": ", what, ": ", CudaWords(error));
   status_ = error == cudaErrorMemoryAllocation ? absl::ResourceExhaustedError(text)
                                                : absl::InternalError(text);
 }
@@ -204,14 +203,14 @@ absl::Status CudaStream::Open() {
   context_.compute_capability = properties.major * 10 + properties.minor;
   context_.multiprocessors = properties.multiProcessorCount;
   if (context_.compute_capability < kOldestCapability) {
-    return absl::FailedPreconditionError(absl::StrCat(
-        "CUDA device ", device_, " (", properties.name, ") has compute capability ",
-        properties.major, ".", properties.minor, "; the oldest that is supported is 7.5 (Turing)"));
+    return absl::FailedPreconditionError(
+        absl::StrCat(where(), " (", properties.name, ") has compute capability ", properties.major,
+                     ".", properties.minor, "; the oldest that is supported is 7.5 (Turing)"));
   }
   if (context_.compute_capability >= kFirstWithOverlap) context_.after_kernel = &after_kernel_;
   total_bytes_ = static_cast<int64_t>(properties.totalGlobalMem);
   auto dense = DenseProduct::Create();
-  RETURN_IF_ERROR(Prefixed(dense.status(), ToStd(absl::StrCat("CUDA device ", device_))));
+  RETURN_IF_ERROR(Prefixed(dense.status(), where()));
   dense_ = std::move(dense).value();
   context_.dense = dense_.get();
   Check(cudaStreamCreateWithFlags(&context_.stream, cudaStreamNonBlocking), "making a stream");
@@ -281,9 +280,9 @@ uint8_t* CudaStream::AllocatePinned(int64_t bytes) {
 uint8_t* CudaStream::AllocateOnDevice(int64_t bytes) {
   if (arena_.reserved()) {
     if (uint8_t* piece = arena_.Cut(bytes); piece != nullptr) return piece;
-    status_ = absl::ResourceExhaustedError(absl::StrCat(
-        "CUDA device ", device_, ": ", bytes, " bytes are wanted, and ", arena_.bytes_left(),
-        " are left of the ", arena_.bytes(), " that are planned"));
+    status_ = absl::ResourceExhaustedError(
+        absl::StrCat(where(), ": ", bytes, " bytes are wanted, and ", arena_.bytes_left(),
+                     " are left of the ", arena_.bytes(), " that are planned"));
     return nullptr;
   }
   void* memory = nullptr;
@@ -298,7 +297,7 @@ uint8_t* CudaStream::AllocateOnDevice(int64_t bytes) {
 uint8_t* CudaStream::Allocate(int64_t bytes, Place place) {
   if (bytes == 0 || !status_.ok()) return nullptr;
   if (sealed_) {
-    status_ = absl::InternalError(absl::StrCat("CUDA device ", device_, ": ", bytes, " bytes of ",
+    status_ = absl::InternalError(absl::StrCat(where(), ": ", bytes, " bytes of ",
                                                place == Place::kPinned ? "pinned" : "its",
                                                " memory are wanted after the rank was loaded"));
     return nullptr;
@@ -349,7 +348,7 @@ bool CudaStream::Idle() {
 absl::Status CudaStream::Synchronize() {
   if (status_.ok()) Check(cudaStreamSynchronize(context_.stream), "waiting for it");
   if (status_.ok() && watch_) {
-    status_ = Prefixed(watch_(), ToStd(absl::StrCat("CUDA device ", device_)));
+    status_ = Prefixed(watch_(), where());
   }
   return status_;
 }
@@ -411,7 +410,7 @@ absl::StatusOr<std::unique_ptr<Recording>> CudaStream::EndRecording() {
   if (error == cudaErrorMemoryAllocation) {
     static_cast<void>(cudaGetLastError());  // the stream goes on without it
     return absl::ResourceExhaustedError(
-        absl::StrCat("CUDA device ", device_, ": preparing a recorded step: ", CudaWords(error)));
+        absl::StrCat(where(), ": preparing a recorded step: ", CudaWords(error)));
   }
   Check(error, "preparing a recorded step");
   RETURN_IF_ERROR(status_);

@@ -203,8 +203,8 @@ absl::StatusOr<int64_t> DecoderExecutor::BlocksOfGpu(const ShapeSpec& shape,
   const std::string larger =
       fraction > 1 ? "" : absl::StrCat("--gpu-memory-fraction above ", fraction, ", or ");
   return absl::ResourceExhaustedError(absl::StrCat(
-      "with one block of KV cache a rank needs ", least.ToString(), ", and ", budget,
-      " bytes are its part of the GPU's ", stream_.TotalBytes(), " (--gpu-memory-fraction ",
+      stream_.where(), ": with one block of KV cache a rank needs ", least.ToString(), ", and ",
+      budget, " bytes are its part of the GPU's ", stream_.TotalBytes(), " (--gpu-memory-fraction ",
       options.gpu_memory_fraction, ", ", options.gpu_ranks, " ranks on it), ",
       least.total() - budget, " too few; ", larger, Remedies(least, budget)));
 }
@@ -342,7 +342,7 @@ absl::Status DecoderExecutor::Init(const Checkpoint& checkpoint, const ExecutorO
   ASSIGN_OR_RETURN(const ShapeSpec shape, WithWeightFormat(std::move(in_file), options.weights));
   // What does not fit is refused before the first weight is read.
   RETURN_IF_ERROR(PlanMemory(shape, options));
-  RETURN_IF_ERROR(CheckFits(info_.memory, stream_.AvailableBytes()));
+  RETURN_IF_ERROR(Prefixed(CheckFits(info_.memory, stream_.AvailableBytes()), stream_.where()));
   const absl::Status reserved = stream_.Reserve(info_.memory.reserved());
   if (!reserved.ok()) {
     return Prefixed(reserved, ToStd(absl::StrCat("the rank needs ", info_.memory.ToString())));
