@@ -10,7 +10,7 @@ void PlanAttention(const int32_t* positions, const int32_t* table_of_row, int64_
                    AttentionPlan* plan) {
   plan->prefill_tiles.clear();
   plan->decode_rows.clear();
-  plan->longest_context = 0;
+  plan->longest_prompt = plan->longest_context = 0;
   for (int64_t row = 0; row < rows;) {
     int64_t end = row + 1;
     while (end < rows && table_of_row[end] == table_of_row[row] &&
@@ -23,6 +23,7 @@ void PlanAttention(const int32_t* positions, const int32_t* table_of_row, int64_
       plan->longest_context = std::max<int64_t>(plan->longest_context, positions[end - 1] + 1);
       for (int64_t r = row; r < end; ++r) plan->decode_rows.push_back(static_cast<int32_t>(r));
     } else if (positions[row] >= 0) {
+      plan->longest_prompt = std::max<int64_t>(plan->longest_prompt, positions[end - 1] + 1);
       for (int64_t r = row; r < end; r += kAttentionTileRows) {
         plan->prefill_tiles.push_back(static_cast<int32_t>(r));
         plan->prefill_tiles.push_back(static_cast<int32_t>(std::min(kAttentionTileRows, end - r)));
@@ -66,6 +67,17 @@ int64_t Capacity(int multiprocessors) {
 
 int64_t LargestDecodeParts(int multiprocessors) {
   return 4 * Capacity(multiprocessors);
+}
+
+int64_t LargestPrefillParts(int multiprocessors) {
+  return Capacity(multiprocessors);
+}
+
+int64_t PrefillParts(int multiprocessors, int64_t units, int64_t tiles) {
+  const int64_t most =
+      std::min({kMaxPrefillParts, tiles / kMinPrefillPartTiles,
+                LargestPrefillParts(multiprocessors) / std::max<int64_t>(units, 1)});
+  return std::max<int64_t>(most, 1);
 }
 
 int64_t DecodeParts(int multiprocessors, int64_t units, int64_t tiles) {

@@ -19,6 +19,9 @@ inline constexpr int64_t kDecodeRunRows = 8;
 // Keys of a tile, and tiles of a part of a decode row at least: less is not worth a block.
 inline constexpr int64_t kAttentionKeyTile = 64;
 inline constexpr int64_t kMinPartTiles = 2;
+// The same of a prefill tile, whose parts cost more to add up, and parts at most: a lane for each.
+inline constexpr int64_t kMinPrefillPartTiles = 4;
+inline constexpr int64_t kMaxPrefillParts = 32;
 // Parts of a decode row at most: their factors must fit into a block's shared memory.
 inline constexpr int64_t kMaxDecodeParts = 128;
 
@@ -29,6 +32,9 @@ struct AttentionWork {
   // rising by one. A first row of -1: nothing to do.
   const int32_t* prefill_tiles = nullptr;
   int64_t prefill_tile_count = 0;
+  // At least 1 + the position of every row of a tile: into how many parts its keys are split at
+  // most. 0: they are not.
+  int64_t longest_prompt = 0;
   // [decode_row_count]; -1 (the padding of a graph) or a row at position -1: nothing to do.
   const int32_t* decode_rows = nullptr;
   int64_t decode_row_count = 0;
@@ -49,7 +55,7 @@ struct AttentionWork {
 struct AttentionPlan {
   std::vector<int32_t> prefill_tiles;
   std::vector<int32_t> decode_rows;
-  int64_t longest_context = 0;
+  int64_t longest_prompt = 0, longest_context = 0;
 };
 
 // Plans the rows [0, rows); rows at position -1 are left out. Reuses the vectors' memory; a plan
@@ -69,5 +75,11 @@ int64_t LargestHeadGroup(const std::vector<int32_t>& groups);
 int64_t DecodeParts(int multiprocessors, int64_t units, int64_t tiles);
 // No DecodeParts above 1 times its units is larger.
 int64_t LargestDecodeParts(int multiprocessors);
+
+// The same for `units` blocks of queries of prefill tiles, where those alone leave multiprocessors
+// idle (few heads on a rank, a short chunk of a long prompt): all parts together are one wave.
+int64_t PrefillParts(int multiprocessors, int64_t units, int64_t tiles);
+// No PrefillParts above 1 times its units is larger.
+int64_t LargestPrefillParts(int multiprocessors);
 
 }  // namespace pergola

@@ -195,8 +195,12 @@ void CpuStream::Run(const CopyBlockArgs& args) {
 
 void CpuStream::Run(const MatmulArgs& args) {
   if (target_ == CpuTarget::kReference) return MatmulRef(args);
-  if (args.w->dtype() == DType::kInt8) return MatmulInt8Cpu(*this, args);
-  MatmulCpu(*this, args);
+  if (args.w->dtype() == DType::kInt8) {
+    MatmulInt8Cpu(*this, args);
+  } else {
+    MatmulCpu(*this, args);
+  }
+  if (args.activation.has_value()) ActivateCpu(*this, {*args.activation, false, args.y, args.y});
 }
 
 bool CpuTargetSupported(CpuTarget target) {

@@ -29,6 +29,16 @@ void CheckNorm(const Args& args) {
   PERGOLA_CHECK(args.x.data() != args.y.data() && args.x.dtype() == DType::kF32);
 }
 
+void CheckActivate(const ActivateArgs& args) {
+  CheckShape(args.x, args.y.dim(0), (args.gated ? 2 : 1) * args.y.dim(1));
+}
+
+void CheckProductOf(const Tensor& y, const MatmulArgs& product) {
+  CheckMatmul(product);
+  PERGOLA_CHECK(product.x.data() == y.data() && product.x.dtype() == y.dtype());
+  CheckShape(product.x, y.dim(0), y.dim(1));
+}
+
 }  // namespace
 
 void Embedding(Stream& stream, const EmbeddingArgs& args) {
@@ -70,8 +80,32 @@ void PagedAttention(Stream& stream, const AttentionArgs& args) {
 }
 
 void Activate(Stream& stream, const ActivateArgs& args) {
-  CheckShape(args.x, args.y.dim(0), (args.gated ? 2 : 1) * args.y.dim(1));
+  CheckActivate(args);
   stream.Run(args);
+}
+
+void NormMatmul(Stream& stream, const RmsNormArgs& norm, const MatmulArgs& product) {
+  CheckNorm(norm);
+  CheckProductOf(norm.y, product);
+  if (stream.RunAsOne(norm, product)) return;
+  RmsNorm(stream, norm);
+  Matmul(stream, product);
+}
+
+void NormMatmul(Stream& stream, const LayerNormArgs& norm, const MatmulArgs& product) {
+  CheckNorm(norm);
+  CheckProductOf(norm.y, product);
+  if (stream.RunAsOne(norm, product)) return;
+  LayerNorm(stream, norm);
+  Matmul(stream, product);
+}
+
+void ActivateMatmul(Stream& stream, const ActivateArgs& activate, const MatmulArgs& product) {
+  CheckActivate(activate);
+  CheckProductOf(activate.y, product);
+  if (stream.RunAsOne(activate, product)) return;
+  Activate(stream, activate);
+  Matmul(stream, product);
 }
 
 void SoftCap(Stream& stream, const SoftCapArgs& args) {

@@ -138,10 +138,17 @@ struct ActivateArgs {
   Activation activation = Activation::kSilu;
   bool gated = true;
   Tensor x;  // [rows, width] activations, with gate [rows, 2 * width]
-  Tensor y;  // [rows, width] activations; may not alias x
+  Tensor y;  // [rows, width] activations; without gate it may be x, else not alias it
 };
 void Activate(Stream& stream, const ActivateArgs& args);
 void ActivateRef(const ActivateArgs& args);
+
+// The op and then the product of its y, which is product.x and which nobody else reads: what it
+// holds afterwards is unspecified. A GPU that multiplies tokens in eight bits makes those where it
+// would write y; the bits of product.y are those of the two ops.
+void NormMatmul(Stream& stream, const RmsNormArgs& norm, const MatmulArgs& product);
+void NormMatmul(Stream& stream, const LayerNormArgs& norm, const MatmulArgs& product);
+void ActivateMatmul(Stream& stream, const ActivateArgs& activate, const MatmulArgs& product);
 
 // x = cap * tanh(x / cap), in place; cap > 0. Error 10 u |x|.
 struct SoftCapArgs {

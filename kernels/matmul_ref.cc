@@ -1,5 +1,6 @@
 #include <vector>
 
+#include "kernels/decoder_ops.h"
 #include "kernels/int8.h"
 #include "kernels/matmul.h"
 
@@ -45,10 +46,7 @@ void MatmulInt8Ref(const MatmulArgs& args) {
   }
 }
 
-}  // namespace
-
-void MatmulRef(const MatmulArgs& args) {
-  if (args.w->dtype() == DType::kInt8) return MatmulInt8Ref(args);
+void MatmulFloatRef(const MatmulArgs& args) {
   const int64_t rows = args.x.dim(0);
   const int64_t columns = args.w->columns();
   const int64_t outputs = args.w->rows();
@@ -66,6 +64,17 @@ void MatmulRef(const MatmulArgs& args) {
       y[r * outputs + o] = static_cast<float>(sum);
     }
   }
+}
+
+}  // namespace
+
+void MatmulRef(const MatmulArgs& args) {
+  if (args.w->dtype() == DType::kInt8) {
+    MatmulInt8Ref(args);
+  } else {
+    MatmulFloatRef(args);
+  }
+  if (args.activation.has_value()) ActivateRef({*args.activation, false, args.y, args.y});
 }
 
 }  // namespace pergola

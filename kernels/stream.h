@@ -157,6 +157,17 @@ class Stream {
   virtual void Run(const TakeTokensArgs& args) = 0;
   virtual void Run(const CopyBlockArgs& args) = 0;
   virtual void Run(const MatmulArgs& args) = 0;
+  // An op and the product of its result as one, where the device has better than one after the
+  // other; else it does nothing and returns false.
+  virtual bool RunAsOne(const RmsNormArgs& /*norm*/, const MatmulArgs& /*product*/) {
+    return false;
+  }
+  virtual bool RunAsOne(const LayerNormArgs& /*norm*/, const MatmulArgs& /*product*/) {
+    return false;
+  }
+  virtual bool RunAsOne(const ActivateArgs& /*activate*/, const MatmulArgs& /*product*/) {
+    return false;
+  }
 
  protected:
   Stream() = default;

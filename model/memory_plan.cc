@@ -73,7 +73,8 @@ DecoderBuffers PlanDecoderBuffers(const ShapeSpec& shape, const RankLayout& layo
   buffers.normed = bytes(rows * spec.hidden);
   buffers.qkv = bytes(rows * (heads + 2 * layout.kv_heads.size()) * spec.head_dim);
   buffers.attended = bytes(rows * heads * spec.head_dim);
-  buffers.gate_up = bytes(rows * (spec.gated_mlp ? 2 : 1) * layout.ffn.size());
+  // Without gate the product writes what the activation gives.
+  buffers.gate_up = spec.gated_mlp ? bytes(2 * rows * layout.ffn.size()) : 0;
   buffers.activated = bytes(rows * layout.ffn.size());
   buffers.branch = bytes(rows * spec.hidden);
   buffers.part = bytes(rows * WidestPart(HeldBy(shape, layout)));

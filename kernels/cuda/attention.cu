@@ -75,8 +75,10 @@ void PagedAttentionCuda(const CudaContext& context, const AttentionArgs& args) {
 
 int64_t PagedAttentionWorkspaceBytes(int multiprocessors, int64_t largest_head_group,
                                      int64_t head_dim) {
-  // Per part and head its sum, largest score and total.
-  return LargestDecodeParts(multiprocessors) * largest_head_group * (head_dim + 2) * 4;
+  // Per part and head, or query, its sum, largest score and total.
+  return std::max(LargestDecodeParts(multiprocessors) * largest_head_group,
+                  LargestPrefillParts(multiprocessors) * kMostPrefillQueries) *
+         (head_dim + 2) * 4;
 }
 
 }  // namespace pergola

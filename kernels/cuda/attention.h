@@ -5,8 +5,8 @@
 // Error against PagedAttentionRef on the same inputs, relative to the mean of |v| that the weights
 // give: the unit roundoff of the cache's type where it is the activations' (weights are rounded to
 // it), else its square; besides it the rounding of the output and f32 arithmetic, as derived in
-// tests/kernels/cuda_attention_test.cc. Bits depend on the number of decode rows and on
-// longest_context (how keys are split), not on the order in which blocks run.
+// tests/kernels/cuda_attention_test.cc. Bits depend on the numbers of decode rows and tiles, on
+// longest_context and longest_prompt (how keys are split), not on the order in which blocks run.
 //
 // A key or value that is NaN or infinite makes the rows that see it NaN. In the prefill kernel it
 // may also reach earlier rows of the same sequence in the same tile, but never another sequence.

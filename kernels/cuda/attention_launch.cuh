@@ -14,6 +14,9 @@ inline int64_t SharedLimit(int compute_capability) {
   return compute_capability < 90 ? 99 << 10 : kMaxSharedBytes;
 }
 
+// Queries of a block for prompts at most.
+inline constexpr int64_t kMostPrefillQueries = 128;
+
 bool TryPrefill(const CudaContext& context, const AttentionParams& p, DType kv_dtype,
                 const AttentionWork& work);
 bool TryDecode(const CudaContext& context, const AttentionParams& p, DType kv_dtype,

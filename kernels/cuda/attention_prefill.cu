@@ -9,9 +9,14 @@
 // computed, the keys of the next while its values are added. Tiles that no query of a warp sees
 // (later than it, or before its window) are skipped; only tiles at an edge are masked.
 //
+// Where there are fewer such blocks than places for them, several share a block's keys, and a
+// second kernel adds up their sums (attention_prefill_parts.cu).
+//
 // Roof: tensor core arithmetic, 4 * head_dim operations per visible (query, key). K and V come from
 // L2: a block reads 4 * head_dim bytes per key for 128 queries, 128 operations per byte.
-#include "kernels/cuda/attention_launch.cuh"
+#include <algorithm>
+
+#include "kernels/cuda/attention_prefill.cuh"
 #include "kernels/cuda/attention_softmax.cuh"
 
 namespace pergola {
@@ -27,32 +32,6 @@ struct PrefillShape {
   static constexpr int kRow = TileLayout<kDim>::kRow;
   static constexpr int64_t kSharedBytes = int64_t{2} * (kQueries + 2 * kKeyTile) * kRow;
 };
-
-// What the block computes.
-struct QueryBlock {
-  int first_row = 0;
-  int first_head = 0, heads = 0;  // of the group
-  int first_query = 0;            // query q of the block is row first_row + (first_query + q) /
-                                  // heads, head first_head + (first_query + q) % heads
-  int count = 0;
-};
-
-// The block's part of the work, the last tiles first (they see most keys); count <= 0: nothing.
-template <int kQueries>
-__device__ QueryBlock FindQueries(const AttentionParams& p, const int32_t* tiles, int tile_count,
-                                  int chunks) {
-  const int group = static_cast<int>(blockIdx.x) % p.head_group_count;
-  const int unit = static_cast<int>(blockIdx.x) / p.head_group_count;
-  const int tile = tile_count - 1 - unit / chunks;
-  QueryBlock block;
-  block.first_row = tiles[2 * tile];
-  block.first_head = p.head_groups[2 * group];
-  block.heads = p.head_groups[2 * group + 1];
-  block.first_query = unit % chunks * kQueries;
-  const int left = tiles[2 * tile + 1] * block.heads - block.first_query;
-  block.count = block.first_row < 0 ? 0 : left < kQueries ? left : kQueries;
-  return block;
-}
 
 // Starts the copy of the block's queries, zeros for those it lacks.
 template <typename T, int kDim, int kQueries>
@@ -146,6 +125,29 @@ __device__ void WriteOut(const AttentionParams& p, const QueryBlock& block, int 
   }
 }
 
+// Writes the warp's sums and their scale, not yet divided, for the kernel that adds up the parts.
+template <int kDim, int kRowTiles>
+__device__ void WritePart(const PrefillGrid& grid, int queries, int warp_query,
+                          const Accumulator<kDim, kRowTiles>& acc, int lane) {
+  const int64_t first = static_cast<int64_t>(blockIdx.x) * grid.queries;
+#pragma unroll
+  for (int m = 0; m < kRowTiles; ++m) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int query = warp_query + m * 16 + half * 8 + lane / 4;
+      const float total = QuadSum(acc.total[m][half]);
+      if (query >= queries) continue;
+      if (lane % 4 == 0) grid.stats[first + query] = make_float2(acc.largest[m][half], total);
+      float* to = grid.sums + (first + query) * kDim + lane % 4 * 2;
+#pragma unroll
+      for (int n = 0; n < kDim / 8; ++n) {
+        *reinterpret_cast<float2*>(to + n * 8) =
+            make_float2(acc.sum[m][n][2 * half], acc.sum[m][n][2 * half + 1]);
+      }
+    }
+  }
+}
+
 // Positions, and slopes as exponents of two, of the block's queries; those it lacks repeat its
 // last.
 template <int kQueries>
@@ -212,7 +214,8 @@ __device__ inline void WeighTile(const AttentionParams& p, const WarpQueries& wa
 
 template <typename T, int kDim, int kRowTiles>
 __global__ void __launch_bounds__(kThreads)
-    PrefillKernel(AttentionParams p, const int32_t* tiles, int tile_count, int chunks) {
+    PrefillKernel(const __grid_constant__ AttentionParams p,
+                  const __grid_constant__ PrefillGrid grid) {
   BeginKernel();
   using Shape = PrefillShape<kDim, kRowTiles>;
   __shared__ int64_t offsets[2][kParts];  // of the tile in hand and the next
@@ -224,22 +227,24 @@ __global__ void __launch_bounds__(kThreads)
   const int thread = static_cast<int>(threadIdx.x);
   const int lane = thread % kWarpThreads;
   const int warp_query = thread / kWarpThreads * Shape::kWarpQueries;
-  const QueryBlock block = FindQueries<Shape::kQueries>(p, tiles, tile_count, chunks);
+  const QueryBlock block = FindQueries(p, grid, static_cast<int>(blockIdx.x) / grid.splits);
   if (block.count <= 0) return;
+  const UnitKeys unit = FindKeys(p, grid, block);
+  const int part = static_cast<int>(blockIdx.x) % grid.splits;
+  if (part >= unit.parts) return;
   const int kv_head = p.kv_of_head[block.first_head];
   const int32_t* table = TableOfRow(p, block.first_row);
   const int row_position = p.positions[block.first_row];
-  // The keys that some query of the block sees.
-  const int first = FirstKey(p, row_position + block.first_query / block.heads);
-  const int end = row_position + (block.first_query + block.count - 1) / block.heads + 1;
-  const int first_tile = first / kKeyTile;
-  int tile = (end - 1) / kKeyTile;
+  const int first = unit.first, end = unit.end;
+  const int first_tile = unit.first_tile + part * unit.part_tiles;
+  int tile = first_tile - 1 + min(unit.part_tiles, unit.tiles - part * unit.part_tiles);
 
   CopyQueries<T, kDim, Shape::kQueries>(p, block, queries);
   DescribeQueries<Shape::kQueries>(p, block, row_position, position, slope);
   if (thread < kParts) {
-    const int part = tile * kParts + thread;
-    offsets[tile % 2][thread] = PartOffset(p, PartBlock(p, table, part, first, end), kv_head, part);
+    const int keys_part = tile * kParts + thread;
+    const int keys_block = PartBlock(p, table, keys_part, first, end);
+    offsets[tile % 2][thread] = PartOffset(p, keys_block, kv_head, keys_part);
   }
   __syncthreads();
   const auto* k_cache = static_cast<const T*>(p.k_cache);
@@ -277,6 +282,9 @@ __global__ void __launch_bounds__(kThreads)
     CopyAsyncCommit();
     if (seen) AddValues<T>(weights, values, row_lane, &acc);
   }
+  if (grid.splits > 1) {
+    return WritePart<kDim, kRowTiles>(grid, block.count, warp_query, acc, lane);
+  }
   T* own = queries + warp_query * Shape::kRow;
   if (warp_query < block.count) WriteOut<T, kDim, kRowTiles>(p, block, warp_query, acc, own, lane);
 }
@@ -287,13 +295,27 @@ bool LaunchPrefill(const CudaContext& context, const AttentionParams& p,
   using Shape = PrefillShape<kDim, kRowTiles>;
   // Beside it there are the positions and slopes.
   if (Shape::kSharedBytes + 2048 > SharedLimit(context.compute_capability)) return false;
-  const int64_t chunks =
-      (kAttentionTileRows * p.largest_head_group + Shape::kQueries - 1) / Shape::kQueries;
-  const int64_t blocks = work.prefill_tile_count * chunks * p.head_group_count;
+  PrefillGrid grid;
+  grid.tiles = work.prefill_tiles;
+  grid.tile_count = static_cast<int>(work.prefill_tile_count);
+  grid.queries = Shape::kQueries;
+  grid.chunks = static_cast<int>((kAttentionTileRows * p.largest_head_group + Shape::kQueries - 1) /
+                                 Shape::kQueries);
+  const int64_t units = work.prefill_tile_count * grid.chunks * p.head_group_count;
+  const int64_t keys = std::min<int64_t>(work.longest_prompt, int64_t{p.window} + grid.queries);
+  const int64_t parts = PrefillParts(context.multiprocessors, units, keys / kKeyTile);
+  // With less workspace in fewer parts.
+  const int64_t places = context.workspace_bytes / (units * grid.queries * (kDim + 2) * 4);
+  grid.splits = static_cast<int>(std::max<int64_t>(std::min(parts, places), 1));
+  const int64_t blocks = units * grid.splits;
   PERGOLA_CHECK(blocks <= INT32_MAX);
+  if (grid.splits > 1) {
+    grid.sums = reinterpret_cast<float*>(context.workspace);
+    grid.stats = reinterpret_cast<float2*>(grid.sums + blocks * grid.queries * kDim);
+  }
   Launch(PrefillKernel<T, kDim, kRowTiles>, dim3(static_cast<unsigned>(blocks)), kThreads,
-         Shape::kSharedBytes, context, p, work.prefill_tiles,
-         static_cast<int>(work.prefill_tile_count), static_cast<int>(chunks));
+         Shape::kSharedBytes, context, p, grid);
+  if (grid.splits > 1) SumPrefillParts(context, p, grid, units);
   return true;
 }
 

@@ -42,6 +42,18 @@ CudaMatrix MatrixOf(const PackedMatrix& matrix) {
   return {matrix.dtype(), matrix.rows(), matrix.columns(), matrix.lead(), matrix.data()};
 }
 
+CudaMatmulArgs ProductOf(const MatmulArgs& args) {
+  CudaMatmulArgs cuda;
+  cuda.x = args.x;
+  cuda.w = MatrixOf(*args.w);
+  cuda.bias = args.bias;
+  cuda.accumulate = args.accumulate;
+  cuda.gelu = args.activation == Activation::kGeluTanh;
+  cuda.y = args.y;
+  cuda.tokens = TokensOf(args.x.dim(0));
+  return cuda;
+}
+
 class CudaRecording final : public Recording {
  public:
   explicit CudaRecording(cudaGraphExec_t graph) : graph_(graph) {}
@@ -144,6 +156,15 @@ class CudaStream final : public Stream {
   void Run(const TakeTokensArgs& args) override { Enqueue("taking tokens", TakeTokensCuda, args); }
   void Run(const CopyBlockArgs& args) override { Enqueue("copy of a block", CopyBlockCuda, args); }
   void Run(const MatmulArgs& args) override;
+  bool RunAsOne(const RmsNormArgs& norm, const MatmulArgs& product) override {
+    return MultiplyTokensOf(norm, norm.x.dtype() == DType::kF32, NormTokensCuda, product);
+  }
+  bool RunAsOne(const LayerNormArgs& norm, const MatmulArgs& product) override {
+    return MultiplyTokensOf(norm, norm.x.dtype() == DType::kF32, NormTokensCuda, product);
+  }
+  bool RunAsOne(const ActivateArgs& activate, const MatmulArgs& product) override {
+    return MultiplyTokensOf(activate, activate.gated, ActivateTokensCuda, product);
+  }
 
  private:
   template <typename Args>
@@ -157,6 +178,13 @@ class CudaStream final : public Stream {
     if (!refusal_.refused || !status_.ok()) return;
     status_ = absl::InternalError(absl::StrCat(where(), ": ", op, ": ", refusal_.text));
   }
+  // The op that makes tokens in eight bits of what it would write, if it `has` such a kernel, and
+  // their product; false, and nothing is done, if the product does not take such tokens.
+  template <typename Args>
+  bool MultiplyTokensOf(const Args& args, bool has,
+                        void (*op)(const CudaContext&, const Args&, const TokensView&),
+                        const MatmulArgs& product);
+  void Multiply(const MatmulArgs& args, bool tokens_made);
   // Remembers the first error.
   void Check(cudaError_t error, const char* what);
   uint8_t* AllocatePinned(int64_t bytes);
@@ -243,14 +271,30 @@ void CudaStream::Run(const EmbeddingArgs& args) {
 }
 
 void CudaStream::Run(const MatmulArgs& args) {
-  CudaMatmulArgs cuda;
-  cuda.x = args.x;
-  cuda.w = MatrixOf(*args.w);
-  cuda.bias = args.bias;
-  cuda.accumulate = args.accumulate;
-  cuda.y = args.y;
-  cuda.tokens = TokensOf(args.x.dim(0));
+  Multiply(args, /*tokens_made=*/false);
+}
+
+void CudaStream::Multiply(const MatmulArgs& args, bool tokens_made) {
+  CudaMatmulArgs cuda = ProductOf(args);
+  cuda.tokens_made = tokens_made;
   Enqueue("matrix product", MatmulCuda, cuda);
+  if (!args.activation.has_value() || cuda.gelu) return;
+  Enqueue("activation", ActivateCuda, ActivateArgs{*args.activation, false, args.y, args.y});
+}
+
+template <typename Args>
+bool CudaStream::MultiplyTokensOf(const Args& args, bool has,
+                                  void (*op)(const CudaContext&, const Args&, const TokensView&),
+                                  const MatmulArgs& product) {
+  if (!status_.ok() || !has || product.w->columns() > kMostRowTokenColumns) return false;
+  const CudaMatmulArgs cuda = ProductOf(product);
+  const bool takes = MultipliesEightBitTokens(context_, cuda);
+  CheckRefusal("matrix product");
+  if (!takes) return false;
+  op(context_, args, TokensOfProduct(context_, cuda));
+  CheckRefusal("making tokens in eight bits");
+  Multiply(product, /*tokens_made=*/true);
+  return true;
 }
 
 absl::Status CudaStream::Reserve(int64_t bytes) {

@@ -1,8 +1,11 @@
 // DenseProduct by cuBLASLt (NVIDIA, "cuBLAS library user guide", cublasLtMatmul). The library reads
 // matrices by columns: y row-major [rows, outputs] is its D [outputs, rows] with leading dimension
 // y_stride, w is its A [columns, outputs], transposed, x its B [columns, rows]. So the bias, one
-// value per row of D, fits its epilogue. A plan (the heuristic's first choice) is kept per shape,
-// strides and alignment of the pointers; of a transformer these are few.
+// value per row of D, fits its epilogue, as does GELU, whose tanh form is the library's (PyTorch
+// calls it so: pull request 104061). Where y is f32, for which a tanh of the hardware's would be
+// too coarse, or the library does not have it beside the rest, a kernel here follows. A plan (the
+// heuristic's first choice) is kept per shape, strides and alignment of the pointers; of a
+// transformer these are few.
 //
 // Roof: the tensor cores' rate (f32: the vector units'), or the bytes of x, w and y, whichever is
 // later; both are the library's to reach.
@@ -15,7 +18,9 @@
 
 #include "base/check.h"
 #include "base/status.h"
+#include "kernels/cuda/activation.cuh"
 #include "kernels/cuda/dense_product.h"
+#include "kernels/cuda/types.cuh"
 
 namespace pergola {
 namespace {
@@ -49,7 +54,7 @@ uint32_t AlignmentOf(const void* pointer) {
 constexpr size_t kMostPlans = 4096;
 
 // Everything a plan depends on.
-using Key = std::array<int64_t, 14>;
+using Key = std::array<int64_t, 15>;
 Key KeyOf(const DenseProductArgs& args, int64_t workspace_bytes) {
   return {static_cast<int64_t>(args.dtype),
           static_cast<int64_t>(args.y_dtype),
@@ -64,7 +69,42 @@ Key KeyOf(const DenseProductArgs& args, int64_t workspace_bytes) {
           AlignmentOf(args.w),
           AlignmentOf(args.y),
           args.accumulate ? 1 : 0,
+          args.gelu ? 1 : 0,
           workspace_bytes};
+}
+
+constexpr int kGeluThreads = 256;
+
+// y = GELU of itself; a block takes a share of a row.
+template <int kStep, typename Y>
+__global__ void __launch_bounds__(kGeluThreads) GeluKernel(Y* y, int64_t stride, int64_t outputs) {
+  BeginKernel();
+  Y* row = y + blockIdx.x * stride;
+  const int64_t first = (int64_t{blockIdx.y} * kGeluThreads + threadIdx.x) * kStep;
+  for (int64_t i = first; i < outputs; i += int64_t{gridDim.y} * kGeluThreads * kStep) {
+    float values[kStep];
+    LoadFloats(row + i, values);
+#pragma unroll
+    for (int k = 0; k < kStep; ++k) values[k] = Activated<Activation::kGeluTanh>(values[k]);
+    StoreFloats(values, row + i);
+  }
+}
+
+void Gelu(const CudaContext& context, const DenseProductArgs& args) {
+  constexpr int64_t kShare = kGeluThreads * 4, kMostShares = 64;
+  const int64_t shares = std::min((args.outputs + kShare - 1) / kShare, kMostShares);
+  const dim3 grid(static_cast<unsigned>(args.rows), static_cast<unsigned>(shares));
+  const bool fours = InFours(args.y, args.y_stride) && args.outputs % 4 == 0;
+  WithFloatType(args.y_dtype, [&](auto type) {
+    using Y = decltype(type);
+    Launch(fours ? GeluKernel<4, Y> : GeluKernel<1, Y>, grid, kGeluThreads, 0, context,
+           static_cast<Y*>(args.y), args.y_stride, args.outputs);
+  });
+}
+
+uint32_t EpilogueOf(bool bias, bool gelu) {
+  if (gelu) return bias ? CUBLASLT_EPILOGUE_GELU_BIAS : CUBLASLT_EPILOGUE_GELU;
+  return bias ? CUBLASLT_EPILOGUE_BIAS : CUBLASLT_EPILOGUE_DEFAULT;
 }
 
 // One shape's descriptors and algorithm.
@@ -80,7 +120,6 @@ class Plan {
     Set(CUBLASLT_MATMUL_DESC_TRANSA, static_cast<int32_t>(CUBLAS_OP_T));
     Set(CUBLASLT_MATMUL_DESC_TRANSB, static_cast<int32_t>(CUBLAS_OP_N));
     if (args.bias != nullptr) {
-      Set(CUBLASLT_MATMUL_DESC_EPILOGUE, static_cast<uint32_t>(CUBLASLT_EPILOGUE_BIAS));
       Set(CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, static_cast<int32_t>(TypeOf(args.y_dtype)));
     }
     if (args.dtype == DType::kFp8) {
@@ -93,7 +132,7 @@ class Plan {
     Layout(&w_, type, args.columns, args.outputs, args.w_stride);
     Layout(&x_, type, args.columns, args.rows, args.x_stride);
     Layout(&y_, TypeOf(args.y_dtype), args.outputs, args.rows, args.y_stride);
-    Choose(handle, args, workspace_bytes);
+    ChooseWithEpilogue(handle, args, workspace_bytes);
   }
   ~Plan() {
     for (cublasLtMatrixLayout_t layout : {y_, x_, w_}) {
@@ -122,6 +161,7 @@ class Plan {
                             static_cast<size_t>(context.workspace_bytes), context.stream);
     });
     EndOverlap(context);
+    if (args.gelu && !gelu_ && failure_.empty()) Gelu(context, args);
   }
 
  private:
@@ -132,6 +172,24 @@ class Plan {
     const cublasStatus_t status = call();
     if (status == CUBLAS_STATUS_SUCCESS) return;
     failure_ = std::string(what) + ": " + cublasLtGetStatusString(status);
+  }
+
+  void ChooseWithEpilogue(cublasLtHandle_t handle, const DenseProductArgs& args,
+                          int64_t workspace_bytes) {
+    gelu_ = args.gelu && args.y_dtype != DType::kF32;
+    Set(CUBLASLT_MATMUL_DESC_EPILOGUE, EpilogueOf(args.bias != nullptr, gelu_));
+    cublasStatus_t status = Choose(handle, args, workspace_bytes);
+    if (!found_ && gelu_) {
+      gelu_ = false;
+      Set(CUBLASLT_MATMUL_DESC_EPILOGUE, EpilogueOf(args.bias != nullptr, false));
+      status = Choose(handle, args, workspace_bytes);
+    }
+    // Of eight bits it has what the device has.
+    if (found_ || HasRowScale(args.dtype)) return;
+    Call("cublasLtMatmulAlgoGetHeuristic", [&] { return status; });
+    if (!failure_.empty()) return;
+    failure_ = "cuBLASLt has no algorithm for " + std::to_string(args.rows) + " x " +
+               std::to_string(args.columns) + " by " + std::to_string(args.outputs);
   }
 
   void SetPointers(const DenseProductArgs& args) {
@@ -156,7 +214,9 @@ class Plan {
     });
   }
 
-  void Choose(cublasLtHandle_t handle, const DenseProductArgs& args, int64_t workspace_bytes) {
+  // The library's answer; OK where it was not asked after a failure.
+  cublasStatus_t Choose(cublasLtHandle_t handle, const DenseProductArgs& args,
+                        int64_t workspace_bytes) {
     cublasLtMatmulPreference_t preference = nullptr;
     Call("cublasLtMatmulPreferenceCreate",
          [&] { return cublasLtMatmulPreferenceCreate(&preference); });
@@ -172,24 +232,22 @@ class Plan {
     set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, AlignmentOf(args.y));
     cublasLtMatmulHeuristicResult_t result = {};
     int count = 0;
-    Call("cublasLtMatmulAlgoGetHeuristic", [&] {
-      const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(
-          handle, operation_, w_, x_, y_, y_, preference, 1, &result, &count);
-      found_ = status == CUBLAS_STATUS_SUCCESS && count == 1;
-      // Of eight bits it has what the device has.
-      return HasRowScale(args.dtype) && !found_ ? CUBLAS_STATUS_SUCCESS : status;
-    });
+    cublasStatus_t status = CUBLAS_STATUS_SUCCESS;
+    if (failure_.empty()) {
+      status = cublasLtMatmulAlgoGetHeuristic(handle, operation_, w_, x_, y_, y_, preference, 1,
+                                              &result, &count);
+    }
+    found_ = status == CUBLAS_STATUS_SUCCESS && count == 1;
     if (preference != nullptr) cublasLtMatmulPreferenceDestroy(preference);
     algorithm_ = result.algo;
-    if (found_ || HasRowScale(args.dtype) || !failure_.empty()) return;
-    failure_ = "cuBLASLt has no algorithm for " + std::to_string(args.rows) + " x " +
-               std::to_string(args.columns) + " by " + std::to_string(args.outputs);
+    return status;
   }
 
   cublasLtMatmulDesc_t operation_ = nullptr;
   cublasLtMatrixLayout_t w_ = nullptr, x_ = nullptr, y_ = nullptr;
   cublasLtMatmulAlgo_t algorithm_ = {};
   bool found_ = false;
+  bool gelu_ = false;  // the library applies it
   std::string failure_;
 };
 

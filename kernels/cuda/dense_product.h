@@ -1,7 +1,7 @@
 // Large dense products by cuBLASLt: y[r, o] = sum over k of x[r, k] w[o, k] (+ bias[o]) (+ y[r,
-// o]), f32 accumulation, f32 operands without tf32. Of int8 the sums alone, in int32; of fp8 (e4m3)
-// each sum times x_scales[r] w_scales[o] before the rest. The one seam to that library; the
-// emulator has a plain implementation behind the same header.
+// o]), or GELU of that, f32 accumulation, f32 operands without tf32. Of int8 the sums alone, in
+// int32; of fp8 (e4m3) each sum times x_scales[r] w_scales[o] before the rest. The one seam to that
+// library; the emulator has a plain implementation behind the same header.
 #pragma once
 
 #include <cstdint>
@@ -28,6 +28,7 @@ struct DenseProductArgs {
   const float* x_scales = nullptr;  // of fp8: [rows], 16-byte aligned
   const float* w_scales = nullptr;  // of fp8: [outputs], 16-byte aligned
   bool accumulate = false;
+  bool gelu = false;  // in its tanh form, last of all; not of int8
 };
 
 // Holds the library's handle and one plan per shape. Made once per rank before serving; Multiply

@@ -21,6 +21,7 @@
 
 #include <cstdint>
 #include <string>
+#include <type_traits>
 #include <utility>
 
 #include "base/check.h"
@@ -90,6 +91,9 @@ __device__ void LoadMatrix4Transposed(uint32_t (&r)[4], const void* shared_row);
 // d += a b, m16n8k16, f32 accumulation; T is __half or __nv_bfloat16 (which traps below sm_80).
 template <typename T>
 __device__ void Mma16816(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]);
+// d = a b: saves the instructions that make d zero.
+template <typename T>
+__device__ void Mma16816Zero(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]);
 
 // 16 bytes that nobody will read again soon (weights): past the L1 cache. 16-byte aligned, and not
 // written by the running kernel.
@@ -109,6 +113,9 @@ __device__ void StoreReleaseSystem(uint64_t* flag, uint64_t value);
 __device__ uint64_t DeviceNanoseconds();
 // Between two looks at a flag. Lanes of a warp must not wait for each other around it.
 __device__ void SpinPause();
+
+// (a & mask) | or_bits, in one instruction.
+__device__ uint32_t AndOr(uint32_t a, uint32_t mask, uint32_t or_bits);
 
 // 2^x, relative error 2^-22; results below 2^-126 are zero.
 __device__ float FastExp2(float x);
@@ -361,6 +368,26 @@ __device__ inline void Mma16816<__nv_bfloat16>(float (&d)[4], const uint32_t (&a
 #endif
 }
 
+template <typename T>
+__device__ void Mma16816Zero(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+#if __CUDA_ARCH__ >= 800
+  if constexpr (std::is_same_v<T, __half>) {
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+        "{%8, %9}, {%10, %10, %10, %10};\n"
+        : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]), "f"(0.0F));
+  } else {
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+        "{%8, %9}, {%10, %10, %10, %10};\n"
+        : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]), "f"(0.0F));
+  }
+#else
+  d[0] = d[1] = d[2] = d[3] = 0;
+  Mma16816<T>(d, a, b);
+#endif
+}
+
 __device__ inline uint4 LoadOnce16(const void* global) {
   uint4 v;
   asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];\n"
@@ -401,6 +428,13 @@ __device__ inline uint64_t DeviceNanoseconds() {
 
 __device__ inline void SpinPause() {
   __nanosleep(20);
+}
+
+// Where both are constants the compiler would take two instructions rather than a register.
+__device__ inline uint32_t AndOr(uint32_t a, uint32_t mask, uint32_t or_bits) {
+  uint32_t result;
+  asm("lop3.b32 %0, %1, %2, %3, 0xea;\n" : "=r"(result) : "r"(a), "r"(mask), "r"(or_bits));
+  return result;
 }
 
 __device__ inline float FastExp2(float x) {

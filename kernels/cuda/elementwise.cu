@@ -1,6 +1,7 @@
 // The ops that touch each value once: activations, soft cap, sums, copies. Roof: memory.
 #include <algorithm>
 
+#include "kernels/cuda/activation.cuh"
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/device.cuh"
 #include "kernels/cuda/types.cuh"
@@ -23,15 +24,6 @@ __device__ int64_t FirstItem() {
 
 __device__ int64_t ItemStride() {
   return gridDim.x * int64_t{kThreads};
-}
-
-template <Activation kActivation>
-__device__ float Activated(float x) {
-  if (kActivation == Activation::kSilu) return x / (1.0F + expf(-x));
-  if (kActivation == Activation::kGeluErf) return 0.5F * x * (1.0F + erff(x * 0.70710678F));
-  // x / 2 (1 + tanh(z)) is x / (1 + e^-2z), where no difference cancels.
-  const float inner = 1.59576912F * (x + 0.044715F * x * x * x);
-  return x / (1.0F + expf(-inner));
 }
 
 // x is [rows, width] or, with gate, [rows, 2 * width]; an item is kStep neighbours of y.

@@ -86,6 +86,7 @@ DenseProductArgs DenseArgsOf(const CudaMatmulArgs& args, int64_t first, int64_t 
   dense.y = args.y.as<uint8_t>() + first * BlockBytes(args.y.dtype());
   dense.y_stride = args.y_stride;
   dense.accumulate = args.accumulate;
+  dense.gelu = args.gelu;
   return dense;
 }
 
@@ -137,6 +138,7 @@ void CheckArgs(const CudaMatmulArgs& args) {
                                                       " columns, the weights " +
                                                       std::to_string(args.w.rows) + " rows");
   PERGOLA_CHECK(args.w.columns > 0 && args.y_stride >= args.w.rows);
+  PERGOLA_CHECK(!args.gelu || !args.accumulate);
   PERGOLA_CHECK(reinterpret_cast<uintptr_t>(args.w.data) % kCudaRowAlignment == 0);
 }
 
@@ -153,6 +155,7 @@ ProductParams ProductParamsOf(const CudaMatmulArgs& args) {
   params.y.outputs = args.w.rows;
   params.y.bias = args.bias;
   params.y.accumulate = args.accumulate;
+  params.y.gelu = args.gelu;
   if (HasRowScale(args.w.dtype)) params.y.scales = RowScales(args.w, params.shape);
   return params;
 }
@@ -171,6 +174,7 @@ void MatmulCuda(const CudaContext& context, const CudaMatmulArgs& given) {
   const DType x = args.x.dtype(), w = args.w.dtype;
   if (rows == 0 || args.w.rows == 0) return;
   if (MultipliesEightBitTokens(context, args)) return MatmulTokensCuda(context, args);
+  PERGOLA_CHECK(!args.tokens_made);
   if (GoesDense(x, w, rows)) return MatmulDense(context, args);
   if (x == DType::kF32) return MatmulF32Cuda(context, args);
   if (IsDense(w) || HasRowScale(w)) return MatmulTensorCuda(context, args);

@@ -1,7 +1,7 @@
 // y = x W^T + bias on a GPU: the contract of kernels/matmul.h for activations of 16 or 32 bits and
 // weights in kernels/cuda/matrix_layout.h's layout.
 //
-//   y[r, o] = bias[o] + sum over k of x[r, k] * w[o, k]
+//   y[r, o] = bias[o] + sum over k of x[r, k] * w[o, k], or GELU of that
 //
 // Which way is taken depends on shapes and dtypes alone, and each way adds in a fixed order: the
 // same call gives the same bits. Unlike on the CPU a row's bits may change with the number of rows.
@@ -12,7 +12,10 @@
 // (Fasi et al., Numerical behavior of NVIDIA tensor cores, PeerJ Comput. Sci. 7:e330, 2021). Where
 // weights are decoded to 16 bits (many rows of x, or dense weights of another dtype than x's) each
 // is rounded once more: + u_A sum |x w|, u_A = 2^-8 (bf16), 2^-11 (f16). A bias beside a y of 16
-// bits may be rounded to that dtype.
+// bits may be rounded to that dtype. GELU takes the sum before it is rounded to y's dtype: its
+// error is that of ActivateArgs (kernels/decoder_ops.h) and 1.13 times, the steepest that GELU is,
+// the sum's; where y has 16 bits and the library applies GELU, another 2^-11 |sum|: its tanh may be
+// the hardware's (NVIDIA, PTX ISA, tanh.approx.f32).
 //
 // Tokens in eight bits, against the reference over the values that the tokens are rounded to:
 //   int8  (2 |O| + 13) 2^-23 sum |s q t p| (outliers: |x t p|) in kernels/matmul.h's terms
@@ -29,6 +32,7 @@
 
 #include "kernels/cuda/context.h"
 #include "kernels/cuda/matrix_layout.h"
+#include "kernels/cuda/tokens.h"
 #include "kernels/tensor.h"
 
 namespace pergola {
@@ -48,13 +52,20 @@ struct CudaMatmulArgs {
   bool accumulate = false;      // y += ...
   Tensor y;                     // [rows, w.rows], x's dtype or f32; may not alias x
   int64_t y_stride = 0;         // values from row to row of y, at least w.rows; 0: w.rows
+  // y = GELU of all that, in its tanh form (Activation::kGeluTanh); not with `accumulate`.
+  bool gelu = false;
   CudaTokens tokens = CudaTokens::kAsTheyAre;
+  // x's tokens lie at TokensOfProduct already, and of x itself the outliers of int8 alone: for what
+  // MultipliesEightBitTokens.
+  bool tokens_made = false;
 };
 void MatmulCuda(const CudaContext& context, const CudaMatmulArgs& args);
 
 // Whether the library has the product of args.x in eight bits: x of 16 bits (of fp8: as y), outputs
 // a multiple of 4 (fp8: of 16, y's rows of 16 bytes, and a device with e4m3 and a scale per row).
 bool MultipliesEightBitTokens(const CudaContext& context, const CudaMatmulArgs& args);
+// Where a product that does so has x's tokens: in the workspace.
+TokensView TokensOfProduct(const CudaContext& context, const CudaMatmulArgs& args);
 
 // The most rows that stream packed weights through the tensor cores instead of the library.
 inline constexpr int64_t kMostStreamedRows = 128;

@@ -2,6 +2,7 @@
 // their files.
 #pragma once
 
+#include "kernels/cuda/activation.cuh"
 #include "kernels/cuda/device.cuh"
 #include "kernels/cuda/matmul.h"
 #include "kernels/cuda/weight_format.cuh"
@@ -26,6 +27,7 @@ struct OutputView {
   const float* bias = nullptr;
   const float* scales = nullptr;  // of int8 and fp8, per output
   bool accumulate = false;
+  bool gelu = false;  // after all that
 };
 
 struct ProductParams {
@@ -109,6 +111,7 @@ __device__ __forceinline__ void StoreProduct(const OutputView& y, int64_t row, i
   if (y.bias != nullptr) sum += y.bias[output];
   const int64_t index = row * y.stride + output;
   if (y.accumulate) sum += LoadAs(y.y, y.dtype, index);
+  if (y.gelu) sum = Activated<Activation::kGeluTanh>(sum);
   StoreAs(y.y, y.dtype, index, sum);
 }
 
@@ -119,9 +122,11 @@ struct InputRow {
   bool here = false;          // else all zeros
 };
 
-template <typename A>
+// Rows that x has not are all zeros or, with kRepeat, its last: for columns that nobody stores.
+template <typename A, bool kRepeat>
 __device__ __forceinline__ InputRow<A> InputRowOf(const InputView& x, int64_t row) {
   InputRow<A> input;
+  if (kRepeat && row >= x.rows) row = x.rows - 1;
   input.values = static_cast<const A*>(x.x) + row * x.columns;
   input.here = row < x.rows;
   return input;
@@ -154,20 +159,30 @@ __device__ __forceinline__ void LoadInput4(const InputView& x, const InputRow<A>
   }
 }
 
-// Octet (p, t) of unit `unit` of format kD, as the fragments of two steps.
-template <DType kD, typename A>
+// Octet (p, t) of unit `unit` of format kD, as the fragments of two steps. kWhole: all of the
+// matrix's octets are whole, aligned and in x, and the row is here.
+template <DType kD, typename A, bool kWhole>
 __device__ __forceinline__ void LoadInputOctet(const InputView& x, const InputRow<A>& row, int unit,
                                                int p, int t, uint32_t (&words)[4]) {
   using F = Format<kD>;
   const int first = unit * F::kUnit + F::First(p, t);
-  if (F::kTwoScales || !x.vectors) {
+  if constexpr (kWhole && F::kTwoScales) {
+    const auto low = *reinterpret_cast<const uint2*>(row.values + first);
+    const auto high = *reinterpret_cast<const uint2*>(row.values + first + 16);
+    words[0] = low.x;
+    words[1] = low.y;
+    words[2] = high.x;
+    words[3] = high.y;
+    return;
+  }
+  if (!kWhole && (F::kTwoScales || !x.vectors)) {
     LoadInput4(x, row, first, &words[0]);
     LoadInput4(x, row, unit * F::kUnit + F::Second(p, t), &words[2]);
     return;
   }
-  const int column = first - x.lead;
+  const int column = kWhole ? first : first - x.lead;
   uint4 v = make_uint4(0, 0, 0, 0);
-  if (row.here && column >= 0 && column < static_cast<int>(x.columns)) {
+  if (kWhole || (row.here && column >= 0 && column < static_cast<int>(x.columns))) {
     v = *reinterpret_cast<const uint4*>(row.values + column);
   }
   words[0] = v.x;

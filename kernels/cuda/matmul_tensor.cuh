@@ -26,12 +26,25 @@ inline constexpr int kProductWarps = 8;
 inline constexpr int kProductThreads = kProductWarps * kWarpThreads;
 inline constexpr int kMostSplits = 8;
 
-// Units that a lane has in flight at once: 256 values of 4-bit weights, 128 of wider ones.
-template <DType kD, int kMt>
-struct Span {
-  static constexpr bool kPair =
-      Format<kD>::kScaled && Format<kD>::kUnit == 128 && Format<kD>::kValueBits == 4 && kMt == 1;
-  static constexpr int kUnits = kPair ? 2 : 1;
+// How a block shares out its work. kWhole: every octet lies in the matrix and in x, in whole
+// 16-byte pieces (IsWhole), so that loads need no tests and chunks only different offsets.
+template <DType kD, int kMtOf, int kNtOf, bool kWholeOf>
+struct ProductShape {
+  static constexpr int kMt = kMtOf;  // tiles of 16 outputs of a warp
+  static constexpr int kNt = kNtOf;  // tiles of 8 rows
+  static constexpr bool kWhole = kWholeOf;
+  // Warps with different outputs read the same values of x at about the same time: of 32 rows they
+  // are more bytes than packed weights, and all but the first warp find them in L1.
+  static constexpr int kOutputWarps = kNt == 4 ? 4 : 1;
+  static constexpr int kTurns = kProductWarps / kOutputWarps;  // warps that share K
+  static constexpr int kOutputs = 16 * kMt * kOutputWarps;
+  static constexpr int kRows = 8 * kNt;
+  // With 32 rows a thread gets all registers it can have: eight warps with many independent
+  // products each keep the tensor cores as busy as sixteen.
+  static constexpr int kBlocksOfMultiprocessor = kNt == 4 ? 1 : kNt == 2 ? 2 : 3;
+  // Units that a lane has in flight at once: 256 values, of 16 bits or in units of 256 only one.
+  static constexpr bool kPair = Format<kD>::kUnit == 128 && Format<kD>::kValueBits <= 8;
+  static constexpr int kSpan = kPair ? 2 : 1;
 };
 
 template <typename A>
@@ -46,7 +59,7 @@ __device__ __forceinline__ void MultiplyChunk(const typename Format<kD>::Raw (&r
                                               float (&sums)[kMt][kNt][4]) {
   using F = Format<kD>;
   constexpr int kGroups = F::kTwoScales ? 2 : 1;  // scales in a chunk
-  float ones[F::kMinimum ? kNt : 1][kGroups][4] = {};
+  float ones[F::kMinimum ? kNt : 1][kGroups][4];
   if constexpr (F::kMinimum) {
     const uint32_t one = OnesPair<A>();
     const uint32_t a[4] = {one, one, one, one};
@@ -55,7 +68,8 @@ __device__ __forceinline__ void MultiplyChunk(const typename Format<kD>::Raw (&r
 #pragma unroll
       for (int step = 0; step < 2; ++step) {
         const uint32_t b[2] = {x[nt][2 * step], x[nt][2 * step + 1]};
-        Mma16816<A>(ones[nt][step * (kGroups - 1)], a, b);
+        float(&group)[4] = ones[nt][step * (kGroups - 1)];
+        step == 0 || kGroups == 2 ? Mma16816Zero<A>(group, a, b) : Mma16816<A>(group, a, b);
       }
     }
   }
@@ -69,14 +83,15 @@ __device__ __forceinline__ void MultiplyChunk(const typename Format<kD>::Raw (&r
     F::Scales(raw[mt][1], p, s[1], m[1]);
 #pragma unroll
     for (int nt = 0; nt < kNt; ++nt) {
-      float d[kGroups][4] = {};
+      float d[kGroups][4];
 #pragma unroll
       for (int step = 0; step < 2; ++step) {
         const uint32_t a[4] = {low[2 * step], high[2 * step], low[2 * step + 1],
                                high[2 * step + 1]};
         const uint32_t b[2] = {x[nt][2 * step], x[nt][2 * step + 1]};
         if constexpr (F::kScaled) {
-          Mma16816<A>(d[step * (kGroups - 1)], a, b);
+          float(&group)[4] = d[step * (kGroups - 1)];
+          step == 0 || kGroups == 2 ? Mma16816Zero<A>(group, a, b) : Mma16816<A>(group, a, b);
         } else {
           Mma16816<A>(sums[mt][nt], a, b);
         }
@@ -96,33 +111,35 @@ __device__ __forceinline__ void MultiplyChunk(const typename Format<kD>::Raw (&r
   }
 }
 
-// Adds the warps' sums in order and stores them, or this split's share.
-template <int kMt, int kNt>
-__device__ __forceinline__ void StoreSums(const ProductParams& params,
-                                          const float (&sums)[kMt][kNt][4]) {
-  constexpr int kOutputs = 16 * kMt, kRows = 8 * kNt;
-  __shared__ float shared[kProductWarps][kOutputs][kRows + 1];
+// Adds the sums of the warps that share K in order and stores them, or this split's share.
+template <typename S>
+__device__ __forceinline__ void StoreSums(const ProductParams& params, int64_t tile,
+                                          const float (&sums)[S::kMt][S::kNt][4]) {
+  __shared__ float shared[S::kTurns][S::kOutputs][S::kRows + 1];
   const int thread = static_cast<int>(threadIdx.x);
   const int warp = thread / kWarpThreads, lane = thread % kWarpThreads;
+  const int first = warp % S::kOutputWarps * S::kMt * 16;
 #pragma unroll
-  for (int mt = 0; mt < kMt; ++mt) {
+  for (int mt = 0; mt < S::kMt; ++mt) {
 #pragma unroll
-    for (int nt = 0; nt < kNt; ++nt) {
+    for (int nt = 0; nt < S::kNt; ++nt) {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        shared[warp][mt * 16 + lane / 4 + i / 2 * 8][nt * 8 + lane % 4 * 2 + i % 2] =
-            sums[mt][nt][i];
+        shared[warp / S::kOutputWarps][first + mt * 16 + lane / 4 + i / 2 * 8]
+              [nt * 8 + lane % 4 * 2 + i % 2] = sums[mt][nt][i];
       }
     }
   }
   __syncthreads();
-  for (int i = thread; i < kOutputs * kRows; i += kProductThreads) {
-    const int64_t row = static_cast<int64_t>(blockIdx.x) * kRows + i / kOutputs;
-    const int64_t output = static_cast<int64_t>(blockIdx.y) * kOutputs + i % kOutputs;
+  for (int i = thread; i < S::kOutputs * S::kRows; i += kProductThreads) {
+    const int64_t row = static_cast<int64_t>(blockIdx.x) * S::kRows + i / S::kOutputs;
+    const int64_t output = tile * S::kOutputs + i % S::kOutputs;
     if (row >= params.x.rows || output >= params.y.outputs) continue;
     float sum = 0;
 #pragma unroll
-    for (int w = 0; w < kProductWarps; ++w) sum += shared[w][i % kOutputs][i / kOutputs];
+    for (int turn = 0; turn < S::kTurns; ++turn) {
+      sum += shared[turn][i % S::kOutputs][i / S::kOutputs];
+    }
     if (params.splits > 1) {
       params.partial[(blockIdx.z * params.x.rows + row) * params.y.outputs + output] = sum;
     } else {
@@ -131,111 +148,159 @@ __device__ __forceinline__ void StoreSums(const ProductParams& params,
   }
 }
 
-// A lane's weights of the span of units that begins at `begin`, as far as there are units.
-template <DType kD, int kMt>
-__device__ __forceinline__ void LoadSpan(
-    typename Format<kD>::Raw (&raw)[Span<kD, kMt>::kUnits][kMt][2],
-    const uint8_t* const (&rows)[kMt][2], const CudaRowShape& shape, int begin, int units, int t) {
+// The two rows of weights of each of a warp's tiles of outputs that a lane reads.
+template <int kMt>
+struct WeightRows {
+  const uint8_t* rows[kMt][2];
+};
+template <typename S>
+__device__ __forceinline__ WeightRows<S::kMt> FindWeightRows(const ProductParams& params,
+                                                             int64_t tile) {
+  const int warp = static_cast<int>(threadIdx.x) / kWarpThreads;
+  const int lane = static_cast<int>(threadIdx.x) % kWarpThreads;
+  const int64_t first = tile * S::kOutputs + warp % S::kOutputWarps * S::kMt * 16 + lane / 4;
+  const int64_t last = params.w.rows - 1;  // beyond it: read, never stored
+  WeightRows<S::kMt> weights;
 #pragma unroll
-  for (int u = 0; u < Span<kD, kMt>::kUnits; ++u) {
-    if (begin + u >= units) break;
+  for (int i = 0; i < 2 * S::kMt; ++i) {
+    const int64_t output = first + 8 * i < last ? first + 8 * i : last;
+    weights.rows[i / 2][i % 2] = params.w.data + output * params.shape.stride;
+  }
+  return weights;
+}
+
+// A lane's weights of a unit, if there is one.
+template <DType kD, typename S>
+__device__ __forceinline__ void LoadUnit(typename Format<kD>::Raw (&raw)[S::kMt][2],
+                                         const WeightRows<S::kMt>& weights,
+                                         const CudaRowShape& shape, int unit, int t) {
+  if (unit >= static_cast<int>(shape.units)) return;
 #pragma unroll
-    for (int mt = 0; mt < kMt; ++mt) {
-      Format<kD>::Load(raw[u][mt][0], rows[mt][0], shape, begin + u, t);
-      Format<kD>::Load(raw[u][mt][1], rows[mt][1], shape, begin + u, t);
-    }
+  for (int mt = 0; mt < S::kMt; ++mt) {
+    Format<kD>::template Load<S::kWhole>(raw[mt][0], weights.rows[mt][0], shape, unit, t);
+    Format<kD>::template Load<S::kWhole>(raw[mt][1], weights.rows[mt][1], shape, unit, t);
   }
 }
 
-template <DType kD, typename A, int kMt, int kNt>
-__global__ void __launch_bounds__(kProductThreads, kNt == 1 ? 3 : 2)
-    TensorProductKernel(ProductParams params) {
-  LetNextBegin();
-  using F = Format<kD>;
-  constexpr int kSpanUnits = Span<kD, kMt>::kUnits;
-  const int thread = static_cast<int>(threadIdx.x);
-  const int lane = thread % kWarpThreads, g = lane / 4, t = lane % 4;
-  const int64_t first_row = static_cast<int64_t>(blockIdx.x) * (8 * kNt);
-  const uint8_t* rows[kMt][2];
+// sums += the products of a unit.
+template <DType kD, typename A, typename S>
+__device__ __forceinline__ void MultiplyUnit(const ProductParams& params,
+                                             const typename Format<kD>::Raw (&raw)[S::kMt][2],
+                                             const InputRow<A> (&inputs)[S::kNt], int unit, int t,
+                                             float (&sums)[S::kMt][S::kNt][4]) {
 #pragma unroll
-  for (int mt = 0; mt < kMt; ++mt) {
+  for (int p = 0; p < Format<kD>::kChunks; ++p) {
+    uint32_t x[S::kNt][4];
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const int64_t output = (static_cast<int64_t>(blockIdx.y) * kMt + mt) * 16 + half * 8 + g;
-      const int64_t last = params.w.rows - 1;  // beyond it: read, never stored
-      rows[mt][half] = params.w.data + (output < last ? output : last) * params.shape.stride;
+    for (int nt = 0; nt < S::kNt; ++nt) {
+      LoadInputOctet<kD, A, S::kWhole>(params.x, inputs[nt], unit, p, t, x[nt]);
     }
+    MultiplyChunk<kD, A, S::kMt, S::kNt>(raw, p, x, sums);
   }
-  InputRow<A> inputs[kNt];
-#pragma unroll
-  for (int nt = 0; nt < kNt; ++nt) {
-    inputs[nt] = InputRowOf<A>(params.x, first_row + nt * 8 + g);
-  }
-  float sums[kMt][kNt][4] = {};
+}
+
+template <DType kD, typename A, typename S>
+__global__ void __launch_bounds__(kProductThreads, S::kBlocksOfMultiprocessor)
+    TensorProductKernel(const __grid_constant__ ProductParams params) {
+  LetNextBegin();
+  const int thread = static_cast<int>(threadIdx.x);
+  const int lane = thread % kWarpThreads, t = lane % 4;
   const int units = static_cast<int>(params.shape.units);
-  const int turn = static_cast<int>(blockIdx.z) * kProductWarps + thread / kWarpThreads;
-  const int step = params.splits * kProductWarps * kSpanUnits;
-  const int first = turn * kSpanUnits;
-  typename F::Raw raw[kSpanUnits][kMt][2];
+  const int turn =
+      static_cast<int>(blockIdx.z) * S::kTurns + thread / kWarpThreads / S::kOutputWarps;
+  const int step = params.splits * S::kTurns * S::kSpan;
+  const int first = turn * S::kSpan;
+  const int64_t tiles = (params.y.outputs + S::kOutputs - 1) / S::kOutputs;
+  int64_t tile = blockIdx.y;
+  WeightRows<S::kMt> weights = FindWeightRows<S>(params, tile);
+  typename Format<kD>::Raw raw[S::kSpan][S::kMt][2];
   // Nobody writes weights: they are under way before the kernel before this one has ended.
-  LoadSpan<kD, kMt>(raw, rows, params.shape, first, units, t);
+#pragma unroll
+  for (int u = 0; u < S::kSpan; ++u) LoadUnit<kD, S>(raw[u], weights, params.shape, first + u, t);
   AwaitPrevious();
-  for (int begin = first; begin < units; begin += step) {
-    if (begin != first) LoadSpan<kD, kMt>(raw, rows, params.shape, begin, units, t);
+  InputRow<A> inputs[S::kNt];
 #pragma unroll
-    for (int u = 0; u < kSpanUnits; ++u) {
-      if (begin + u >= units) break;
+  for (int nt = 0; nt < S::kNt; ++nt) {
+    const int64_t row = static_cast<int64_t>(blockIdx.x) * S::kRows + nt * 8 + lane / 4;
+    inputs[nt] = InputRowOf<A, S::kWhole>(params.x, row);
+  }
+  while (true) {
+    float sums[S::kMt][S::kNt][4] = {};
+    for (int begin = first; begin < units; begin += step) {
 #pragma unroll
-      for (int p = 0; p < F::kChunks; ++p) {
-        uint32_t x[kNt][4];
-#pragma unroll
-        for (int nt = 0; nt < kNt; ++nt) {
-          LoadInputOctet<kD>(params.x, inputs[nt], begin + u, p, t, x[nt]);
+      for (int u = 0; u < S::kSpan; ++u) {
+        if (begin + u < units) {
+          MultiplyUnit<kD, A, S>(params, raw[u], inputs, begin + u, t, sums);
         }
-        MultiplyChunk<kD, A, kMt, kNt>(raw[u], p, x, sums);
+        LoadUnit<kD, S>(raw[u], weights, params.shape, begin + step + u, t);
       }
     }
+    // The next tile's first weights are under way while this one's sums are added up.
+    const int64_t stored = tile;
+    tile += gridDim.y;
+    if (tile < tiles) {
+      weights = FindWeightRows<S>(params, tile);
+#pragma unroll
+      for (int u = 0; u < S::kSpan; ++u) {
+        LoadUnit<kD, S>(raw[u], weights, params.shape, first + u, t);
+      }
+    }
+    StoreSums<S>(params, stored, sums);
+    if (tile >= tiles) return;
+    __syncthreads();  // nobody reads the sums any more
   }
-  StoreSums<kMt, kNt>(params, sums);
 }
 
-// Splits of K, where outputs are so few that a quarter of the machine would be busy at most: only
-// there they gain more than the second launch costs. Each split has work for all of its warps.
-inline int SplitsOf(const CudaContext& context, const ProductParams& params, int64_t blocks,
-                    int64_t spans) {
-  if (4 * blocks > context.multiprocessors) return 1;
+// Splits of K, where outputs are so few that a quarter of the machine would be busy at most (with
+// 32 rows, whose tiles are larger, all of it): only there they gain more than the second launch
+// costs. Each split has work for all of its warps.
+template <typename S>
+int SplitsOf(const CudaContext& context, const ProductParams& params, int64_t blocks) {
+  constexpr int kShare = S::kOutputWarps == 1 ? 4 : 1;
+  if (kShare * blocks > context.multiprocessors) return 1;
   const int64_t wanted = (context.multiprocessors + blocks - 1) / blocks;
   const int64_t room =
       context.workspace_bytes / (4 * std::max<int64_t>(1, params.x.rows * params.y.outputs));
-  const int64_t splits =
-      std::min(std::min(wanted, room), std::min<int64_t>(spans / kProductWarps, kMostSplits));
-  return static_cast<int>(std::max<int64_t>(splits, 1));
+  const int64_t most = std::min<int64_t>(params.shape.units / (S::kSpan * S::kTurns), kMostSplits);
+  return static_cast<int>(std::max<int64_t>(std::min(std::min(wanted, room), most), 1));
 }
 
-template <DType kD, typename A, int kMt, int kNt>
+template <DType kD, typename A, typename S>
 void LaunchTensorProduct(const CudaContext& context, ProductParams params) {
-  constexpr int kSpanUnits = Span<kD, kMt>::kUnits;
-  const int64_t tiles = (params.y.outputs + 16 * kMt - 1) / (16 * kMt);
-  const int64_t chunks = (params.x.rows + 8 * kNt - 1) / (8 * kNt);
-  params.splits = SplitsOf(context, params, tiles * chunks, params.shape.units / kSpanUnits);
+  const int64_t tiles = (params.y.outputs + S::kOutputs - 1) / S::kOutputs;
+  const int64_t chunks = (params.x.rows + S::kRows - 1) / S::kRows;
+  params.splits = SplitsOf<S>(context, params, tiles * chunks);
   params.partial = reinterpret_cast<float*>(context.workspace);
-  // Row chunks of the same weights run side by side: all but the first find them in L2.
-  const dim3 grid(static_cast<unsigned>(chunks), static_cast<unsigned>(tiles),
+  // As many blocks as run at once; the others' tiles are theirs too, one after the other. Row
+  // chunks of the same weights run side by side: all but the first find them in L2.
+  const int64_t places = int64_t{S::kBlocksOfMultiprocessor} * context.multiprocessors;
+  const int64_t blocks = std::min(tiles, std::max<int64_t>(places / (chunks * params.splits), 1));
+  const dim3 grid(static_cast<unsigned>(chunks), static_cast<unsigned>(blocks),
                   static_cast<unsigned>(params.splits));
-  Launch(TensorProductKernel<kD, A, kMt, kNt>, grid, kProductThreads, 0, context, params);
+  Launch(TensorProductKernel<kD, A, S>, grid, kProductThreads, 0, context, params);
   if (params.splits > 1) FinishSplitsCuda(context, params);
+}
+
+// Whether the product has octets of whole units only; others are few, and go eight rows at a time.
+template <DType kD>
+bool IsWhole(const ProductParams& params) {
+  return params.x.vectors && params.x.lead == 0 && params.x.columns % Format<kD>::kUnit == 0;
 }
 
 template <DType kD, typename A>
 void TensorProduct(const CudaContext& context, const CudaMatmulArgs& args) {
   const ProductParams params = ProductParamsOf(args);
-  if (params.x.rows <= 8) return LaunchTensorProduct<kD, A, 1, 1>(context, params);
-  if (params.x.rows <= 16) return LaunchTensorProduct<kD, A, 1, 2>(context, params);
-  if constexpr (Format<kD>::kValueBits == 16) {
-    PERGOLA_CHECK(params.x.rows <= kMostPlainTensorRows);
-  } else {
+  const int64_t rows = params.x.rows;
+  if (Format<kD>::kValueBits == 16) PERGOLA_CHECK(rows <= kMostPlainTensorRows);
+  if (!IsWhole<kD>(params)) {
+    return LaunchTensorProduct<kD, A, ProductShape<kD, 1, 1, false>>(context, params);
+  }
+  if (rows <= 8) return LaunchTensorProduct<kD, A, ProductShape<kD, 1, 1, true>>(context, params);
+  if (rows <= 16) return LaunchTensorProduct<kD, A, ProductShape<kD, 1, 2, true>>(context, params);
+  if constexpr (Format<kD>::kValueBits != 16) {
     // Superblocks have their registers full with one tile of outputs.
-    LaunchTensorProduct<kD, A, Format<kD>::kUnit == 256 ? 1 : 2, 4>(context, params);
+    constexpr int kMt = Format<kD>::kUnit == 256 ? 1 : 2;
+    LaunchTensorProduct<kD, A, ProductShape<kD, kMt, 4, true>>(context, params);
   }
 }
 

@@ -15,7 +15,7 @@
 
 #include "kernels/cuda/dense_product.h"
 #include "kernels/cuda/matmul_parts.cuh"
-#include "kernels/cuda/tokens.cuh"
+#include "kernels/cuda/tokens.h"
 
 namespace pergola {
 namespace {
@@ -158,6 +158,7 @@ class Parts {
 
 void TakeTokens(const CudaMatrix& w, int64_t rows, Parts* parts, TokensPlan* plan) {
   TokensView& tokens = plan->tokens;
+  tokens.dtype = w.dtype;
   tokens.rows = rows;
   tokens.columns = w.columns;
   tokens.stride = RoundUp(w.columns, kCudaRowAlignment);
@@ -215,6 +216,7 @@ DenseProductArgs Fp8ArgsOf(const CudaMatmulArgs& args, const TokensPlan& plan) {
   dense.y_stride = args.y_stride;
   dense.bias = args.bias != nullptr ? plan.bias : nullptr;
   dense.accumulate = args.accumulate;
+  dense.gelu = args.gelu;
   return dense;
 }
 
@@ -236,7 +238,7 @@ DenseProductArgs Int8ArgsOf(const CudaMatmulArgs& args, const TokensPlan& plan, 
 
 void MultiplyInt8(const CudaContext& context, const CudaContext& library,
                   const CudaMatmulArgs& args, const TokensPlan& plan) {
-  QuantizeInt8TokensCuda(context, args.x, plan.tokens);
+  ListOutliersCuda(context, plan.tokens);
   const ProductParams product = ProductParamsOf(args);
   FinishParams params;
   params.sums = plan.sums;
@@ -288,6 +290,10 @@ bool MultipliesEightBitTokens(const CudaContext& context, const CudaMatmulArgs& 
   return context.dense->Has(LibraryContext(context, plan), dense);
 }
 
+TokensView TokensOfProduct(const CudaContext& context, const CudaMatmulArgs& args) {
+  return PlanOf(context, args).tokens;
+}
+
 int64_t MatmulTokensWorkspaceBytes(const CudaMatrix& w, int64_t rows) {
   constexpr int64_t kAmple = int64_t{1} << 40;
   return PlanTokens(w, std::max<int64_t>(rows, 1), nullptr, kAmple).bytes;
@@ -296,8 +302,8 @@ int64_t MatmulTokensWorkspaceBytes(const CudaMatrix& w, int64_t rows) {
 void MatmulTokensCuda(const CudaContext& context, const CudaMatmulArgs& args) {
   const TokensPlan plan = PlanOf(context, args);
   const CudaContext library = LibraryContext(context, plan);
+  if (!args.tokens_made) QuantizeTokensCuda(context, args.x, plan.tokens);
   if (args.w.dtype == DType::kInt8) return MultiplyInt8(context, library, args, plan);
-  QuantizeFp8TokensCuda(context, args.x, plan.tokens);
   if (args.bias != nullptr) {
     ConvertCuda(context, args.bias, args.w.rows, args.y.dtype(), plan.bias);
   }

@@ -13,59 +13,21 @@ namespace {
 constexpr int kNormThreads = 256;
 constexpr int kWarpsOfHeads = 4;
 
-template <typename X, typename R, typename Y>
-struct NormJob {
-  X* x;
-  const R* residual;  // nullptr: none
-  NormWeightsOfRow norm;
-  int columns;
-  Y* y;
-};
-
-// Adds the residual where there is one; returns this thread's part of the sum of the row's squares
-// (of its values, for a LayerNorm).
-template <bool kLayer, int kStep, typename X, typename R, typename Y>
-__device__ float UpdateAndSum(const NormJob<X, R, Y>& job, int64_t row) {
-  X* x = job.x + row * job.columns;
-  float sum = 0;
-  for (int i = threadIdx.x * kStep; i < job.columns; i += kNormThreads * kStep) {
-    float values[kStep];
-    LoadFloats(x + i, values);
-    if (job.residual != nullptr) {
-      float added[kStep];
-      LoadFloats(job.residual + row * job.columns + i, added);
-#pragma unroll
-      for (int k = 0; k < kStep; ++k) values[k] += added[k];
-      StoreFloats(values, x + i);
-    }
-    sum += NormTerm<kLayer>(values);
-  }
-  return sum;
-}
-
 template <bool kLayer, int kStep, typename X, typename R, typename Y>
 __global__ void __launch_bounds__(kNormThreads) NormKernel(NormJob<X, R, Y> job) {
   BeginKernel();
   __shared__ float scratch[32];
   const int64_t row = blockIdx.x;
-  const float sum = UpdateAndSum<kLayer, kStep>(job, row);
+  const float sum = UpdateAndSum<kLayer, kNormThreads, kStep>(job, row);
   NormaliseRow<kLayer, kNormThreads, kStep>(job.norm, job.x + row * job.columns, job.columns, sum,
                                             scratch, job.y + row * job.columns);
 }
 
 template <bool kLayer, typename X, typename R, typename Y, typename Args>
 void LaunchNorm(const CudaContext& context, const Args& args, const float* bias) {
-  NormJob<X, R, Y> job;
-  job.x = args.x.template as<X>();
-  job.residual = args.residual.template as<R>();
-  job.norm = {args.weight, bias, args.epsilon};
-  job.columns = static_cast<int>(args.x.dim(1));
-  job.y = args.y.template as<Y>();
+  const NormJob<X, R, Y> job = NormJobOf<X, R, Y>(args, bias);
   const auto rows = static_cast<unsigned>(args.x.dim(0));
-  const bool fours = InFours(job.x, job.columns) && InFours(job.residual, job.columns) &&
-                     InFours(job.y, job.columns) && InFours(args.weight, job.columns) &&
-                     InFours(bias, job.columns);
-  if (fours) {
+  if (InFours(job)) {
     Launch(NormKernel<kLayer, 4, X, R, Y>, dim3(rows), kNormThreads, 0, context, job);
   } else {
     Launch(NormKernel<kLayer, 1, X, R, Y>, dim3(rows), kNormThreads, 0, context, job);

@@ -73,6 +73,11 @@ template <typename A>
 __device__ __forceinline__ uint32_t IntegersToPair(uint32_t pair, uint32_t offset) {
   return TakeMagic<A>(pair | PairOf<A>::kMagic, offset);
 }
+// The same of the bits of `word` under `mask`.
+template <typename A>
+__device__ __forceinline__ uint32_t MaskedToPair(uint32_t word, uint32_t mask, uint32_t offset) {
+  return TakeMagic<A>(AndOr(word, mask, PairOf<A>::kMagic), offset);
+}
 
 // The integer of at most 23 bits, less `offset`, as a float.
 __device__ __forceinline__ float IntegerToFloat(uint32_t value, uint32_t offset) {
@@ -88,6 +93,13 @@ __device__ __forceinline__ float HalfBits(uint32_t bits) {
   return __half2float(Reinterpret<__half>(static_cast<uint16_t>(bits & 0xffff)));
 }
 
+// Two signed bytes, below the exponent of 128 in bf16.
+__device__ __forceinline__ void BytesToPairs7(uint32_t bytes, uint32_t* pair) {
+  using Pair = __nv_bfloat162;
+  *pair = Reinterpret<uint32_t>(
+      __hsub2(Reinterpret<Pair>(bytes & 0xff7fff7fU), Reinterpret<Pair>(bytes & 0xff80ff80U)));
+}
+
 // Four signed bytes.
 template <typename A>
 __device__ __forceinline__ void BytesToPairs(uint32_t word, uint32_t* pairs) {
@@ -97,9 +109,10 @@ __device__ __forceinline__ void BytesToPairs(uint32_t word, uint32_t* pairs) {
     pairs[0] = TakeMagic<A>(__byte_perm(bytes, 0x64U, 0x4140U), 128);
     pairs[1] = TakeMagic<A>(__byte_perm(bytes, 0x64U, 0x4342U), 128);
   } else {
-    // bf16 holds q exactly, but its unit of one reaches only 7 bits.
-    pairs[0] = PackPair<A>(SignedByte(word, 0), SignedByte(word, 1));
-    pairs[1] = PackPair<A>(SignedByte(word, 2), SignedByte(word, 3));
+    // bf16's unit of one reaches only 7 bits: 128 + the lower seven, less 128 where the byte's sign
+    // is 0 and 256 where it is 1, which is 128 with the sign in the lowest bit of the exponent.
+    BytesToPairs7(__byte_perm(word, 0x43U, 0x4140U), &pairs[0]);
+    BytesToPairs7(__byte_perm(word, 0x43U, 0x4342U), &pairs[1]);
   }
 }
 
@@ -222,6 +235,8 @@ struct Format : OctetPlaces<kD> {
     uint32_t halves[kHalfWords == 0 ? 1 : kHalfWords];
   };
 
+  // kWhole: as in PlainFormat.
+  template <bool kWhole = false>
   static __device__ __forceinline__ void Load(Raw& raw, const uint8_t* row,
                                               const CudaRowShape& shape, int64_t unit, int t) {
     Low::Load(raw.low, row, unit, t);
@@ -251,6 +266,10 @@ struct Format : OctetPlaces<kD> {
     } else {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
+        if constexpr (kFormat.low_bits == 4 && kFormat.high_bits == 0 && kD != DType::kIQ4_NL) {
+          pairs[i] = MaskedToPair<A>(raw.low[p] >> (4 * i), 0x000f000fU, kOffset);
+          continue;
+        }
         const uint32_t q = Integers(raw, p, i);
         if constexpr (kD == DType::kIQ4_NL) {
           pairs[i] = PackPair<A>(static_cast<float>(Iq4Value(q & 15)),
@@ -346,6 +365,8 @@ struct PlainFormat : OctetPlaces<kD> {
   struct Raw {
     uint32_t words[kChunks * kOctetWords];
   };
+  // kWhole: the row is whole units.
+  template <bool kWhole = false>
   static __device__ __forceinline__ void Load(Raw& raw, const uint8_t* row,
                                               const CudaRowShape& shape, int64_t unit, int t) {
     constexpr int kPieces = kChunks * kOctetWords / 4;
@@ -354,7 +375,7 @@ struct PlainFormat : OctetPlaces<kD> {
       const int p = i * kChunks / kPieces;
       const int64_t within = i * 4 % kOctetWords * 4;
       const int64_t at = (unit * kUnit + OctetPlaces<kD>::First(p, t)) * kValueBytes + within;
-      if (at < shape.stride) {
+      if (kWhole || at < shape.stride) {
         LoadWords<4>(&raw.words[4 * i], row + at);
       } else {
 #pragma unroll

@@ -83,6 +83,7 @@ class PlacedAttention {
     AttentionWork& work = args_.work;
     work.prefill_tiles = tiles_->data();
     work.prefill_tile_count = static_cast<int64_t>(plan.prefill_tiles.size()) / 2;
+    work.longest_prompt = plan.longest_prompt;
     work.decode_rows = decode_rows_->data();
     work.decode_row_count = static_cast<int64_t>(plan.decode_rows.size());
     work.longest_context = std::max(step.longest_context, plan.longest_context);

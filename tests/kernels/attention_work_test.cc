@@ -42,6 +42,7 @@ TEST(AttentionWorkTest, LongRunsBecomeTilesAndShortOnesDecodeRows) {
   EXPECT_THAT(plan.prefill_tiles, ElementsAre(0, 128, 128, 128, 256, 44, 308, 9));
   EXPECT_THAT(plan.decode_rows, ElementsAre(300, 301, 302, 303, 304, 305, 306, 307));
   EXPECT_EQ(plan.longest_context, 48);
+  EXPECT_EQ(plan.longest_prompt, 300);
 }
 
 TEST(AttentionWorkTest, ATileNeverSpansSequencesOrGaps) {
@@ -86,6 +87,18 @@ TEST(AttentionWorkTest, FewRowsAreSplitToFillTheDevice) {
   EXPECT_EQ(DecodeParts(132, 264, 1000), 1);
   EXPECT_EQ(DecodeParts(132, 10000, 1000), 1);
   EXPECT_EQ(DecodeParts(132, 0, 0), 1);
+}
+
+TEST(AttentionWorkTest, FewBlocksOfAPromptAreSplitIntoOneWave) {
+  // 512 rows of 4 heads that share one KV head: 16 blocks for 264 places.
+  EXPECT_EQ(PrefillParts(132, 16, 512), 16);
+  EXPECT_EQ(PrefillParts(132, 16, 20), 5);  // four tiles each
+  EXPECT_EQ(PrefillParts(132, 16, 3), 1);
+  EXPECT_EQ(PrefillParts(132, 132, 512), 2);
+  EXPECT_EQ(PrefillParts(132, 133, 512), 1);
+  EXPECT_EQ(PrefillParts(132, 1, 100000), kMaxPrefillParts);
+  EXPECT_EQ(PrefillParts(132, 0, 0), 1);
+  EXPECT_EQ(LargestPrefillParts(132), 264);
 }
 
 TEST(AttentionWorkTest, PartsKeepTheirBound) {

@@ -15,6 +15,7 @@ using Shape = AttentionShape;
 using Scene = AttentionScene;
 
 struct RunOptions : AttentionStep {
+  int64_t workspace_bytes = 0;  // 0: what any call takes
   // Of the device that the split is planned for: many give many parts.
   int multiprocessors = 64;
   int compute_capability = 90;
@@ -38,8 +39,11 @@ void LaunchGraph(const CudaContext& context, const AttentionArgs& args) {
 std::vector<float> Attend(OpDevice& device, Scene* scene, const RunOptions& options = {}) {
   const PlacedAttention placed(device, scene, options);
   const AttentionArgs& args = placed.args();
-  const TestCudaContext own(PagedAttentionWorkspaceBytes(
-      options.multiprocessors, args.work.largest_head_group, args.head_dim));
+  const TestCudaContext own(options.workspace_bytes > 0
+                                ? options.workspace_bytes
+                                : PagedAttentionWorkspaceBytes(options.multiprocessors,
+                                                               args.work.largest_head_group,
+                                                               args.head_dim));
   CudaContext context = own;
   context.multiprocessors = options.multiprocessors;
   context.compute_capability = std::min(context.compute_capability, options.compute_capability);
@@ -162,6 +166,39 @@ TEST_P(CudaAttentionTest, SplitRowsAgreeInEveryOrder) {
   const std::vector<float> whole = Run(&scene, options);
   const double bound = 2 * (CudaErrorOfWeights(scene, activation()) * 5 + UnitOf(activation()) * 5);
   EXPECT_TRUE(CompareWith(whole, want, [&](size_t) { return bound; }));
+}
+
+TEST_P(CudaAttentionTest, SplitPromptsAgree) {
+  for (const int64_t window : {0, 520}) {
+    Shape s = shape();
+    s.heads = 2;
+    s.kv_heads = 1;
+    s.head_dim = window == 0 ? 64 : 80;
+    s.window = window;
+    Scene scene = MakeRounded(s, {600, 12});  // the short one in fewer parts
+    if (window == 0) scene.slopes = {0.5F, 0.03F};
+    RunOptions options;
+    options.begin = 585;
+    ExpectNearReference(scene, options);
+  }
+}
+
+TEST_P(CudaAttentionTest, SplitPromptsAgreeInEveryOrder) {
+  Scene scene = MakeRounded(shape(), {560});
+  RunOptions options;
+  options.begin = 545;
+  const std::vector<float> want = Run(&scene, options);
+  EXPECT_TRUE(NearReference(*device_, scene, want, options.begin));
+  InEveryOrder([&] { EXPECT_TRUE(CompareBits(Run(&scene, options), want)); });
+  // One multiprocessor, or too little workspace: the prompt is in one part.
+  const bool fast = activation() == shape().kv_dtype && activation() != DType::kF32;
+  options.multiprocessors = 1;
+  const std::vector<float> whole = Run(&scene, options);
+  EXPECT_TRUE(NearReference(*device_, scene, whole, options.begin));
+  EXPECT_EQ(fast, !CompareBits(whole, want));
+  options.multiprocessors = 64;
+  options.workspace_bytes = 1024;
+  EXPECT_TRUE(CompareBits(Run(&scene, options), whole));
 }
 
 TEST_P(CudaAttentionTest, AGraphRepeatsIt) {

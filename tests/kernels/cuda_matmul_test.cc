@@ -36,6 +36,27 @@ TEST_P(CudaMatmulTest, AgreesForOddShapesAndLeads) {
   }
 }
 
+TEST_P(CudaMatmulTest, AgreesForWholeUnits) {
+  SKIP_WITHOUT_GPU();
+  const int64_t shapes[][2] = {{256, 37}, {1280, 20}, {2048, 150}};
+  for (const auto& shape : shapes) {
+    for (int64_t rows : {1, 8, 11, 35, 64}) {
+      if (shape[1] == 150 && rows != 11 && rows != 35) continue;
+      for (int multiprocessors : {1, 132}) {  // blocks with many tiles, splits of K
+        Case c;
+        c.x_dtype = x_dtype();
+        c.rows = rows;
+        c.columns = shape[0];
+        c.outputs = shape[1];
+        c.multiprocessors = multiprocessors;
+        EXPECT_TRUE(Product(dtype(), c).Agrees())
+            << rows << " rows, K " << c.columns << ", outputs " << c.outputs << ", "
+            << multiprocessors << " multiprocessors";
+      }
+    }
+  }
+}
+
 TEST_P(CudaMatmulTest, AddsBiasAndAccumulatesBetweenOtherParts) {
   SKIP_WITHOUT_GPU();
   for (int64_t rows : {1, 6, 18, 40, 130}) {
@@ -54,6 +75,24 @@ TEST_P(CudaMatmulTest, AddsBiasAndAccumulatesBetweenOtherParts) {
   }
 }
 
+TEST_P(CudaMatmulTest, AppliesGeluBetweenOtherParts) {
+  SKIP_WITHOUT_GPU();
+  for (int64_t rows : {1, 18, 130}) {
+    for (bool bias : {false, true}) {
+      Case c;
+      c.x_dtype = x_dtype();
+      c.y_dtype = rows == 18 ? DType::kF32 : x_dtype();
+      c.rows = rows;
+      c.columns = 72;
+      c.outputs = 20;
+      c.bias = bias;
+      c.activation = Activation::kGeluTanh;
+      c.y_gap = 5;
+      EXPECT_TRUE(Product(dtype(), c).Agrees()) << rows << " rows, bias " << bias;
+    }
+  }
+}
+
 TEST_P(CudaMatmulTest, SplitsLongRowsOfFewOutputs) {
   SKIP_WITHOUT_GPU();
   Case c;
@@ -62,6 +101,8 @@ TEST_P(CudaMatmulTest, SplitsLongRowsOfFewOutputs) {
   c.columns = 4352;
   c.outputs = 5;
   c.bias = true;
+  EXPECT_TRUE(Product(dtype(), c).Agrees());
+  c.activation = Activation::kGeluTanh;
   EXPECT_TRUE(Product(dtype(), c).Agrees());
 }
 
@@ -87,6 +128,10 @@ TEST_P(CudaMatmulTest, NoOrderOfThreadsChangesBits) {
     c.columns = rows == 2 ? 4352 : 300;
     c.outputs = 21;
     EXPECT_TRUE(SameInEveryOrder(Product(dtype(), c))) << rows << " rows";
+    c.columns = 512;
+    c.outputs = 150;
+    c.multiprocessors = 1;
+    EXPECT_TRUE(SameInEveryOrder(Product(dtype(), c))) << rows << " rows, whole units";
   }
 }
 

@@ -6,6 +6,7 @@
 
 #include <limits>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -160,9 +161,11 @@ struct Case {
   int64_t rows = 1, columns = 32, outputs = 8;
   int lead = 0;
   bool bias = false, accumulate = false;
-  int64_t y_gap = 0;  // y_stride - outputs
+  std::optional<Activation> activation;  // of Compute GELU's tanh form alone
+  int64_t y_gap = 0;                     // y_stride - outputs
   CudaTokens tokens = CudaTokens::kAsTheyAre;
   int64_t workspace_bytes = int64_t{4} << 20;
+  int multiprocessors = 132;
 };
 
 class Gpu {
@@ -206,7 +209,8 @@ struct Product {
   DType dtype() const { return w.matrix.dtype; }
 
   std::vector<float> Compute() const {
-    const Gpu gpu(c.workspace_bytes);
+    Gpu gpu(c.workspace_bytes);
+    gpu.context.multiprocessors = c.multiprocessors;
     const auto x_bytes = ToBytes(c.x_dtype, x), y_bytes = ToBytes(c.y_dtype, y);
     const DeviceBytes x_device(x_bytes.data(), x_bytes.size());
     const DeviceBytes y_device(y_bytes.data(), y_bytes.size());
@@ -218,6 +222,7 @@ struct Product {
     args.w.data = static_cast<const uint8_t*>(w_device.data());
     args.bias = c.bias ? static_cast<const float*>(bias_device.data()) : nullptr;
     args.accumulate = c.accumulate;
+    args.gelu = c.activation == Activation::kGeluTanh;
     args.y = Tensor(y_device.data(), c.y_dtype, {c.rows, c.outputs});
     args.y_stride = c.outputs + c.y_gap;
     args.tokens = c.tokens;
@@ -239,14 +244,15 @@ struct Product {
     args.w = &matrix;
     args.bias = c.bias ? add.data() : nullptr;
     args.accumulate = c.accumulate;
+    args.activation = c.activation;
     args.y = to.tensor();
     Matmul(device.stream(), args);
     return to.Read();
   }
 
   // MatmulRef's result, in y's place, for what Compute's tokens were multiplied as. Of int8 by
-  // tokens as they are: by its values in f32.
-  std::vector<float> Want() const {
+  // tokens as they are: by its values in f32. Or what it is before the activation.
+  std::vector<float> Want(bool activated = true) const {
     PackedMatrix values;
     const PackedMatrix* matrix = &w.packed;
     if (dtype() == DType::kInt8 && !eight_bits) {
@@ -260,6 +266,7 @@ struct Product {
     args.w = matrix;
     args.bias = c.bias ? add.data() : nullptr;
     args.accumulate = c.accumulate;
+    if (activated) args.activation = c.activation;
     args.y = Tensor(dense.data(), DType::kF32, {c.rows, c.outputs});
     MatmulRef(args);
     std::vector<float> want = y;
@@ -281,6 +288,30 @@ struct Product {
     return tokens;
   }
 
+  // Bounds after the activation, of the sums' bounds: no activation is steeper than 1.13, and each
+  // has its own error (kernels/decoder_ops.h). What is rounded to 16 bits may have gone through the
+  // library's tanh.
+  std::vector<double> Activated(std::vector<double> bounds, const std::vector<float>& want) const {
+    if (!c.activation.has_value()) return bounds;
+    const std::vector<float> before = Want(/*activated=*/false);
+    for (int64_t i = 0; i < c.rows * c.outputs; ++i) {
+      const size_t at = static_cast<size_t>(At(i));
+      const double sum = before[at], size = std::abs(static_cast<double>(want[at]));
+      double units = 7 * size;
+      if (*c.activation == Activation::kGeluErf) units = 8 * std::abs(sum);
+      if (*c.activation == Activation::kGeluTanh) {
+        units = (8 + 4 * std::min(1.6 * std::abs(sum + 0.044715 * sum * sum * sum), 90.0)) * size;
+      }
+      bounds[at] = 1.13 * bounds[at] + kUnit * units + 1e-33;
+      bounds[at] += 1.01 * RoundoffOf(c.y_dtype) * size;
+      if (c.y_dtype == DType::kF16) bounds[at] += 0x1p-25;
+#ifndef PERGOLA_CUDA_EMULATOR
+      if (c.y_dtype != DType::kF32) bounds[at] += 0x1p-11 * std::abs(sum);
+#endif
+    }
+    return bounds;
+  }
+
   // Of products in f32 on the CPU: Higham's bound K u sum |x w|, with one more rounding for the
   // bias, the sum with y, and the reference's own result.
   std::vector<double> CpuBounds() const {
@@ -298,12 +329,16 @@ struct Product {
         bounds[r * c.outputs + o] = static_cast<double>(c.columns + 3) * kUnit * sum;
       }
     }
-    return bounds;
+    return Activated(std::move(bounds), Want());
   }
 
   // The bound of kernels/cuda/matmul.h with the rounding of y, of the reference and of a 16-bit
   // bias; 0 between the rows.
   std::vector<double> Bounds(const std::vector<float>& want) const {
+    if (!c.activation.has_value()) return SumBounds(want);
+    return Activated(SumBounds(Want(/*activated=*/false)), want);
+  }
+  std::vector<double> SumBounds(const std::vector<float>& want) const {
     const bool rounded = !eight_bits && dtype() != c.x_dtype;  // if weights are decoded to 16 bits
     const std::vector<float> tokens = Tokens();
     std::vector<double> bounds(y.size());
@@ -332,7 +367,9 @@ struct Product {
     return dense || c.rows > 128;
   }
   // Where element i of [rows, outputs] lies in y.
-  int64_t At(int64_t i) const { return i / c.outputs * (c.outputs + c.y_gap) + i % c.outputs; }
+  int64_t At(int64_t i) const {
+    return i / c.outputs * (c.outputs + c.y_gap) + i % c.outputs;
+  }
 
   // Of a sum of products, relative to the largest of them.
   double SumUnit() const {

@@ -55,6 +55,23 @@ TEST_P(MatmulTest, AddsBiasAndAccumulates) {
   }
 }
 
+// One row streams, 20 go the library's way where the weights have x's dtype, 130 of all dtypes.
+TEST_P(MatmulTest, AppliesTheActivationToTheSum) {
+  SKIP_WITHOUT_PLACE(place());
+  OpDevice device(place());
+  for (const Activation activation :
+       {Activation::kSilu, Activation::kGeluTanh, Activation::kGeluErf}) {
+    for (const int64_t rows : {1, 20, 130}) {
+      if (rows == 130 && activation != Activation::kGeluTanh) continue;  // the emulator's time
+      Case c = Shape(rows, 65, 40);
+      c.bias = rows != 1;
+      c.y_dtype = place().dtype;
+      c.activation = activation;
+      Expect(device, c);
+    }
+  }
+}
+
 TEST_P(MatmulTest, AgreesForCutsInsideABlock) {
   SKIP_WITHOUT_PLACE(place());
   OpDevice device(place());

@@ -14,6 +14,10 @@
 
 namespace pergola {
 
+// As in a program the log is there before the threads are: ThreadSanitizer does not see how spdlog's
+// library makes it once.
+inline const void* const kLog = spdlog::default_logger_raw();
+
 // A stage of `size` ranks over heap memory.
 class ThreadStage {
  public:
@@ -70,9 +74,6 @@ class ThreadGather {
 
 // Calls body(rank) on `count` threads and waits for all.
 inline void OnThreads(int count, const std::function<void(int)>& body) {
-  // As in a program the log is there before the threads are: ThreadSanitizer does not see how
-  // spdlog's library makes it once.
-  spdlog::default_logger_raw();
   std::vector<std::thread> threads;
   threads.reserve(count);
   for (int rank = 0; rank < count; ++rank) threads.emplace_back(body, rank);

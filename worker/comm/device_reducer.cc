@@ -9,6 +9,13 @@ namespace {
 
 constexpr int64_t kF32Bytes = sizeof(float);
 
+void Norm(Stream& stream, const RmsNormArgs& args) {
+  RmsNorm(stream, args);
+}
+void Norm(Stream& stream, const LayerNormArgs& args) {
+  LayerNorm(stream, args);
+}
+
 }  // namespace
 
 int64_t DeviceReducer::PlannedBytes(bool staged, int64_t most_values, DType activation) {
@@ -56,24 +63,28 @@ absl::Status DeviceReducer::AllReduce(const Tensor& x) {
   return stream_.Synchronize();
 }
 
-absl::Status DeviceReducer::AllReduceNorm(const RmsNormArgs& args) {
+template <typename Args>
+absl::Status DeviceReducer::SumAndNorm(const Args& args, const MatmulArgs* product) {
   if (ThroughPeers(args.residual)) {
     peers_->AllReduceNorm(args);
+    if (product != nullptr) Matmul(stream_, *product);
     return absl::OkStatus();
   }
   RETURN_IF_ERROR(AllReduce(args.residual));
-  RmsNorm(stream_, args);
+  if (product != nullptr) {
+    NormMatmul(stream_, args, *product);
+  } else {
+    Norm(stream_, args);
+  }
   return absl::OkStatus();
 }
 
-absl::Status DeviceReducer::AllReduceNorm(const LayerNormArgs& args) {
-  if (ThroughPeers(args.residual)) {
-    peers_->AllReduceNorm(args);
-    return absl::OkStatus();
-  }
-  RETURN_IF_ERROR(AllReduce(args.residual));
-  LayerNorm(stream_, args);
-  return absl::OkStatus();
+absl::Status DeviceReducer::AllReduceNorm(const RmsNormArgs& args, const MatmulArgs* product) {
+  return SumAndNorm(args, product);
+}
+
+absl::Status DeviceReducer::AllReduceNorm(const LayerNormArgs& args, const MatmulArgs* product) {
+  return SumAndNorm(args, product);
 }
 
 absl::Status DeviceReducer::AllReduceAdd(const AddArgs& args) {

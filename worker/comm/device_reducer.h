@@ -36,13 +36,15 @@ class DeviceReducer {
 
   // AllReduce of the branch that the op adds to the stream (args.residual, or args.y of Add: this
   // rank's part before, unspecified after), and then the op: what a stage does between a branch and
-  // the next one.
-  absl::Status AllReduceNorm(const RmsNormArgs& args);
-  absl::Status AllReduceNorm(const LayerNormArgs& args);
+  // the next one. With a product the norm is NormMatmul's.
+  absl::Status AllReduceNorm(const RmsNormArgs& args, const MatmulArgs* product = nullptr);
+  absl::Status AllReduceNorm(const LayerNormArgs& args, const MatmulArgs* product = nullptr);
   absl::Status AllReduceAdd(const AddArgs& args);
 
  private:
   bool ThroughPeers(const Tensor& part) const;
+  template <typename Args>
+  absl::Status SumAndNorm(const Args& args, const MatmulArgs* product);
 
   Stream& stream_;
   StageCommunicator* communicator_;

@@ -31,6 +31,16 @@ absl::Status InReduction(const absl::Status& status, int64_t layer, const char* 
                               : absl::StrCat("layer ", layer, ": all-reduce of the ", operation)));
 }
 
+// y = x W^T + bias, of a projection that is one matrix.
+MatmulArgs ProductOf(const Projection& projection, const Tensor& x, const Tensor& y) {
+  MatmulArgs args;
+  args.x = x;
+  args.w = &projection.parts[0];
+  args.bias = projection.bias.empty() ? nullptr : projection.bias.data();
+  args.y = y;
+  return args;
+}
+
 // Appends cosine and sine by position: the table's contract, computed in double, rounded once.
 void AppendRopeTable(const RopeSpec& rope, int64_t positions, std::vector<float>* cosine,
                      std::vector<float>* sine) {
@@ -131,22 +141,36 @@ void Decoder::Normalise(const NormWeights& norm, const Tensor& x, const Tensor& 
   WithNorm(norm, Tensor(), x, y, [&](const auto& args) { Norm(stream_, args); });
 }
 
-// Adds what the branch before gave, if there was one, to the stream, and leaves in normed_ what the
-// next branch, attention or MLP, reads. The stage's ranks meet here: sum, residual and norm can be
-// one.
-absl::Status Decoder::BeginBranch(const NormWeights& norm, int64_t rows, float* hidden) {
+// Adds what the branch before gave, if there was one, to the stream, and leaves in entry.y the
+// product of its norm, with which the next branch, attention or MLP, begins. The stage's ranks meet
+// here: sum, residual and norm can be one, norm and product too.
+absl::Status Decoder::BeginBranch(const NormWeights& norm, const Entry& entry, float* hidden) {
+  const int64_t rows = entry.y.dim(0);
   const Tensor x = F32Tensor(hidden, rows, spec_.hidden);
   const Tensor normed = Activations(normed_, rows, spec_.hidden);
   const Branch before = std::exchange(before_, Branch());
   const Tensor added = before.open ? Activations(branch_, rows, spec_.hidden) : Tensor();
+  const bool whole = entry.projection.parts.size() == 1;
+  const bool one = whole && !spec_.residual_after_norm;  // only the product reads the normed stream
+  MatmulArgs product = ProductOf(entry.projection, normed, entry.y);
+  product.activation = entry.activation;
   const auto op = [&](const auto& args) {
-    if (before.partial) return reducer_.AllReduceNorm(args);
-    Norm(stream_, args);
+    if (before.partial) return reducer_.AllReduceNorm(args, one ? &product : nullptr);
+    if (one) {
+      NormMatmul(stream_, args, product);
+    } else {
+      Norm(stream_, args);
+    }
     return absl::OkStatus();
   };
   RETURN_IF_ERROR(
       InReduction(WithNorm(norm, added, x, normed, op), before.layer, before.operation));
   if (spec_.residual_after_norm) CopyRows(stream_, CopyRowsArgs{normed, nullptr, x});
+  if (!whole) {
+    ProjectParts(entry, normed);
+  } else if (!one) {
+    Matmul(stream_, product);
+  }
   return absl::OkStatus();
 }
 
@@ -176,19 +200,17 @@ absl::Status Decoder::EndLayers(int64_t rows, float* hidden) {
   return absl::OkStatus();
 }
 
-// y = x W^T + bias. A matmul writes dense rows, so the outputs of several parts are computed aside
-// and put together.
-void Decoder::Project(const Projection& projection, const Tensor& x, const Tensor& y) {
-  const bool whole = projection.parts.size() == 1;
+// A matmul writes dense rows, so the outputs of several parts are computed aside and put together.
+void Decoder::ProjectParts(const Entry& entry, const Tensor& x) {
   int64_t first = 0;
-  for (const PackedMatrix& part : projection.parts) {
-    MatmulArgs args;
-    args.x = x;
-    args.w = &part;
-    args.bias = projection.bias.empty() ? nullptr : projection.bias.data() + first;
-    args.y = whole ? y : Activations(part_, x.dim(0), part.rows());
-    Matmul(stream_, args);
-    if (!whole) CopyColumns(stream_, CopyColumnsArgs{args.y, first, y});
+  for (const PackedMatrix& part : entry.projection.parts) {
+    const Tensor y = Activations(part_, x.dim(0), part.rows());
+    MatmulArgs product = ProductOf(entry.projection, x, y);
+    product.w = &part;
+    if (product.bias != nullptr) product.bias += first;
+    product.activation = entry.activation;
+    Matmul(stream_, product);
+    CopyColumns(stream_, CopyColumnsArgs{y, first, entry.y});
     first += part.rows();
   }
 }
@@ -269,9 +291,8 @@ void Decoder::Attend(int64_t layer, const StepRows& rows, const Tensor& qkv) {
 // Adds what the layer before left in branch_ to the stream and leaves there what attention adds.
 absl::Status Decoder::Attention(int64_t layer, const StepRows& rows, float* hidden) {
   const LayerWeights& weights = weights_.Layer(layer);
-  RETURN_IF_ERROR(BeginBranch(weights.attention_norm, rows.count, hidden));
   const Tensor qkv = Activations(qkv_, rows.count, weights.qkv.rows);
-  Project(weights.qkv, Activations(normed_, rows.count, spec_.hidden), qkv);
+  RETURN_IF_ERROR(BeginBranch(weights.attention_norm, {weights.qkv, qkv, std::nullopt}, hidden));
   if (spec_.head_norms) NormaliseHeads(weights, qkv);
 
   RopeAndStoreArgs store;
@@ -289,23 +310,28 @@ absl::Status Decoder::Attention(int64_t layer, const StepRows& rows, float* hidd
   RopeAndStore(stream_, store);
   Attend(layer, rows, qkv);
 
-  Project(weights.output, Activations(attended_, rows.count, heads_local_ * spec_.head_dim),
-          Activations(branch_, rows.count, spec_.hidden));
+  const Tensor attended = Activations(attended_, rows.count, heads_local_ * spec_.head_dim);
+  Matmul(stream_,
+         ProductOf(weights.output, attended, Activations(branch_, rows.count, spec_.hidden)));
   return EndBranch(weights.attention_post_norm, rows.count, {layer, "attention output"});
 }
 
 // Adds what attention left in branch_ to the stream and leaves there what the MLP adds.
 absl::Status Decoder::Mlp(int64_t layer, const StepRows& rows, float* hidden) {
   const LayerWeights& weights = weights_.Layer(layer);
-  RETURN_IF_ERROR(BeginBranch(weights.mlp_norm, rows.count, hidden));
-  ActivateArgs args;
-  args.activation = spec_.activation;
-  args.gated = spec_.gated_mlp;
-  args.x = Activations(gate_up_, rows.count, weights.gate_up.rows);
-  args.y = Activations(activated_, rows.count, layout_.ffn.size());
-  Project(weights.gate_up, Activations(normed_, rows.count, spec_.hidden), args.x);
-  Activate(stream_, args);
-  Project(weights.down, args.y, Activations(branch_, rows.count, spec_.hidden));
+  const Tensor activated = Activations(activated_, rows.count, layout_.ffn.size());
+  const MatmulArgs down =
+      ProductOf(weights.down, activated, Activations(branch_, rows.count, spec_.hidden));
+  if (spec_.gated_mlp) {
+    const Tensor gate_up = Activations(gate_up_, rows.count, weights.gate_up.rows);
+    RETURN_IF_ERROR(
+        BeginBranch(weights.mlp_norm, {weights.gate_up, gate_up, std::nullopt}, hidden));
+    ActivateMatmul(stream_, {spec_.activation, true, gate_up, activated}, down);
+  } else {
+    RETURN_IF_ERROR(
+        BeginBranch(weights.mlp_norm, {weights.gate_up, activated, spec_.activation}, hidden));
+    Matmul(stream_, down);
+  }
   return EndBranch(weights.mlp_post_norm, rows.count, {layer, "MLP output"});
 }
 

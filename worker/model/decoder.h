@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -69,12 +70,18 @@ class Decoder {
     bool open = false;     // branch_ holds what it adds
     bool partial = false;  // and that is this rank's part of the sum over the stage
   };
+  // What a branch begins with: a product of the normed stream.
+  struct Entry {
+    const Projection& projection;
+    Tensor y;
+    std::optional<Activation> activation;
+  };
 
   void PlanHeads();
   absl::Status Embed(const StepRows& rows, const int32_t* ids, float* hidden);
   absl::Status Attention(int64_t layer, const StepRows& rows, float* hidden);
   absl::Status Mlp(int64_t layer, const StepRows& rows, float* hidden);
-  absl::Status BeginBranch(const NormWeights& norm, int64_t rows, float* hidden);
+  absl::Status BeginBranch(const NormWeights& norm, const Entry& entry, float* hidden);
   absl::Status EndBranch(const NormWeights& post_norm, int64_t rows, const Branch& branch);
   absl::Status EndLayers(int64_t rows, float* hidden);
   // Calls `op` with the arguments of the family's kind of norm.
@@ -85,7 +92,7 @@ class Decoder {
   void NormaliseHeads(const LayerWeights& weights, const Tensor& qkv);
   RopeTable RopeOf(int64_t layer) const;
   void Attend(int64_t layer, const StepRows& rows, const Tensor& qkv);
-  void Project(const Projection& projection, const Tensor& x, const Tensor& y);
+  void ProjectParts(const Entry& entry, const Tensor& x);
   // [rows, columns] activations at the start of a buffer.
   Tensor Activations(const DeviceBuffer& buffer, int64_t rows, int64_t columns) const;
 
@@ -111,7 +118,7 @@ class Decoder {
   DeviceBuffer normed_;     // [step_rows, hidden]
   DeviceBuffer qkv_;        // [step_rows, (heads_local + 2 * kv_heads_local) * head_dim]
   DeviceBuffer attended_;   // [step_rows, heads_local * head_dim]
-  DeviceBuffer gate_up_;    // [step_rows, 2 * ffn_local], without gate [step_rows, ffn_local]
+  DeviceBuffer gate_up_;    // [step_rows, 2 * ffn_local], of an MLP with gate
   DeviceBuffer activated_;  // [step_rows, ffn_local]
   DeviceBuffer branch_;     // [step_rows, hidden]: what attention or MLP adds to the stream
   DeviceBuffer part_;       // [step_rows, most rows of a part], if a projection has several parts

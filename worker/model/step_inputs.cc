@@ -112,6 +112,7 @@ StepInputs::Uploaded StepInputs::Upload(const StepRows& rows, absl::Span<const i
   AttentionWork& work = uploaded.rows.attention;
   work.prefill_tiles = mirror.prefill_tiles;
   work.prefill_tile_count = static_cast<int64_t>(attention_.prefill_tiles.size()) / 2;
+  work.longest_prompt = attention_.longest_prompt;
   work.decode_rows = mirror.decode_rows;
   work.decode_row_count = pads ? padded : static_cast<int64_t>(attention_.decode_rows.size());
   work.longest_context =

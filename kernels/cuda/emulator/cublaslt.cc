@@ -129,9 +129,7 @@ struct Product {
     if (operation.b_scales != nullptr) value *= operation.b_scales[column];
     if (beta != 0) value += beta * Load(c_layout.type, c, Index(c_layout, row, column, batch));
     if ((operation.epilogue & CUBLASLT_EPILOGUE_BIAS) != 0) {
-      const auto type =
-          operation.bias_type < 0 ? d_layout.type : static_cast<uint32_t>(operation.bias_type);
-      value += Load(type, operation.bias, row);
+      value += Load(d_layout.type, operation.bias, row);
     }
     if ((operation.epilogue & CUBLASLT_EPILOGUE_RELU) != 0) value = std::fmax(value, 0.0F);
     if ((operation.epilogue & CUBLASLT_EPILOGUE_GELU) != 0) value = Gelu(value);
@@ -169,13 +167,29 @@ bool IsFloat(uint32_t type) {
   return type == CUDA_R_32F || type == CUDA_R_16F || type == CUDA_R_16BF;
 }
 
+// GELU and ReLU come after the bias ("added before applying the final postprocessing").
+bool IsEpilogue(uint32_t epilogue) {
+  switch (epilogue) {
+    case CUBLASLT_EPILOGUE_DEFAULT:
+    case CUBLASLT_EPILOGUE_BIAS:
+    case CUBLASLT_EPILOGUE_RELU:
+    case CUBLASLT_EPILOGUE_RELU_BIAS:
+    case CUBLASLT_EPILOGUE_GELU:
+    case CUBLASLT_EPILOGUE_GELU_BIAS:
+      return true;
+    default:
+      return false;
+  }
+}
+
 // The library wants a Hopper, e4m3 by columns of whole 16 bytes, and 16-bit results; the scales of
-// whole matrices are not here.
+// whole matrices are not here. Whether it has GELU beside scales per row is not written: here not,
+// so that callers do without.
 bool SupportsE4M3(const Operation& o, const Layout& a, const Layout& b, const Layout& d) {
   constexpr int32_t kVector = CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F;
   const bool halves = d.type == CUDA_R_16F || d.type == CUDA_R_16BF;
-  const bool own_bias = o.bias_type < 0 || static_cast<uint32_t>(o.bias_type) == d.type;
-  return GetDeviceModel().major == 9 && b.type == CUDA_R_8F_E4M3 && halves && own_bias &&
+  if ((o.epilogue & CUBLASLT_EPILOGUE_GELU) != 0) return false;
+  return GetDeviceModel().major == 9 && b.type == CUDA_R_8F_E4M3 && halves &&
          o.transpose_a == CUBLAS_OP_T && o.transpose_b == CUBLAS_OP_N &&
          o.a_scale_mode == kVector && o.b_scale_mode == kVector && o.a_scales != nullptr &&
          o.b_scales != nullptr && a.rows % 16 == 0 && a.columns % 16 == 0 && a.stride % 16 == 0 &&
@@ -190,6 +204,9 @@ bool StrideFits(const Layout& layout) {
 cublasStatus_t CheckTypes(const Operation& o, const Layout& a, const Layout& b, const Layout& c,
                           const Layout& d) {
   if (o.pointer_mode != CUBLASLT_POINTER_MODE_HOST) return CUBLAS_STATUS_NOT_SUPPORTED;
+  // The bias has D's type (CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE; what is excepted is not here).
+  const bool own_bias = o.bias_type < 0 || static_cast<uint32_t>(o.bias_type) == d.type;
+  if (!IsEpilogue(o.epilogue) || !own_bias) return CUBLAS_STATUS_NOT_SUPPORTED;
   if (o.compute == CUBLAS_COMPUTE_32I) {
     // The library wants the depth contiguous in both, and multiples of 4, as are rows of D.
     const bool supported =
@@ -210,11 +227,7 @@ cublasStatus_t CheckTypes(const Operation& o, const Layout& a, const Layout& b, 
   if (o.a_scales != nullptr || o.b_scales != nullptr) return CUBLAS_STATUS_INVALID_VALUE;
   const bool supported = f32 && o.scale == CUDA_R_32F && IsFloat(a.type) && a.type == b.type &&
                          c.type == d.type && (d.type == a.type || d.type == CUDA_R_32F);
-  if (!supported) return CUBLAS_STATUS_NOT_SUPPORTED;
-  if (o.bias_type >= 0 && !IsFloat(static_cast<uint32_t>(o.bias_type))) {
-    return CUBLAS_STATUS_NOT_SUPPORTED;
-  }
-  return CUBLAS_STATUS_SUCCESS;
+  return supported ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_NOT_SUPPORTED;
 }
 
 cublasStatus_t Check(const Operation& o, const Layout& a, const Layout& b, const Layout& c,
@@ -427,6 +440,8 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t oper
   const cublasStatus_t status =
       pergola::emulator::Check(*operation, *a_layout, *b_layout, *c_layout, *d_layout);
   if (status != CUBLAS_STATUS_SUCCESS) return status;
+  const bool biased = (operation->epilogue & CUBLASLT_EPILOGUE_BIAS) != 0;
+  if (biased && operation->bias == nullptr) return CUBLAS_STATUS_INVALID_VALUE;
   // What eight-bit loads want.
   if (a_layout->type == CUDA_R_8F_E4M3 || a_layout->type == CUDA_R_8I) {
     const uintptr_t unit = a_layout->type == CUDA_R_8I ? 4 : 16;

@@ -111,6 +111,12 @@ inline void Mma16816<__nv_bfloat16>(float (&d)[4], const uint32_t (&a)[4], const
   emulator::Mma<emulator::BFloat16Format>("Mma16816<__nv_bfloat16>", d, a, b);
 }
 
+template <typename T>
+void Mma16816Zero(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+  d[0] = d[1] = d[2] = d[3] = 0;
+  Mma16816<T>(d, a, b);
+}
+
 inline uint4 LoadOnce16(const void* global) {
   emulator::CheckAccess("LoadOnce16", global, 16, 16);
   uint4 v;
@@ -145,6 +151,10 @@ inline uint64_t DeviceNanoseconds() {
 // they did on GPUs before Volta.
 inline void SpinPause() {
   std::this_thread::sleep_for(std::chrono::microseconds(20));
+}
+
+inline uint32_t AndOr(uint32_t a, uint32_t mask, uint32_t or_bits) {
+  return (a & mask) | or_bits;
 }
 
 inline float FastExp2(float x) {
