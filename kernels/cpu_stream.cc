@@ -87,7 +87,7 @@ void CpuStream::BeginRecording() {
   PERGOLA_CHECK_MSG(false, "the CPU records nothing");
 }
 
-std::unique_ptr<Recording> CpuStream::EndRecording() {
+absl::StatusOr<std::unique_ptr<Recording>> CpuStream::EndRecording() {
   PERGOLA_CHECK_MSG(false, "the CPU records nothing");
 }
 

@@ -43,6 +43,7 @@ class CpuStream final : public Stream {
 
   Device device() const override { return Device::kCpu; }
   std::string name() const override;
+  std::string where() const override { return "the CPU"; }
   DType ActivationFor(DType /*weights*/) const override { return DType::kF32; }
   CpuStream& host() override { return *this; }
   absl::Status Reserve(int64_t /*bytes*/) override { return absl::OkStatus(); }
@@ -67,7 +68,7 @@ class CpuStream final : public Stream {
       const DeviceSamplerShape& shape) override;
   bool records() const override { return false; }
   void BeginRecording() override;
-  std::unique_ptr<Recording> EndRecording() override;
+  absl::StatusOr<std::unique_ptr<Recording>> EndRecording() override;
   void Replay(const Recording& recording) override;
   int64_t RecordedBytes() const override { return 0; }
 

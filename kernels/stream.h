@@ -74,8 +74,10 @@ class Stream {
   Stream& operator=(const Stream&) = delete;
 
   virtual Device device() const = 0;
-  // "avx512", "cuda sm_90": part of the numerics id and of messages.
+  // "avx512", "cuda sm_90": part of the numerics id.
   virtual std::string name() const = 0;
+  // "the CPU", "CUDA device 1": for messages.
+  virtual std::string where() const = 0;
   // What activations are held in where `weights` (f32, bf16 or f16) suits the weights: f32 on the
   // CPU, on a GPU the same type if it has it.
   virtual DType ActivationFor(DType weights) const = 0;
@@ -127,11 +129,13 @@ class Stream {
       const DeviceSamplerShape& shape) = 0;
 
   // Whether the stream can record. From BeginRecording on, ops are kept instead of run; nothing may
-  // be synchronised, allocated or copied from the host until EndRecording, which gives nullptr if
-  // that failed: Synchronize then tells. Replay enqueues what was recorded, with the same pointers.
+  // be synchronised, allocated or copied from the host until EndRecording. RESOURCE_EXHAUSTED
+  // naming the device if that has no memory for the recording: the stream goes on as if nothing had
+  // been recorded; other errors stay with it. Replay enqueues what was recorded, with the same
+  // pointers.
   virtual bool records() const = 0;
   virtual void BeginRecording() = 0;
-  virtual std::unique_ptr<Recording> EndRecording() = 0;
+  virtual absl::StatusOr<std::unique_ptr<Recording>> EndRecording() = 0;
   virtual void Replay(const Recording& recording) = 0;
   // Device memory that recordings have taken, which the driver allocates by itself, also of a
   // sealed stream: as the device's free memory shrank while they were made.

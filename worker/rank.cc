@@ -164,7 +164,7 @@ absl::Status Rank::Load() {
   LOG_INFO("rank {} of {}: stage {}, layers {} to {}, heads {} to {}, {} threads, {}",
            group_->rank(), group_->size(), layout_.stage, layout_.layers.begin,
            layout_.layers.end - 1, layout_.heads.begin, layout_.heads.end - 1, threads_,
-           stream().name());
+           stream().where() + ", " + stream().name());
   const LoadProgress progress = [this](const std::string& phase, int64_t done, int64_t total) {
     if (coordinator_ != nullptr) coordinator_->ReportProgress(phase, done, total);
   };
@@ -180,9 +180,12 @@ absl::Status Rank::Load() {
 
 // Leaves gpu_ null where the rank computes on the CPU.
 absl::Status Rank::OpenGpu() {
-  const int count = options_.device == DeviceChoice::kCpu ? 0 : CudaDeviceCount();
   if (options_.device == DeviceChoice::kCpu) return absl::OkStatus();
+  const absl::StatusOr<int> found = CudaDevices();
+  const int count = found.value_or(0);
   if (options_.device == DeviceChoice::kAuto && options_.devices.empty() && count == 0) {
+    LOG_INFO("rank {} computes on the CPU: {}", group_->rank(),
+             std::string(found.status().message()));
     return absl::OkStatus();
   }
   std::vector<int> devices = options_.devices;

@@ -4,10 +4,19 @@
 #include <cuda_runtime.h>
 
 #include <cstdint>
+#include <string>
+
+#include "base/check.h"
 
 namespace pergola {
 
 class DenseProduct;
+
+// The first launch, of a kernel or a library's product, that was refused.
+struct LaunchRefusal {
+  bool refused = false;
+  std::string text;
+};
 
 struct CudaContext {
   cudaStream_t stream = nullptr;  // all launches go here, in order
@@ -18,8 +27,20 @@ struct CudaContext {
   // Whether what was last enqueued is a kernel by Launch (device.cuh), with which the next one may
   // overlap. nullptr: kernels never overlap.
   bool* after_kernel = nullptr;
-  DenseProduct* dense = nullptr;  // kernels/cuda/dense_product.h; MatmulCuda needs it
+  LaunchRefusal* refusal = nullptr;  // where it is kept; nullptr: it ends the process
+  DenseProduct* dense = nullptr;     // kernels/cuda/dense_product.h; MatmulCuda needs it
 };
+
+// "out of memory (cudaErrorMemoryAllocation)".
+inline std::string CudaWords(cudaError_t error) {
+  return std::string(cudaGetErrorString(error)) + " (" + cudaGetErrorName(error) + ")";
+}
+
+// A launch was refused for what `text` says.
+inline void KeepRefusal(const CudaContext& context, const std::string& text) {
+  PERGOLA_CHECK_MSG(context.refusal != nullptr, text);
+  if (!context.refusal->refused) *context.refusal = {true, text};
+}
 
 // Called by whoever enqueues something else than a kernel by Launch, before or after it.
 inline void EndOverlap(const CudaContext& context) {

@@ -18,7 +18,10 @@ struct CudaHandle {
 
 // CHECKs that `stream` is one of OpenCudaStream's.
 CudaHandle CudaHandleOf(Stream& stream);
-const CudaContext& CudaContextOf(Stream& stream);
+// Enqueues what `launch` does as one of the stream's ops: nothing after an error; a refused launch
+// becomes the stream's error, which names `op`.
+void RunOnCuda(Stream& stream, const char* op,
+               const std::function<void(const CudaContext&)>& launch);
 
 // From now on `watch` is asked after every wait for the stream: its error becomes the stream's.
 // nullptr: nobody is.

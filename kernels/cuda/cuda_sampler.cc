@@ -6,6 +6,7 @@
 
 #include "base/check.h"
 #include "base/status.h"
+#include "kernels/cuda/cuda_handle.h"
 #include "kernels/cuda/sample_choose.h"
 #include "kernels/thread_pool.h"
 #include "model/device_piece.h"
@@ -100,6 +101,14 @@ absl::Status CudaSampler::Enqueue(absl::Span<const SampleTask> tasks,
                                   absl::Span<const int32_t> entries) {
   PERGOLA_CHECK(tasks.size() == entries.size());
   rows_->Prepare(tasks);
+  absl::Status status;
+  RunOnCuda(stream_, "choosing tokens",
+            [&](const CudaContext& /*now*/) { status = EnqueueAll(tasks, entries); });
+  return Prefixed(status, stream_.where());
+}
+
+absl::Status CudaSampler::EnqueueAll(absl::Span<const SampleTask> tasks,
+                                     absl::Span<const int32_t> entries) {
   RETURN_IF_ERROR(rows_->Enqueue());
   const int64_t choices = ListChoices(tasks, entries);
   const int64_t bytes = rows_->layout().bytes();

@@ -19,6 +19,7 @@
 #include "kernels/cuda/dense_product.h"
 #include "kernels/cuda/device_arena.h"
 #include "kernels/cuda/matmul.h"
+#include "kernels/cuda/stream_parts.h"
 #include "kernels/decoder_ops.h"
 
 namespace pergola {
@@ -58,30 +59,6 @@ CudaMatmulArgs ProductOf(const MatmulArgs& args) {
   return cuda;
 }
 
-class CudaRecording final : public Recording {
- public:
-  explicit CudaRecording(cudaGraphExec_t graph) : graph_(graph) {}
-  CudaRecording(const CudaRecording&) = delete;
-  CudaRecording& operator=(const CudaRecording&) = delete;
-  ~CudaRecording() override { static_cast<void>(cudaGraphExecDestroy(graph_)); }
-  cudaGraphExec_t graph() const { return graph_; }
-
- private:
-  const cudaGraphExec_t graph_;
-};
-
-class CudaEvent final : public StreamEvent {
- public:
-  explicit CudaEvent(cudaEvent_t event) : event_(event) {}
-  CudaEvent(const CudaEvent&) = delete;
-  CudaEvent& operator=(const CudaEvent&) = delete;
-  ~CudaEvent() override { static_cast<void>(cudaEventDestroy(event_)); }
-  cudaEvent_t event() const { return event_; }
-
- private:
-  const cudaEvent_t event_;
-};
-
 class CudaStream final : public Stream {
  public:
   CudaStream(int device, CpuStream& host) : device_(device), host_(host) {}
@@ -94,12 +71,17 @@ class CudaStream final : public Stream {
   std::string name() const override {
     return absl::StrCat("cuda sm_", context_.compute_capability);
   }
+  std::string where() const override { return absl::StrCat("CUDA device ", device_); }
   DType ActivationFor(DType weights) const override {
     const bool has = weights != DType::kBF16 || context_.compute_capability >= kFirstWithBf16;
     return has ? weights : DType::kF16;
   }
   CpuStream& host() override { return host_; }
-  const CudaContext& context() const { return context_; }
+  void Run(const char* op, const std::function<void(const CudaContext&)>& launch) {
+    if (!status_.ok()) return;
+    launch(context_);
+    CheckRefusal(op);
+  }
   void Watch(std::function<absl::Status()> watch) { watch_ = std::move(watch); }
   CudaHandle handle() const { return {context_.stream, device_}; }
 
@@ -132,24 +114,28 @@ class CudaStream final : public Stream {
   }
   bool records() const override { return true; }
   void BeginRecording() override;
-  std::unique_ptr<Recording> EndRecording() override;
+  absl::StatusOr<std::unique_ptr<Recording>> EndRecording() override;
   void Replay(const Recording& recording) override;
   int64_t RecordedBytes() const override { return recorded_bytes_; }
 
   void Run(const EmbeddingArgs& args) override;
-  void Run(const RmsNormArgs& args) override { Enqueue(RmsNormCuda, args); }
-  void Run(const LayerNormArgs& args) override { Enqueue(LayerNormCuda, args); }
-  void Run(const HeadNormArgs& args) override { Enqueue(HeadNormCuda, args); }
-  void Run(const RopeAndStoreArgs& args) override { Enqueue(RopeAndStoreCuda, args); }
-  void Run(const AttentionArgs& args) override { Enqueue(PagedAttentionCuda, args); }
-  void Run(const ActivateArgs& args) override { Enqueue(ActivateCuda, args); }
-  void Run(const SoftCapArgs& args) override { Enqueue(SoftCapCuda, args); }
-  void Run(const AddArgs& args) override { Enqueue(AddCuda, args); }
-  void Run(const CopyRowsArgs& args) override { Enqueue(CopyRowsCuda, args); }
-  void Run(const CopyColumnsArgs& args) override { Enqueue(CopyColumnsCuda, args); }
-  void Run(const ScatterArgs& args) override { Enqueue(ScatterCuda, args); }
-  void Run(const TakeTokensArgs& args) override { Enqueue(TakeTokensCuda, args); }
-  void Run(const CopyBlockArgs& args) override { Enqueue(CopyBlockCuda, args); }
+  void Run(const RmsNormArgs& args) override { Enqueue("RMS norm", RmsNormCuda, args); }
+  void Run(const LayerNormArgs& args) override { Enqueue("layer norm", LayerNormCuda, args); }
+  void Run(const HeadNormArgs& args) override { Enqueue("norm of the heads", HeadNormCuda, args); }
+  void Run(const RopeAndStoreArgs& args) override {
+    Enqueue("rotation and KV store", RopeAndStoreCuda, args);
+  }
+  void Run(const AttentionArgs& args) override { Enqueue("attention", PagedAttentionCuda, args); }
+  void Run(const ActivateArgs& args) override { Enqueue("activation", ActivateCuda, args); }
+  void Run(const SoftCapArgs& args) override { Enqueue("soft cap", SoftCapCuda, args); }
+  void Run(const AddArgs& args) override { Enqueue("addition", AddCuda, args); }
+  void Run(const CopyRowsArgs& args) override { Enqueue("copy of rows", CopyRowsCuda, args); }
+  void Run(const CopyColumnsArgs& args) override {
+    Enqueue("copy of columns", CopyColumnsCuda, args);
+  }
+  void Run(const ScatterArgs& args) override { Enqueue("scatter", ScatterCuda, args); }
+  void Run(const TakeTokensArgs& args) override { Enqueue("taking tokens", TakeTokensCuda, args); }
+  void Run(const CopyBlockArgs& args) override { Enqueue("copy of a block", CopyBlockCuda, args); }
   void Run(const MatmulArgs& args) override;
   bool RunAsOne(const RmsNormArgs& norm, const MatmulArgs& product) override {
     return MultiplyTokensOf(norm, norm.x.dtype() == DType::kF32, NormTokensCuda, product);
@@ -163,8 +149,15 @@ class CudaStream final : public Stream {
 
  private:
   template <typename Args>
-  void Enqueue(void (*op)(const CudaContext&, const Args&), const Args& args) {
-    if (status_.ok()) op(context_, args);
+  void Enqueue(const char* op, void (*launch)(const CudaContext&, const Args&), const Args& args) {
+    if (!status_.ok()) return;
+    launch(context_, args);
+    CheckRefusal(op);
+  }
+  // A refused launch becomes the stream's error.
+  void CheckRefusal(const char* op) {
+    if (!refusal_.refused || !status_.ok()) return;
+    status_ = absl::InternalError(absl::StrCat(where(), ": ", op, ": ", refusal_.text));
   }
   // The op that makes tokens in eight bits of what it would write, if it `has` such a kernel, and
   // their product; false, and nothing is done, if the product does not take such tokens.
@@ -175,6 +168,7 @@ class CudaStream final : public Stream {
   void Multiply(const MatmulArgs& args, bool tokens_made);
   // Remembers the first error.
   void Check(cudaError_t error, const char* what);
+  absl::Status AskWatch();
   uint8_t* AllocatePinned(int64_t bytes);
   uint8_t* AllocateOnDevice(int64_t bytes);
 
@@ -187,6 +181,7 @@ class CudaStream final : public Stream {
   DeviceArena arena_;
   bool sealed_ = false;
   std::unique_ptr<DenseProduct> dense_;
+  LaunchRefusal refusal_;
   absl::Status status_;
   std::function<absl::Status()> watch_;  // of what kernels tell beside CUDA's errors
 };
@@ -199,21 +194,13 @@ CudaStream::~CudaStream() {
 
 void CudaStream::Check(cudaError_t error, const char* what) {
   if (error == cudaSuccess || !status_.ok()) return;
-  const std::string text =
-      absl::StrCat("CUDA device ", device_, ": ", what, ": ", cudaGetErrorString(error), " (",
-                   cudaGetErrorName(error), ")");
+  const std::string text = absl::StrCat(where(), ": ", what, ": ", CudaWords(error));
   status_ = error == cudaErrorMemoryAllocation ? absl::ResourceExhaustedError(text)
                                                : absl::InternalError(text);
 }
 
 absl::Status CudaStream::Open() {
-  int count = 0;
-  const cudaError_t counted = cudaGetDeviceCount(&count);
-  if (counted != cudaSuccess || count == 0) {
-    return absl::FailedPreconditionError(absl::StrCat(
-        "this machine has no CUDA device: ",
-        counted == cudaSuccess ? "the driver lists none" : cudaGetErrorString(counted)));
-  }
+  ASSIGN_OR_RETURN(const int count, CudaDevices());
   if (device_ < 0 || device_ >= count) {
     return absl::InvalidArgumentError(absl::StrCat("CUDA device ", device_, " is not one of the ",
                                                    count, " of this machine, 0 to ", count - 1));
@@ -222,16 +209,19 @@ absl::Status CudaStream::Open() {
   cudaDeviceProp properties = {};
   Check(cudaGetDeviceProperties(&properties, device_), "reading its properties");
   RETURN_IF_ERROR(status_);
+  context_.refusal = &refusal_;
   context_.compute_capability = properties.major * 10 + properties.minor;
   context_.multiprocessors = properties.multiProcessorCount;
   if (context_.compute_capability < kOldestCapability) {
-    return absl::FailedPreconditionError(absl::StrCat(
-        "CUDA device ", device_, " (", properties.name, ") has compute capability ",
-        properties.major, ".", properties.minor, "; the oldest that is supported is 7.5 (Turing)"));
+    return absl::FailedPreconditionError(
+        absl::StrCat(where(), " (", properties.name, ") has compute capability ", properties.major,
+                     ".", properties.minor, "; the oldest that is supported is 7.5 (Turing)"));
   }
   if (context_.compute_capability >= kFirstWithOverlap) context_.after_kernel = &after_kernel_;
   total_bytes_ = static_cast<int64_t>(properties.totalGlobalMem);
-  ASSIGN_OR_RETURN(dense_, DenseProduct::Create());
+  auto dense = DenseProduct::Create();
+  RETURN_IF_ERROR(Prefixed(dense.status(), where()));
+  dense_ = std::move(dense).value();
   context_.dense = dense_.get();
   Check(cudaStreamCreateWithFlags(&context_.stream, cudaStreamNonBlocking), "making a stream");
   return status_;
@@ -259,7 +249,7 @@ void CudaStream::Run(const EmbeddingArgs& args) {
   cuda.scale = args.scale;
   cuda.accumulate = args.accumulate;
   cuda.y = args.y;
-  Enqueue(EmbeddingCuda, cuda);
+  Enqueue("embedding", EmbeddingCuda, cuda);
 }
 
 void CudaStream::Run(const MatmulArgs& args) {
@@ -269,9 +259,9 @@ void CudaStream::Run(const MatmulArgs& args) {
 void CudaStream::Multiply(const MatmulArgs& args, bool tokens_made) {
   CudaMatmulArgs cuda = ProductOf(args);
   cuda.tokens_made = tokens_made;
-  Enqueue(MatmulCuda, cuda);
+  Enqueue("matrix product", MatmulCuda, cuda);
   if (!args.activation.has_value() || cuda.gelu) return;
-  Enqueue(ActivateCuda, ActivateArgs{*args.activation, false, args.y, args.y});
+  Enqueue("activation", ActivateCuda, ActivateArgs{*args.activation, false, args.y, args.y});
 }
 
 template <typename Args>
@@ -280,8 +270,11 @@ bool CudaStream::MultiplyTokensOf(const Args& args, bool has,
                                   const MatmulArgs& product) {
   if (!status_.ok() || !has || product.w->columns() > kMostRowTokenColumns) return false;
   const CudaMatmulArgs cuda = ProductOf(product);
-  if (!MultipliesEightBitTokens(context_, cuda)) return false;
+  const bool takes = MultipliesEightBitTokens(context_, cuda);
+  CheckRefusal("matrix product");
+  if (!takes) return false;
   op(context_, args, TokensOfProduct(context_, cuda));
+  CheckRefusal("making tokens in eight bits");
   Multiply(product, /*tokens_made=*/true);
   return true;
 }
@@ -313,9 +306,9 @@ uint8_t* CudaStream::AllocatePinned(int64_t bytes) {
 uint8_t* CudaStream::AllocateOnDevice(int64_t bytes) {
   if (arena_.reserved()) {
     if (uint8_t* piece = arena_.Cut(bytes); piece != nullptr) return piece;
-    status_ = absl::ResourceExhaustedError(absl::StrCat(
-        "CUDA device ", device_, ": ", bytes, " bytes are wanted, and ", arena_.bytes_left(),
-        " are left of the ", arena_.bytes(), " that are planned"));
+    status_ = absl::ResourceExhaustedError(
+        absl::StrCat(where(), ": ", bytes, " bytes are wanted, and ", arena_.bytes_left(),
+                     " are left of the ", arena_.bytes(), " that are planned"));
     return nullptr;
   }
   void* memory = nullptr;
@@ -330,7 +323,7 @@ uint8_t* CudaStream::AllocateOnDevice(int64_t bytes) {
 uint8_t* CudaStream::Allocate(int64_t bytes, Place place) {
   if (bytes == 0 || !status_.ok()) return nullptr;
   if (sealed_) {
-    status_ = absl::InternalError(absl::StrCat("CUDA device ", device_, ": ", bytes, " bytes of ",
+    status_ = absl::InternalError(absl::StrCat(where(), ": ", bytes, " bytes of ",
                                                place == Place::kPinned ? "pinned" : "its",
                                                " memory are wanted after the rank was loaded"));
     return nullptr;
@@ -370,7 +363,7 @@ bool CudaStream::Idle() {
   if (!status_.ok()) return true;
   const cudaError_t state = cudaStreamQuery(context_.stream);
   if (state == cudaErrorNotReady) {
-    // It is no error, but the next check of a launch would take it for one.
+    // It is no error, but CUDA remembers it as one, and libraries may look.
     static_cast<void>(cudaGetLastError());
     return false;
   }
@@ -380,9 +373,11 @@ bool CudaStream::Idle() {
 
 absl::Status CudaStream::Synchronize() {
   if (status_.ok()) Check(cudaStreamSynchronize(context_.stream), "waiting for it");
-  if (status_.ok() && watch_) {
-    status_ = Prefixed(watch_(), ToStd(absl::StrCat("CUDA device ", device_)));
-  }
+  return AskWatch();
+}
+
+absl::Status CudaStream::AskWatch() {
+  if (status_.ok() && watch_) status_ = Prefixed(watch_(), where());
   return status_;
 }
 
@@ -406,7 +401,7 @@ bool CudaStream::Reached(StreamEvent& event) {
   if (!status_.ok()) return true;
   const cudaError_t state = cudaEventQuery(static_cast<CudaEvent&>(event).event());
   if (state == cudaErrorNotReady) {
-    // No error, but CUDA remembers it as one, and the next launch would find it.
+    // As in Idle.
     static_cast<void>(cudaGetLastError());
     return false;
   }
@@ -423,7 +418,7 @@ absl::Status CudaStream::Wait(StreamEvent& event) {
   if (status_.ok()) {
     Check(cudaEventSynchronize(static_cast<CudaEvent&>(event).event()), "waiting for it");
   }
-  return status_;
+  return AskWatch();
 }
 
 void CudaStream::BeginRecording() {
@@ -433,20 +428,28 @@ void CudaStream::BeginRecording() {
         "beginning to record a step");
 }
 
-std::unique_ptr<Recording> CudaStream::EndRecording() {
-  if (!status_.ok()) return nullptr;
+absl::StatusOr<std::unique_ptr<Recording>> CudaStream::EndRecording() {
+  RETURN_IF_ERROR(status_);
   EndOverlap(context_);
   cudaGraph_t graph = nullptr;
   Check(cudaStreamEndCapture(context_.stream, &graph), "recording a step");
+  RETURN_IF_ERROR(status_);
   cudaGraphExec_t ready = nullptr;
   const int64_t before = AvailableBytes();
-  if (status_.ok()) Check(cudaGraphInstantiate(&ready, graph, 0), "preparing a recorded step");
+  cudaError_t error = cudaGraphInstantiate(&ready, graph, 0);
+  auto recording = ready == nullptr ? nullptr : std::make_unique<CudaRecording>(ready);
   // Uploaded here rather than by the first replay, so that the memory is taken now.
-  if (status_.ok()) Check(cudaGraphUpload(ready, context_.stream), "preparing a recorded step");
+  if (error == cudaSuccess) error = cudaGraphUpload(ready, context_.stream);
+  Check(cudaGraphDestroy(graph), "recording a step");
+  if (error == cudaErrorMemoryAllocation) {
+    static_cast<void>(cudaGetLastError());  // the stream goes on without it
+    return absl::ResourceExhaustedError(
+        absl::StrCat(where(), ": preparing a recorded step: ", CudaWords(error)));
+  }
+  Check(error, "preparing a recorded step");
+  RETURN_IF_ERROR(status_);
   recorded_bytes_ += std::max<int64_t>(0, before - AvailableBytes());
-  if (graph != nullptr) Check(cudaGraphDestroy(graph), "recording a step");
-  if (ready == nullptr) return nullptr;
-  return std::make_unique<CudaRecording>(ready);
+  return recording;
 }
 
 void CudaStream::Replay(const Recording& recording) {
@@ -463,19 +466,15 @@ CudaHandle CudaHandleOf(Stream& stream) {
   return static_cast<CudaStream&>(stream).handle();
 }
 
-const CudaContext& CudaContextOf(Stream& stream) {
+void RunOnCuda(Stream& stream, const char* op,
+               const std::function<void(const CudaContext&)>& launch) {
   PERGOLA_CHECK(stream.device() == Device::kCuda);
-  return static_cast<CudaStream&>(stream).context();
+  static_cast<CudaStream&>(stream).Run(op, launch);
 }
 
 void WatchCudaStream(Stream& stream, std::function<absl::Status()> watch) {
   PERGOLA_CHECK(stream.device() == Device::kCuda);
   static_cast<CudaStream&>(stream).Watch(std::move(watch));
-}
-
-int CudaDeviceCount() {
-  int count = 0;
-  return cudaGetDeviceCount(&count) == cudaSuccess ? count : 0;
 }
 
 absl::StatusOr<std::unique_ptr<Stream>> OpenCudaStream(int index, CpuStream& host) {

@@ -10,11 +10,14 @@
 
 namespace pergola {
 
-// Devices that this program can use; 0 without CUDA, without a driver and without a GPU.
+// Devices that this program can use, at least one. FAILED_PRECONDITION saying what lacks: CUDA in
+// the program, a driver, a newer driver (with both versions), a GPU.
+absl::StatusOr<int> CudaDevices();
+// The same; 0 where something lacks.
 int CudaDeviceCount();
 
-// Device `index` as a stream; `host` is borrowed. FAILED_PRECONDITION naming the device if there is
-// none, or if it is older than compute capability 7.5 (Turing); INVALID_ARGUMENT for an index out
+// Device `index` as a stream; `host` is borrowed. CudaDevices' errors; FAILED_PRECONDITION naming
+// the device if it is older than compute capability 7.5 (Turing); INVALID_ARGUMENT for an index out
 // of range.
 absl::StatusOr<std::unique_ptr<Stream>> OpenCudaStream(int index, CpuStream& host);
 

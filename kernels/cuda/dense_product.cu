@@ -25,11 +25,6 @@
 namespace pergola {
 namespace {
 
-void CheckLibrary(cublasStatus_t status, const char* what) {
-  PERGOLA_CHECK_MSG(status == CUBLAS_STATUS_SUCCESS,
-                    std::string(what) + ": " + cublasLtGetStatusString(status));
-}
-
 cudaDataType_t TypeOf(DType dtype) {
   switch (dtype) {
     case DType::kBF16:
@@ -117,10 +112,11 @@ class Plan {
  public:
   Plan(cublasLtHandle_t handle, const DenseProductArgs& args, int64_t workspace_bytes) {
     const bool integers = args.dtype == DType::kInt8;
-    CheckLibrary(
-        cublasLtMatmulDescCreate(&operation_, integers ? CUBLAS_COMPUTE_32I : CUBLAS_COMPUTE_32F,
-                                 integers ? CUDA_R_32I : CUDA_R_32F),
-        "cublasLtMatmulDescCreate");
+    Call("cublasLtMatmulDescCreate", [&] {
+      return cublasLtMatmulDescCreate(&operation_,
+                                      integers ? CUBLAS_COMPUTE_32I : CUBLAS_COMPUTE_32F,
+                                      integers ? CUDA_R_32I : CUDA_R_32F);
+    });
     Set(CUBLASLT_MATMUL_DESC_TRANSA, static_cast<int32_t>(CUBLAS_OP_T));
     Set(CUBLASLT_MATMUL_DESC_TRANSB, static_cast<int32_t>(CUBLAS_OP_N));
     if (args.bias != nullptr) {
@@ -139,16 +135,18 @@ class Plan {
     ChooseWithEpilogue(handle, args, workspace_bytes);
   }
   ~Plan() {
-    cublasLtMatrixLayoutDestroy(y_);
-    cublasLtMatrixLayoutDestroy(x_);
-    cublasLtMatrixLayoutDestroy(w_);
-    cublasLtMatmulDescDestroy(operation_);
+    for (cublasLtMatrixLayout_t layout : {y_, x_, w_}) {
+      if (layout != nullptr) cublasLtMatrixLayoutDestroy(layout);
+    }
+    if (operation_ != nullptr) cublasLtMatmulDescDestroy(operation_);
   }
   Plan(const Plan&) = delete;
   Plan& operator=(const Plan&) = delete;
 
   // Whether the library has it.
   bool found() const { return found_; }
+  // What the library has refused, in its words; empty: nothing.
+  const std::string& failure() const { return failure_; }
 
   void Run(cublasLtHandle_t handle, const CudaContext& context, const DenseProductArgs& args) {
     SetPointers(args);
@@ -157,15 +155,25 @@ class Plan {
     const bool integers = args.dtype == DType::kInt8;
     const void* times = integers ? static_cast<const void*>(&one) : &alpha;
     const void* plus = integers ? static_cast<const void*>(&added) : &beta;
-    CheckLibrary(cublasLtMatmul(handle, operation_, times, args.w, w_, args.x, x_, plus, args.y, y_,
-                                args.y, y_, &algorithm_, context.workspace,
-                                static_cast<size_t>(context.workspace_bytes), context.stream),
-                 "cublasLtMatmul");
+    Call("cublasLtMatmul", [&] {
+      return cublasLtMatmul(handle, operation_, times, args.w, w_, args.x, x_, plus, args.y, y_,
+                            args.y, y_, &algorithm_, context.workspace,
+                            static_cast<size_t>(context.workspace_bytes), context.stream);
+    });
     EndOverlap(context);
-    if (args.gelu && !gelu_) Gelu(context, args);
+    if (args.gelu && !gelu_ && failure_.empty()) Gelu(context, args);
   }
 
  private:
+  // Nothing after a failure.
+  template <typename Function>
+  void Call(const char* what, Function call) {
+    if (!failure_.empty()) return;
+    const cublasStatus_t status = call();
+    if (status == CUBLAS_STATUS_SUCCESS) return;
+    failure_ = std::string(what) + ": " + cublasLtGetStatusString(status);
+  }
+
   void ChooseWithEpilogue(cublasLtHandle_t handle, const DenseProductArgs& args,
                           int64_t workspace_bytes) {
     gelu_ = args.gelu && args.y_dtype != DType::kF32;
@@ -176,11 +184,12 @@ class Plan {
       Set(CUBLASLT_MATMUL_DESC_EPILOGUE, EpilogueOf(args.bias != nullptr, false));
       status = Choose(handle, args, workspace_bytes);
     }
-    if (found_ || HasRowScale(args.dtype)) return;  // of eight bits it has what the device has
-    CheckLibrary(status, "cublasLtMatmulAlgoGetHeuristic");
-    PERGOLA_CHECK_MSG(found_, "cuBLASLt has no algorithm for " + std::to_string(args.rows) + " x " +
-                                  std::to_string(args.columns) + " by " +
-                                  std::to_string(args.outputs));
+    // Of eight bits it has what the device has.
+    if (found_ || HasRowScale(args.dtype)) return;
+    Call("cublasLtMatmulAlgoGetHeuristic", [&] { return status; });
+    if (!failure_.empty()) return;
+    failure_ = "cuBLASLt has no algorithm for " + std::to_string(args.rows) + " x " +
+               std::to_string(args.columns) + " by " + std::to_string(args.outputs);
   }
 
   void SetPointers(const DenseProductArgs& args) {
@@ -192,25 +201,29 @@ class Plan {
 
   template <typename T>
   void Set(cublasLtMatmulDescAttributes_t attribute, T value) {
-    CheckLibrary(cublasLtMatmulDescSetAttribute(operation_, attribute, &value, sizeof(value)),
-                 "cublasLtMatmulDescSetAttribute");
+    Call("cublasLtMatmulDescSetAttribute", [&] {
+      return cublasLtMatmulDescSetAttribute(operation_, attribute, &value, sizeof(value));
+    });
   }
 
-  static void Layout(cublasLtMatrixLayout_t* layout, cudaDataType_t type, int64_t rows,
-                     int64_t columns, int64_t stride) {
-    CheckLibrary(cublasLtMatrixLayoutCreate(layout, type, static_cast<uint64_t>(rows),
-                                            static_cast<uint64_t>(columns), stride),
-                 "cublasLtMatrixLayoutCreate");
+  void Layout(cublasLtMatrixLayout_t* layout, cudaDataType_t type, int64_t rows, int64_t columns,
+              int64_t stride) {
+    Call("cublasLtMatrixLayoutCreate", [&] {
+      return cublasLtMatrixLayoutCreate(layout, type, static_cast<uint64_t>(rows),
+                                        static_cast<uint64_t>(columns), stride);
+    });
   }
 
+  // The library's answer; OK where it was not asked after a failure.
   cublasStatus_t Choose(cublasLtHandle_t handle, const DenseProductArgs& args,
                         int64_t workspace_bytes) {
-    cublasLtMatmulPreference_t preference;
-    CheckLibrary(cublasLtMatmulPreferenceCreate(&preference), "cublasLtMatmulPreferenceCreate");
+    cublasLtMatmulPreference_t preference = nullptr;
+    Call("cublasLtMatmulPreferenceCreate",
+         [&] { return cublasLtMatmulPreferenceCreate(&preference); });
     const auto set = [&](cublasLtMatmulPreferenceAttributes_t attribute, auto value) {
-      CheckLibrary(
-          cublasLtMatmulPreferenceSetAttribute(preference, attribute, &value, sizeof(value)),
-          "cublasLtMatmulPreferenceSetAttribute");
+      Call("cublasLtMatmulPreferenceSetAttribute", [&] {
+        return cublasLtMatmulPreferenceSetAttribute(preference, attribute, &value, sizeof(value));
+      });
     };
     set(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, static_cast<uint64_t>(workspace_bytes));
     set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, AlignmentOf(args.w));
@@ -218,11 +231,14 @@ class Plan {
     set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, AlignmentOf(args.y));
     set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, AlignmentOf(args.y));
     cublasLtMatmulHeuristicResult_t result = {};
-    int found = 0;
-    const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(handle, operation_, w_, x_, y_, y_,
-                                                                 preference, 1, &result, &found);
-    cublasLtMatmulPreferenceDestroy(preference);
-    found_ = status == CUBLAS_STATUS_SUCCESS && found == 1;
+    int count = 0;
+    cublasStatus_t status = CUBLAS_STATUS_SUCCESS;
+    if (failure_.empty()) {
+      status = cublasLtMatmulAlgoGetHeuristic(handle, operation_, w_, x_, y_, y_, preference, 1,
+                                              &result, &count);
+    }
+    found_ = status == CUBLAS_STATUS_SUCCESS && count == 1;
+    if (preference != nullptr) cublasLtMatmulPreferenceDestroy(preference);
     algorithm_ = result.algo;
     return status;
   }
@@ -232,6 +248,7 @@ class Plan {
   cublasLtMatmulAlgo_t algorithm_ = {};
   bool found_ = false;
   bool gelu_ = false;  // the library applies it
+  std::string failure_;
 };
 
 class CublasProduct : public DenseProduct {
@@ -245,12 +262,17 @@ class CublasProduct : public DenseProduct {
   CublasProduct& operator=(const CublasProduct&) = delete;
 
   bool Has(const CudaContext& context, const DenseProductArgs& args) override {
-    return args.rows == 0 || args.outputs == 0 || PlanOf(Limited(context), args).found();
+    if (args.rows == 0 || args.outputs == 0) return true;
+    const Plan* plan = PlanOf(Limited(context), args);
+    return plan != nullptr && plan->found();
   }
   void Multiply(const CudaContext& context, const DenseProductArgs& args) override {
     if (args.rows == 0 || args.outputs == 0) return;
     const CudaContext limited = Limited(context);
-    PlanOf(limited, args).Run(handle_, limited, args);
+    Plan* plan = PlanOf(limited, args);
+    if (plan == nullptr) return;
+    plan->Run(handle_, limited, args);
+    if (!plan->failure().empty()) KeepRefusal(context, plan->failure());
   }
 
  private:
@@ -258,11 +280,15 @@ class CublasProduct : public DenseProduct {
     context.workspace_bytes = std::min(context.workspace_bytes, kDenseWorkspaceBytes);
     return context;
   }
-  Plan& PlanOf(const CudaContext& context, const DenseProductArgs& args) {
+  // nullptr where the library refuses to make one.
+  Plan* PlanOf(const CudaContext& context, const DenseProductArgs& args) {
     if (plans_.size() >= kMostPlans) plans_.clear();
     std::unique_ptr<Plan>& plan = plans_[KeyOf(args, context.workspace_bytes)];
     if (plan == nullptr) plan = std::make_unique<Plan>(handle_, args, context.workspace_bytes);
-    return *plan;
+    if (plan->failure().empty()) return plan.get();
+    KeepRefusal(context, plan->failure());
+    plans_.erase(KeyOf(args, context.workspace_bytes));
+    return nullptr;
   }
 
   cublasLtHandle_t handle_;

@@ -43,6 +43,7 @@ class DenseProduct {
   // (NVIDIA, "cuBLAS library user guide", cublasLtMatmul; the library itself is asked).
   virtual bool Has(const CudaContext& context, const DenseProductArgs& args) = 0;
   // Of what it Has. Takes the first kDenseWorkspaceBytes of `workspace`, or what there is of them.
+  // What the library refuses, here or in Has, the context keeps (KeepRefusal).
   virtual void Multiply(const CudaContext& context, const DenseProductArgs& args) = 0;
 };
 

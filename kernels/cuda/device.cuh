@@ -36,10 +36,10 @@ inline constexpr int kWarpThreads = 32;
 inline constexpr int64_t kSharedBytesUnasked = 32 << 10;
 inline constexpr int64_t kMaxSharedBytes = 227 << 10;
 
-// Enqueues `kernel` on the context's stream and CHECKs that CUDA takes it: a wrong configuration is
-// our bug. Raises the kernel's limit of dynamic shared memory where needed. Where the context says
-// so, the kernel may begin while the one before it still runs (programmatic dependent launch, CUDA
-// C++ programming guide): so every kernel's first action is BeginKernel.
+// Enqueues `kernel` on the context's stream; if CUDA refuses it, the context keeps that. Raises the
+// kernel's limit of dynamic shared memory where needed. Where the context says so, the kernel may
+// begin while the one before it still runs (programmatic dependent launch, CUDA C++ programming
+// guide): so every kernel's first action is BeginKernel.
 template <typename... P, typename... A>
 void Launch(void (*kernel)(P...), dim3 grid, int threads, int64_t shared_bytes,
             const CudaContext& context, A... args);
@@ -200,6 +200,12 @@ inline bool BeginsEarly(const CudaContext& context) {
   return context.after_kernel != nullptr && std::exchange(*context.after_kernel, true);
 }
 
+inline std::string DescribeLaunch(dim3 grid, int threads, int64_t shared_bytes, cudaError_t error) {
+  return "launch of " + std::to_string(grid.x) + " x " + std::to_string(grid.y) + " x " +
+         std::to_string(grid.z) + " blocks of " + std::to_string(threads) + " threads with " +
+         std::to_string(shared_bytes) + " bytes of shared memory: " + CudaWords(error);
+}
+
 }  // namespace pergola
 
 #ifdef PERGOLA_CUDA_EMULATOR  // defined by the emulator's cuda_runtime.h
@@ -229,20 +235,17 @@ cudaError_t LaunchValues(void (*kernel)(P...), dim3 grid, int threads, int64_t s
 template <typename... P, typename... A>
 void Launch(void (*kernel)(P...), dim3 grid, int threads, int64_t shared_bytes,
             const CudaContext& context, A... args) {
+  cudaError_t error = cudaSuccess;
   if (shared_bytes > kSharedBytesUnasked) {
-    const cudaError_t raised = cudaFuncSetAttribute(
-        kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes));
-    PERGOLA_CHECK_MSG(
-        raised == cudaSuccess,
-        std::to_string(shared_bytes) + " bytes of shared memory: " + cudaGetErrorString(raised));
+    error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                 static_cast<int>(shared_bytes));
   }
-  const cudaError_t launched =
-      LaunchValues(kernel, grid, threads, shared_bytes, context, static_cast<P>(args)...);
-  PERGOLA_CHECK_MSG(launched == cudaSuccess,
-                    "launch of " + std::to_string(grid.x) + " x " + std::to_string(grid.y) + " x " +
-                        std::to_string(grid.z) + " blocks of " + std::to_string(threads) +
-                        " threads with " + std::to_string(shared_bytes) +
-                        " bytes of shared memory: " + cudaGetErrorString(launched));
+  if (error == cudaSuccess) {
+    error = LaunchValues(kernel, grid, threads, shared_bytes, context, static_cast<P>(args)...);
+  }
+  if (error != cudaSuccess) {
+    KeepRefusal(context, DescribeLaunch(grid, threads, shared_bytes, error));
+  }
 }
 
 template <typename... P, typename... A>

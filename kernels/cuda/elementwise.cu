@@ -195,7 +195,10 @@ void CopyBlockCuda(const CudaContext& context, const CopyBlockArgs& args) {
     const cudaError_t copied = cudaMemcpyAsync(
         bytes + args.to * args.block_bytes, bytes + args.from * args.block_bytes,
         static_cast<size_t>(args.block_bytes), cudaMemcpyDeviceToDevice, context.stream);
-    PERGOLA_CHECK_MSG(copied == cudaSuccess, cudaGetErrorString(copied));
+    if (copied != cudaSuccess) {
+      KeepRefusal(context,
+                  "copying " + std::to_string(args.block_bytes) + " bytes: " + CudaWords(copied));
+    }
   }
 }
 

@@ -4,6 +4,7 @@
 
 #include <chrono>
 #include <cstring>
+#include <functional>
 #include <thread>
 #include <utility>
 
@@ -42,6 +43,7 @@ class NcclGroup final : public DeviceGroup {
   absl::Status Health() override;
 
  private:
+  absl::Status Enqueue(const char* operation, const std::function<ncclResult_t()>& call);
   absl::Status Check(ncclResult_t result, const char* operation);
   void Abort();
   absl::Status Warm();
@@ -64,15 +66,26 @@ NcclGroup::~NcclGroup() {
   static_cast<void>(ncclCommDestroy(comm_));
 }
 
+// After an error of the stream's nothing is enqueued: it is the one to be told.
+absl::Status NcclGroup::Enqueue(const char* operation, const std::function<ncclResult_t()>& call) {
+  RETURN_IF_ERROR(status_);
+  ncclResult_t result = ncclSuccess;
+  RunOnCuda(stream_, operation, [&](const CudaContext& context) {
+    EndOverlap(context);  // what NCCL enqueues is no kernel of ours
+    result = call();
+  });
+  return Check(result, operation);
+}
+
 absl::Status NcclGroup::Check(ncclResult_t result, const char* operation) {
-  // What NCCL enqueued is no kernel of ours.
-  EndOverlap(CudaContextOf(stream_));
   if (result == ncclSuccess || !status_.ok()) return status_;
   const char* detail = ncclGetLastError(comm_);
+  const cudaError_t cuda = cudaPeekAtLastError();
   status_ = absl::InternalError(absl::StrCat(
       "CUDA device ", handle_.device, ": ", operation, " among ", options_.name, " (rank ",
       options_.rank, " of ", options_.size, "): NCCL says ", ncclGetErrorString(result),
-      detail == nullptr || *detail == '\0' ? "" : absl::StrCat(": ", detail)));
+      detail == nullptr || *detail == '\0' ? "" : absl::StrCat(": ", detail),
+      result == ncclUnhandledCudaError ? absl::StrCat("; CUDA says ", CudaWords(cuda)) : ""));
   return status_;
 }
 
@@ -90,8 +103,9 @@ absl::Status NcclGroup::Open() {
   ncclUniqueId id;
   std::memcpy(id.internal, options_.id.data(), options_.id.size());
   // The communicator is of the thread's current device.
-  if (cudaSetDevice(handle_.device) != cudaSuccess) {
-    return absl::InternalError(absl::StrCat("CUDA device ", handle_.device, ": selecting it"));
+  if (const cudaError_t error = cudaSetDevice(handle_.device); error != cudaSuccess) {
+    return absl::InternalError(
+        absl::StrCat("CUDA device ", handle_.device, ": selecting it: ", CudaWords(error)));
   }
   const ncclResult_t made = ncclCommInitRank(&comm_, options_.size, id, options_.rank);
   if (made == ncclInvalidUsage) {
@@ -135,20 +149,20 @@ absl::Status NcclGroup::WarmWith(uint8_t* memory, int64_t bytes) {
 }
 
 absl::Status NcclGroup::AllReduce(const Tensor& x) {
-  RETURN_IF_ERROR(status_);
   PERGOLA_CHECK(x.dtype() == DType::kF32 || x.dtype() == DType::kF16 || x.dtype() == DType::kBF16);
   const ncclDataType_t type = x.dtype() == DType::kF32   ? ncclFloat32
                               : x.dtype() == DType::kF16 ? ncclFloat16
                                                          : ncclBfloat16;
-  return Check(ncclAllReduce(x.data(), x.data(), static_cast<size_t>(x.values()), type, ncclSum,
-                             comm_, handle_.stream),
-               "all-reduce");
+  return Enqueue("all-reduce", [&] {
+    return ncclAllReduce(x.data(), x.data(), static_cast<size_t>(x.values()), type, ncclSum, comm_,
+                         handle_.stream);
+  });
 }
 
 absl::Status NcclGroup::AllGather(const void* in, int64_t bytes, void* out) {
-  RETURN_IF_ERROR(status_);
-  return Check(ncclAllGather(in, out, static_cast<size_t>(bytes), ncclInt8, comm_, handle_.stream),
-               "all-gather");
+  return Enqueue("all-gather", [&] {
+    return ncclAllGather(in, out, static_cast<size_t>(bytes), ncclInt8, comm_, handle_.stream);
+  });
 }
 
 absl::Status NcclGroup::Broadcast(void* data, int64_t bytes, int root) {
@@ -159,15 +173,15 @@ absl::Status NcclGroup::Broadcast(void* data, int64_t bytes, int root) {
 }
 
 absl::Status NcclGroup::Send(const void* data, int64_t bytes, int peer) {
-  RETURN_IF_ERROR(status_);
-  return Check(ncclSend(data, static_cast<size_t>(bytes), ncclInt8, peer, comm_, handle_.stream),
-               "send");
+  return Enqueue("send", [&] {
+    return ncclSend(data, static_cast<size_t>(bytes), ncclInt8, peer, comm_, handle_.stream);
+  });
 }
 
 absl::Status NcclGroup::Receive(void* data, int64_t bytes, int peer) {
-  RETURN_IF_ERROR(status_);
-  return Check(ncclRecv(data, static_cast<size_t>(bytes), ncclInt8, peer, comm_, handle_.stream),
-               "receive");
+  return Enqueue("receive", [&] {
+    return ncclRecv(data, static_cast<size_t>(bytes), ncclInt8, peer, comm_, handle_.stream);
+  });
 }
 
 absl::Status NcclGroup::Health() {
@@ -185,8 +199,10 @@ absl::Status NcclGroup::Health() {
 absl::StatusOr<std::string> NcclDeviceId(Stream& stream) {
   cudaDeviceProp properties = {};
   const int device = CudaHandleOf(stream).device;
-  if (cudaGetDeviceProperties(&properties, device) != cudaSuccess) {
-    return absl::InternalError(absl::StrCat("CUDA device ", device, ": reading its properties"));
+  const cudaError_t error = cudaGetDeviceProperties(&properties, device);
+  if (error != cudaSuccess) {
+    return absl::InternalError(
+        absl::StrCat("CUDA device ", device, ": reading its properties: ", CudaWords(error)));
   }
   return absl::StrCat("GPU ", absl::Hex(properties.pciDomainID), ":",
                       absl::Hex(properties.pciBusID, absl::kZeroPad2), ":",

@@ -4,6 +4,10 @@
 
 namespace pergola {
 
+absl::StatusOr<int> CudaDevices() {
+  return absl::FailedPreconditionError("this program was built without CUDA");
+}
+
 int CudaDeviceCount() {
   return 0;
 }

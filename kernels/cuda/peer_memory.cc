@@ -12,6 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
 #include "base/status.h"
+#include "kernels/cuda/context.h"
 
 namespace pergola {
 namespace {
@@ -33,8 +34,7 @@ int64_t BufferBytes(int ranks, int64_t most_bytes) {
 absl::Status CudaStatus(cudaError_t error, absl::string_view what) {
   if (error == cudaSuccess) return absl::OkStatus();
   static_cast<void>(cudaGetLastError());  // it is told here
-  const std::string text = absl::StrCat("peer memory: ", what, ": ", cudaGetErrorString(error),
-                                        " (", cudaGetErrorName(error), ")");
+  const std::string text = absl::StrCat("peer memory: ", what, ": ", CudaWords(error));
   return error == cudaErrorMemoryAllocation ? absl::ResourceExhaustedError(text)
                                             : absl::FailedPreconditionError(text);
 }

@@ -23,20 +23,28 @@ class CudaPeerReducer final : public PeerReducer {
     if (watched_) WatchCudaStream(stream_, nullptr);
   }
 
-  void AllReduce(const Tensor& x) override { PeerSumCuda(context(), memory_->space(), x); }
+  void AllReduce(const Tensor& x) override {
+    RunOnCuda(stream_, kOp,
+              [&](const CudaContext& context) { PeerSumCuda(context, memory_->space(), x); });
+  }
   void AllReduceNorm(const RmsNormArgs& args) override {
-    PeerSumNormCuda(context(), memory_->space(), args);
+    RunOnCuda(stream_, kOp, [&](const CudaContext& context) {
+      PeerSumNormCuda(context, memory_->space(), args);
+    });
   }
   void AllReduceNorm(const LayerNormArgs& args) override {
-    PeerSumNormCuda(context(), memory_->space(), args);
+    RunOnCuda(stream_, kOp, [&](const CudaContext& context) {
+      PeerSumNormCuda(context, memory_->space(), args);
+    });
   }
   void AllReduceAdd(const AddArgs& args) override {
-    PeerSumAddCuda(context(), memory_->space(), args);
+    RunOnCuda(stream_, kOp,
+              [&](const CudaContext& context) { PeerSumAddCuda(context, memory_->space(), args); });
   }
   absl::Status status() const override { return memory_->status(); }
 
  private:
-  const CudaContext& context() const { return CudaContextOf(stream_); }
+  static constexpr char kOp[] = "sum over peer memory";
 
   Stream& stream_;
   const std::unique_ptr<PeerMemory> memory_;

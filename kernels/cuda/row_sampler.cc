@@ -22,9 +22,9 @@ int64_t RoundUp(int64_t bytes) {
 
 absl::Status CudaStatus(cudaError_t error, const char* operation) {
   if (error == cudaSuccess) return absl::OkStatus();
-  const std::string text = absl::StrCat(operation, ": ", cudaGetErrorString(error));
+  const std::string text = absl::StrCat(operation, ": ", CudaWords(error));
   return error == cudaErrorMemoryAllocation ? absl::ResourceExhaustedError(text)
-                                            : absl::UnknownError(text);
+                                            : absl::InternalError(text);
 }
 
 bool Typical(const SampleRow& row) {

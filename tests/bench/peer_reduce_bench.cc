@@ -110,8 +110,10 @@ class BenchRank {
       RmsNorm(*stream_, args);
       return;
     }
-    PeerSumNormCuda(CudaContextOf(*stream_), memory_->space(), args,
-                    way == Way::kOneShot ? PeerShots::kOne : PeerShots::kTwo);
+    RunOnCuda(*stream_, "sum", [&](const CudaContext& context) {
+      PeerSumNormCuda(context, memory_->space(), args,
+                      way == Way::kOneShot ? PeerShots::kOne : PeerShots::kTwo);
+    });
   }
 
   // Median of the repeats' times per launch, of the slowest rank; 0 where there is no such way.
@@ -130,13 +132,13 @@ class BenchRank {
     Check(stream_->Synchronize());
     stream_->BeginRecording();
     for (int i = 0; i < kLaunches; ++i) Enqueue(way, args);
-    const std::unique_ptr<Recording> recording = stream_->EndRecording();
-    Check(stream_->Synchronize());
+    const auto recording = stream_->EndRecording();
+    Check(recording.status());
     std::vector<double> times;
     for (int i = 0; i < group_->sizes.repeats + 2; ++i) {  // the first two warm up
       group_->gather.Meet();
       const auto begin = std::chrono::steady_clock::now();
-      stream_->Replay(*recording);
+      stream_->Replay(**recording);
       Check(stream_->Synchronize());
       const std::chrono::duration<double> took = std::chrono::steady_clock::now() - begin;
       std::vector<double> all(static_cast<size_t>(group_->size));

@@ -2,7 +2,7 @@
 # tests and the executor's tests once more, with the CUDA device in the emulator's place (they skip where
 # there is no GPU), and its own commands.
 file(GLOB kernel_tests CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/kernels/*_test.cc)
-list(FILTER kernel_tests EXCLUDE REGEX "/emulator_test\\.cc$")
+list(FILTER kernel_tests EXCLUDE REGEX "/emulator_(faults_)?test\\.cc$")
 file(GLOB worker_tests CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/worker/*_test.cc)
 list(FILTER worker_tests INCLUDE REGEX "/(layout_golden|step_graphs|memory_plan)_test\\.cc$")
 file(GLOB test_kernels CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/kernels/cuda/*.cu)

@@ -197,9 +197,9 @@ TEST_F(NcclGroupTest, RecordedCollectivesRunAtEachReplay) {
     Add(stream, AddArgs{x, y});
     const auto recording = stream.EndRecording();
     ASSERT_TRUE(status.ok()) << status;
-    ASSERT_NE(recording, nullptr) << stream.Synchronize();
-    stream.Replay(*recording);
-    stream.Replay(*recording);
+    ASSERT_TRUE(recording.ok()) << recording.status();
+    stream.Replay(**recording);
+    stream.Replay(**recording);
     const auto values = Download(stream, x);
     for (int64_t i = 0; i < kCount; ++i) {
       const float a = Value(rank.rank, i), b = Value(1 - rank.rank, i);

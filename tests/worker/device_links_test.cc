@@ -1,7 +1,9 @@
 // How GPUs of a group come to reach each other, and what happens when one is gone or late.
 #include "worker/comm/device_links.h"
 
+#include <cuda_runtime.h>
 #include <gmock/gmock.h>
+#include <nccl.h>
 
 #include <atomic>
 
@@ -161,6 +163,52 @@ TEST_F(DeviceLinksTest, APeersFailureEndsTheWaitAndNamesDeviceAndRank) {
     rank.links.reset();
     EXPECT_TRUE(rank.gpu->Synchronize().ok());
   });
+}
+
+// NCCL's calls only follow it.
+TEST_F(DeviceLinksTest, AnErrorOfTheDeviceIsToldInItsOwnWords) {
+  emulator::FailCall(emulator::FailingCall::kCopy, cudaErrorIllegalAddress, 0, 1);
+  OnRanks(1, Collectives::kNccl, {0, 1}, [](Rank& rank, const absl::Status& opened) {
+    ASSERT_TRUE(opened.ok()) << opened;
+    const DeviceBuffer buffer(*rank.gpu, 400);
+    const Tensor x(buffer.data(), DType::kF32, {1, 100});
+    const std::vector<float> values(100);
+    rank.gpu->CopyToDevice(buffer.data(), values.data(), buffer.size());
+    EXPECT_TRUE(rank.links->stage()->AllReduce(x).ok());
+    const absl::Status status = rank.links->Synchronize(*rank.gpu, "GPU work of plan", 7);
+    EXPECT_THAT(std::string(status.message()),
+                rank.number == 1 ? HasSubstr("CUDA device 1: copying to it: an illegal memory "
+                                             "access was encountered")
+                                 : HasSubstr("CUDA device 0: communication among the ranks of "
+                                             "stage 0 (rank 0 of 2): NCCL says remote process"));
+  });
+  emulator::FailCall(emulator::FailingCall::kCopy, cudaSuccess);
+}
+
+TEST_F(DeviceLinksTest, ARefusedCallOfNcclNamesDeviceOpAndRank) {
+  OnRanks(1, Collectives::kNccl, {0, 1}, [](Rank& rank, const absl::Status& opened) {
+    ASSERT_TRUE(opened.ok()) << opened;
+    const DeviceBuffer buffer(*rank.gpu, 400);
+    const Tensor x(buffer.data(), DType::kF32, {1, 100});
+    if (rank.number == 0) return;  // and its peer would wait for it
+    emulator::FailCall(emulator::FailingCall::kNccl, ncclSystemError, 0, 1);
+    EXPECT_EQ(rank.links->stage()->AllReduce(x).message(),
+              "CUDA device 1: all-reduce among the ranks of stage 0 (rank 1 of 2): NCCL says "
+              "unhandled system error");
+    // It stays, also for other calls.
+    EXPECT_FALSE(rank.links->stage()->Send(buffer.data(), 4, 0).ok());
+    EXPECT_FALSE(rank.links->stage()->Health().ok());
+  });
+  OnRanks(1, Collectives::kNccl, {0, 1}, [](Rank& rank, const absl::Status& opened) {
+    ASSERT_TRUE(opened.ok()) << opened;
+    if (rank.number == 0) return;
+    emulator::FailCall(emulator::FailingCall::kNcclAsync, ncclInternalError, 0, 1);
+    const absl::Status status = rank.links->Synchronize(*rank.gpu, "GPU work of plan", 7);
+    EXPECT_THAT(std::string(status.message()),
+                HasSubstr("CUDA device 1: communication among the ranks of stage 0 (rank 1 of 2): "
+                          "NCCL says internal error"));
+  });
+  emulator::FailCall(emulator::FailingCall::kNccl, ncclSuccess);
 }
 
 TEST_F(DeviceLinksTest, AStalledPeerIsTheWatchdogsToReport) {

@@ -1,4 +1,5 @@
 // How weights come into memory: by several threads, in several copies, and when something fails.
+#include <cuda_runtime.h>
 #include <gmock/gmock.h>
 #include <atomic>
 #include <cstring>
@@ -256,9 +257,9 @@ TEST(FailedLoadTest, ACopyThatFailsNamesLayerAndDevice) {
     ASSERT_TRUE(stream.ok()) << stream.status();
     ASSERT_TRUE((*stream)->Reserve(4 << 20).ok());
     // The embedding and layer 0 arrive.
-    emulator::FailCopiesAfter(2);
+    emulator::FailCall(emulator::FailingCall::kCopy, cudaErrorIllegalAddress, 2);
     const auto weights = LoadStageWeights(checkpoint, OneRank(checkpoint), **stream, nullptr);
-    emulator::FailCopiesAfter(-1);
+    emulator::FailCall(emulator::FailingCall::kCopy, cudaSuccess);
     EXPECT_EQ(weights.status().code(), absl::StatusCode::kInternal);
     EXPECT_THAT(std::string(weights.status().message()),
                 HasSubstr("uploading the weights of layer 1: CUDA device 0: copying to it: "));

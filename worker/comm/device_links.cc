@@ -53,20 +53,23 @@ absl::Status DeviceLinks::WaitUntil(const std::function<bool()>& done, const cha
     if (options_.background) options_.background();
     backoff.Pause();
   }
-  return CheckHealth();
+  return absl::OkStatus();
 }
 
 absl::Status DeviceLinks::Synchronize(Stream& stream, const char* operation, uint64_t sequence) {
   RETURN_IF_ERROR(
       WaitUntil([&] { return stream.Idle(); }, operation, sequence, WithinStep(options_.spin)));
-  return stream.Synchronize();
+  // An error of this rank's own is its news; NCCL has only followed it.
+  RETURN_IF_ERROR(stream.Synchronize());
+  return CheckHealth();
 }
 
 absl::Status DeviceLinks::Wait(Stream& stream, StreamEvent& event, const char* operation,
                                uint64_t sequence, bool ahead) {
   RETURN_IF_ERROR(WaitUntil([&] { return stream.Reached(event); }, operation, sequence,
                             ahead ? kAheadWait : WithinStep(options_.spin)));
-  return stream.Wait(event);
+  RETURN_IF_ERROR(stream.Wait(event));
+  return CheckHealth();
 }
 
 absl::StatusOr<bool> DeviceLinks::Reached(Stream& stream, StreamEvent& event) {

@@ -4,6 +4,7 @@
 #include <chrono>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -126,8 +127,10 @@ absl::Status Trial::Measure(DeviceReducer& reducer, int64_t rows, double* second
   if (stream_.records()) {
     stream_.BeginRecording();
     const absl::Status launched = Launch(reducer, rows);
-    recording = stream_.EndRecording();
+    auto ended = stream_.EndRecording();
     RETURN_IF_ERROR(launched);
+    RETURN_IF_ERROR(ended.status());
+    recording = std::move(ended).value();
     RETURN_IF_ERROR(Wait());
   }
   std::vector<double> times;

@@ -1,7 +1,9 @@
 #include "worker/model/step_graphs.h"
 
 #include <algorithm>
+#include <string>
 
+#include "base/log.h"
 #include "base/status.h"
 
 namespace pergola {
@@ -38,12 +40,20 @@ absl::Status StepGraphs::Forward(const StepRows& rows, const int32_t* ids, float
       recorded_.try_emplace(Shape(rows.count, rows.attention.longest_context));
   if (first) return decoder_.Forward(rows, ids, hidden);
   if (entry->second == nullptr) {
-    if (stream_.RecordedBytes() >= kMostRecordedBytes) return decoder_.Forward(rows, ids, hidden);
+    if (full_ || stream_.RecordedBytes() >= kMostRecordedBytes) {
+      return decoder_.Forward(rows, ids, hidden);
+    }
     stream_.BeginRecording();
-    const absl::Status recorded = decoder_.Forward(rows, ids, hidden);
-    entry->second = stream_.EndRecording();
-    RETURN_IF_ERROR(recorded);
-    if (entry->second == nullptr) return stream_.Synchronize();
+    const absl::Status forward = decoder_.Forward(rows, ids, hidden);
+    auto recording = stream_.EndRecording();
+    RETURN_IF_ERROR(forward);
+    full_ = alone_ && absl::IsResourceExhausted(recording.status());
+    if (full_) {
+      LOG_WARN("no more steps are recorded: {}", std::string(recording.status().message()));
+      return decoder_.Forward(rows, ids, hidden);
+    }
+    RETURN_IF_ERROR(recording.status());
+    entry->second = std::move(recording).value();
   }
   stream_.Replay(*entry->second);
   return absl::OkStatus();

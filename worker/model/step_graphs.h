@@ -20,8 +20,11 @@ class StepGraphs {
   // this much, further shapes run unrecorded. --gpu-memory-fraction leaves room for it.
   static constexpr int64_t kMostRecordedBytes = int64_t{128} << 20;
 
-  // Both are borrowed. `decoder` must not wait for anything during Forward: stages of one rank.
-  StepGraphs(Stream& stream, Decoder& decoder) : stream_(stream), decoder_(decoder) {}
+  // Both are borrowed. `decoder` must not wait for the host during Forward. `alone`: no other rank
+  // takes part in it; such a rank goes on unrecorded where the device has no memory for a
+  // recording, while ranks that sum together must all record the same and report it as an error.
+  StepGraphs(Stream& stream, Decoder& decoder, bool alone)
+      : stream_(stream), decoder_(decoder), alone_(alone) {}
 
   // Rows that a decode step of `rows` rows is padded to, at most `step_rows`: few sizes, so that
   // few recordings serve all.
@@ -39,6 +42,8 @@ class StepGraphs {
 
   Stream& stream_;
   Decoder& decoder_;
+  const bool alone_;
+  bool full_ = false;  // the device has no memory for more
   absl::flat_hash_map<Shape, std::unique_ptr<Recording>> recorded_;  // null: seen once
 };
 

@@ -28,7 +28,7 @@ absl::Status DecoderExecutor::Init(const Checkpoint& checkpoint, const ExecutorO
   ASSIGN_OR_RETURN(const ShapeSpec shape, WithWeightFormat(std::move(in_file), options.weights));
   // What does not fit is refused before the first weight is read.
   RETURN_IF_ERROR(PlanMemory(shape, options));
-  RETURN_IF_ERROR(CheckFits(info_.memory, stream_.AvailableBytes()));
+  RETURN_IF_ERROR(Prefixed(CheckFits(info_.memory, stream_.AvailableBytes()), stream_.where()));
   const absl::Status reserved = stream_.Reserve(info_.memory.reserved());
   if (!reserved.ok()) {
     return Prefixed(reserved, ToStd(absl::StrCat("the rank needs ", info_.memory.ToString())));
@@ -65,7 +65,10 @@ absl::Status DecoderExecutor::Allocate() {
   inputs_ = std::make_unique<StepInputs>(stream_, limits_.step_tokens, limits_.slot_count,
                                          limits_.blocks_per_sequence(),
                                          records() ? limits_.context_length : 0);
-  if (records()) graphs_ = std::make_unique<StepGraphs>(stream_, *decoder_);
+  if (records()) {
+    const bool alone = layout_.tensor_parallel == 1;
+    graphs_ = std::make_unique<StepGraphs>(stream_, *decoder_, alone);
+  }
   if (!on_cpu()) {
     hidden_ = DeviceBuffer(stream_, info_.memory.residual_bytes);
   }

@@ -87,8 +87,8 @@ absl::StatusOr<int64_t> DecoderExecutor::BlocksOfGpu(const ShapeSpec& shape,
   const std::string larger =
       fraction > 1 ? "" : absl::StrCat("--gpu-memory-fraction above ", fraction, ", or ");
   return absl::ResourceExhaustedError(absl::StrCat(
-      "with one block of KV cache a rank needs ", least.ToString(), ", and ", budget,
-      " bytes are its part of the GPU's ", stream_.TotalBytes(), " (--gpu-memory-fraction ",
+      stream_.where(), ": with one block of KV cache a rank needs ", least.ToString(), ", and ",
+      budget, " bytes are its part of the GPU's ", stream_.TotalBytes(), " (--gpu-memory-fraction ",
       options.gpu_memory_fraction, ", ", options.gpu_ranks, " ranks on it), ",
       least.total() - budget, " too few; ", larger, Remedies(least, budget)));
 }

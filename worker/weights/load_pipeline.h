@@ -75,11 +75,10 @@ struct LoadTimes {
   std::string ToString() const;
 };
 
-// INVALID_ARGUMENT naming the tensor and the first value
-// that is not finite or cannot be held, else what Checkpoint::Read returns, naming the tensor, or
-// the stream's error, naming the layer. Of several errors it is that of the first row. No thread is
-// at work when this returns. From the stream's owning thread; `progress` may be empty and is called
-// on it.
+// INVALID_ARGUMENT naming the tensor and the first value that is not finite or cannot be held, else
+// what Checkpoint::Read returns, naming the tensor, or the stream's error, naming the layer. Of
+// several errors it is that of the first row. No thread is at work when this returns. From the
+// stream's owning thread; `progress` may be empty and is called on it.
 absl::StatusOr<LoadTimes> LoadPieces(const Checkpoint& checkpoint, const StagePieces& stage,
                                      Stream& stream, const ByteProgress& progress,
                                      const LoadLimits& limits);

@@ -246,6 +246,16 @@ cublasStatus_t Check(const Operation& o, const Layout& a, const Layout& b, const
 }  // namespace pergola::emulator
 
 using pergola::emulator::Assign;
+using pergola::emulator::FailingCall;
+
+namespace {
+
+// What a call must give now because a test wants it (emulator.h, FailCall).
+cublasStatus_t FailureOf(FailingCall call) {
+  return static_cast<cublasStatus_t>(pergola::emulator::TakeFailure(call));
+}
+
+}  // namespace
 
 const char* cublasLtGetStatusName(cublasStatus_t status) {
   switch (status) {
@@ -253,6 +263,12 @@ const char* cublasLtGetStatusName(cublasStatus_t status) {
       return "CUBLAS_STATUS_SUCCESS";
     case CUBLAS_STATUS_INVALID_VALUE:
       return "CUBLAS_STATUS_INVALID_VALUE";
+    case CUBLAS_STATUS_NOT_INITIALIZED:
+      return "CUBLAS_STATUS_NOT_INITIALIZED";
+    case CUBLAS_STATUS_ALLOC_FAILED:
+      return "CUBLAS_STATUS_ALLOC_FAILED";
+    case CUBLAS_STATUS_EXECUTION_FAILED:
+      return "CUBLAS_STATUS_EXECUTION_FAILED";
     case CUBLAS_STATUS_NOT_SUPPORTED:
       return "CUBLAS_STATUS_NOT_SUPPORTED";
     default:
@@ -269,6 +285,8 @@ size_t cublasLtGetVersion() {
 }
 
 cublasStatus_t cublasLtCreate(cublasLtHandle_t* handle) {
+  const cublasStatus_t failure = FailureOf(FailingCall::kPlan);
+  if (failure != CUBLAS_STATUS_SUCCESS) return failure;
   *handle = new cublasLtContext();
   return CUBLAS_STATUS_SUCCESS;
 }
@@ -280,6 +298,8 @@ cublasStatus_t cublasLtDestroy(cublasLtHandle_t handle) {
 
 cublasStatus_t cublasLtMatmulDescCreate(cublasLtMatmulDesc_t* operation,
                                         cublasComputeType_t compute, cudaDataType_t scale) {
+  const cublasStatus_t failure = FailureOf(FailingCall::kPlan);
+  if (failure != CUBLAS_STATUS_SUCCESS) return failure;
   *operation = new cublasLtMatmulDescEmulated();
   (*operation)->compute = compute;
   (*operation)->scale = scale;
@@ -294,6 +314,8 @@ cublasStatus_t cublasLtMatmulDescDestroy(cublasLtMatmulDesc_t operation) {
 cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t operation,
                                               cublasLtMatmulDescAttributes_t attribute,
                                               const void* value, size_t bytes) {
+  const cublasStatus_t failure = FailureOf(FailingCall::kPlan);
+  if (failure != CUBLAS_STATUS_SUCCESS) return failure;
   switch (attribute) {
     case CUBLASLT_MATMUL_DESC_COMPUTE_TYPE:
       return Assign(&operation->compute, value, bytes);
@@ -327,6 +349,8 @@ cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t operation,
 
 cublasStatus_t cublasLtMatrixLayoutCreate(cublasLtMatrixLayout_t* layout, cudaDataType type,
                                           uint64_t rows, uint64_t columns, int64_t stride) {
+  const cublasStatus_t failure = FailureOf(FailingCall::kPlan);
+  if (failure != CUBLAS_STATUS_SUCCESS) return failure;
   *layout = new cublasLtMatrixLayoutEmulated();
   (*layout)->type = type;
   (*layout)->rows = rows;
@@ -363,6 +387,8 @@ cublasStatus_t cublasLtMatrixLayoutSetAttribute(cublasLtMatrixLayout_t layout,
 }
 
 cublasStatus_t cublasLtMatmulPreferenceCreate(cublasLtMatmulPreference_t* preference) {
+  const cublasStatus_t failure = FailureOf(FailingCall::kPlan);
+  if (failure != CUBLAS_STATUS_SUCCESS) return failure;
   *preference = new cublasLtMatmulPreferenceEmulated();
   return CUBLAS_STATUS_SUCCESS;
 }
@@ -375,6 +401,8 @@ cublasStatus_t cublasLtMatmulPreferenceDestroy(cublasLtMatmulPreference_t prefer
 cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t preference,
                                                     cublasLtMatmulPreferenceAttributes_t attribute,
                                                     const void* value, size_t bytes) {
+  const cublasStatus_t failure = FailureOf(FailingCall::kPlan);
+  if (failure != CUBLAS_STATUS_SUCCESS) return failure;
   if (attribute == CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES) {
     return Assign(&preference->workspace_bytes, value, bytes);
   }
@@ -390,6 +418,8 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t handle,
                                               int* found) {
   *found = 0;
   if (handle == nullptr || preference == nullptr || wanted < 1) return CUBLAS_STATUS_INVALID_VALUE;
+  const cublasStatus_t failure = FailureOf(FailingCall::kPlan);
+  if (failure != CUBLAS_STATUS_SUCCESS) return failure;
   const cublasStatus_t status = pergola::emulator::Check(*operation, *a, *b, *c, *d);
   if (status != CUBLAS_STATUS_SUCCESS) return status;
   results[0] = {};
@@ -405,6 +435,8 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t oper
                               void* /*workspace*/, size_t /*workspace_bytes*/,
                               cudaStream_t stream) {
   if (handle == nullptr || alpha == nullptr || beta == nullptr) return CUBLAS_STATUS_INVALID_VALUE;
+  const cublasStatus_t failure = FailureOf(FailingCall::kProduct);
+  if (failure != CUBLAS_STATUS_SUCCESS) return failure;
   const cublasStatus_t status =
       pergola::emulator::Check(*operation, *a_layout, *b_layout, *c_layout, *d_layout);
   if (status != CUBLAS_STATUS_SUCCESS) return status;

@@ -12,6 +12,7 @@
 #include <utility>
 
 #include "kernels/cuda/context.h"
+#include "kernels/cuda/emulator/emulator.h"
 #include "kernels/cuda/emulator/fragments.h"
 #include "kernels/cuda/emulator/grid.h"
 #include "kernels/cuda/emulator/peers.h"
@@ -27,7 +28,7 @@ using GridRunner = void (*)(const KernelCall& call, const LaunchShape& shape,
 
 template <typename... P, typename... A>
 void LaunchWith(GridRunner runner, void (*kernel)(P...), const LaunchShape& shape,
-                cudaStream_t stream, A... args) {
+                const CudaContext& context, A... args) {
   static_assert(sizeof...(P) == sizeof...(A), "a launch gives the kernel all of its arguments");
   CheckLaunch(shape);
   // The arguments are copied now, as CUDA does, and read when the launch runs.
@@ -40,9 +41,11 @@ void LaunchWith(GridRunner runner, void (*kernel)(P...), const LaunchShape& shap
     };
     runner({body, &call}, shape, previous);
   };
-  const cudaError_t enqueued = EnqueueKernel(stream, run, shape.early);
-  PERGOLA_CHECK_MSG(enqueued == cudaSuccess,
-                    std::string("launch: ") + cudaGetErrorString(enqueued));
+  cudaError_t error = TakeCudaFailure(FailingCall::kLaunch);
+  if (error == cudaSuccess) error = EnqueueKernel(context.stream, run, shape.early);
+  if (error != cudaSuccess) {
+    KeepRefusal(context, DescribeLaunch(shape.grid, shape.threads, shape.shared_bytes, error));
+  }
 }
 
 }  // namespace emulator
@@ -52,7 +55,7 @@ void Launch(void (*kernel)(P...), dim3 grid, int threads, int64_t shared_bytes,
             const CudaContext& context, A... args) {
   const emulator::LaunchShape shape = {grid, threads, shared_bytes, context.compute_capability,
                                        BeginsEarly(context)};
-  emulator::LaunchWith(emulator::RunGrid, kernel, shape, context.stream, args...);
+  emulator::LaunchWith(emulator::RunGrid, kernel, shape, context, args...);
 }
 
 template <typename... P, typename... A>
@@ -60,7 +63,7 @@ void LaunchResident(void (*kernel)(P...), int blocks, int threads, const CudaCon
                     A... args) {
   const emulator::LaunchShape shape = {dim3(static_cast<unsigned>(blocks)), threads, 0,
                                        context.compute_capability, BeginsEarly(context)};
-  emulator::LaunchWith(emulator::RunResidentGrid, kernel, shape, context.stream, args...);
+  emulator::LaunchWith(emulator::RunResidentGrid, kernel, shape, context, args...);
 }
 
 inline void LetNextBegin() {}

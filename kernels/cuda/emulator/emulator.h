@@ -50,7 +50,8 @@ void SetDeferred(bool deferred);
 void SetOverlap(bool overlap);
 
 // What cudaGetDeviceProperties and cudaMemGetInfo say, in all threads. At first the environment
-// variable PERGOLA_EMULATED_GPUS gives the count, if it is set.
+// variables PERGOLA_EMULATED_GPUS and PERGOLA_EMULATED_GPU_BYTES give count and memory_bytes, and
+// PERGOLA_EMULATED_DRIVER the driver's version, where they are set.
 struct DeviceModel {
   int count = 1;
   int major = 9;
@@ -59,6 +60,8 @@ struct DeviceModel {
   int64_t memory_bytes = int64_t{4} << 30;
   int64_t graph_node_bytes = 512;  // that a prepared graph takes for each of its nodes
   bool peers = true;               // devices reach each other's memory
+  // Of CUDA. 0: there is no driver; older than the runtime's 13000: it refuses every device.
+  int driver_version = 13000;
 };
 void SetDeviceModel(const DeviceModel& model);
 DeviceModel GetDeviceModel();
@@ -66,8 +69,29 @@ DeviceModel GetDeviceModel();
 // Allocations of device and of pinned memory so far, of all threads.
 int64_t AllocationCount();
 
-// The copy after the next `count` ones fails as after an illegal address, and those behind it; a
-// negative count (as at first): none does. In all threads.
-void FailCopiesAfter(int64_t count);
+// Calls that can be told to fail.
+enum class FailingCall : uint8_t {
+  kLaunch,
+  kWait,        // for a stream or an event, and asking whether it is there
+  kCopy,        // asynchronous
+  kMalloc,      // on the device
+  kMallocHost,  // pinned
+  kInstantiate,
+  kProduct,    // cublasLtMatmul
+  kPlan,       // every other call of cuBLASLt that a product makes
+  kNccl,       // that enqueues
+  kNcclAsync,  // what ncclCommGetAsyncError finds
+};
+inline constexpr int kAnyDevice = -1;
+// From now on, in all threads whose device it is, the call after `passed` more of its kind gives
+// `error` (a cudaError_t, cublasStatus_t or ncclResult_t; 0: none fails) and does nothing. One
+// failure at a time, and once; but from an illegal address or a failed launch the device does not
+// recover: CUDA's calls among the above give it until the next FailCall.
+//
+// Of programs whose main is the product's, the environment variable PERGOLA_EMULATED_FAILURE names
+// a file that need not exist yet: "DEVICE CALL PASSED ERROR", "1 launch 40 719", is taken, and the
+// file removed, by the first process that calls something here on that device. Calls are launch,
+// wait, copy, malloc, malloc_host, instantiate, product, plan, nccl, nccl_async.
+void FailCall(FailingCall call, int error, int64_t passed = 0, int device = kAnyDevice);
 
 }  // namespace pergola::emulator

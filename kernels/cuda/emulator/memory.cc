@@ -3,7 +3,6 @@
 // allocated are refused as CUDA refuses them.
 #include <cuda_runtime.h>
 
-#include <atomic>
 #include <cstdlib>
 #include <cstring>
 #include <map>
@@ -26,11 +25,19 @@ thread_local int current_device = 0;
 constexpr size_t kShareGranule = size_t{2} << 20;
 constexpr size_t kPageBytes = 4096;
 
-// How programs whose main is the product's are told of their devices.
+constexpr int kRuntimeVersion = 13000;  // of CUDA
+
+// How programs whose main is the product's are told of their devices (emulator.h, DeviceModel).
 DeviceModel ModelFromEnvironment() {
   DeviceModel model;
   if (const char* count = std::getenv("PERGOLA_EMULATED_GPUS"); count != nullptr) {
     model.count = std::atoi(count);
+  }
+  if (const char* bytes = std::getenv("PERGOLA_EMULATED_GPU_BYTES"); bytes != nullptr) {
+    model.memory_bytes = std::atoll(bytes);
+  }
+  if (const char* version = std::getenv("PERGOLA_EMULATED_DRIVER"); version != nullptr) {
+    model.driver_version = std::atoi(version);
   }
   return model;
 }
@@ -168,15 +175,10 @@ Registry& TheRegistry() {
   return Registry::Instance();
 }
 
-// Copies until one fails; negative: none does.
-std::atomic<int64_t> good_copies{-1};
-
 cudaError_t CheckCopy(void* to, size_t to_bytes, const void* from, size_t from_bytes,
                       cudaMemcpyKind kind) {
-  for (int64_t left = good_copies; left >= 0;) {
-    if (left == 0) return cudaErrorIllegalAddress;
-    if (good_copies.compare_exchange_weak(left, left - 1)) break;
-  }
+  const cudaError_t failure = TakeCudaFailure(FailingCall::kCopy);
+  if (failure != cudaSuccess) return failure;
   if (kind < cudaMemcpyHostToHost || kind > cudaMemcpyDefault) {
     return cudaErrorInvalidMemcpyDirection;
   }
@@ -229,10 +231,6 @@ int64_t AllocationCount() {
   return TheRegistry().allocation_count();
 }
 
-void FailCopiesAfter(int64_t count) {
-  good_copies = count;
-}
-
 cudaError_t TakeDriverMemory(int64_t bytes) {
   return TheRegistry().TakeDriverMemory(bytes);
 }
@@ -245,9 +243,12 @@ cudaError_t Report(cudaError_t error) {
 }  // namespace pergola::emulator
 
 using pergola::emulator::Enqueue;
+using pergola::emulator::FailingCall;
 using pergola::emulator::GetDeviceModel;
+using pergola::emulator::kRuntimeVersion;
 using pergola::emulator::RefuseDuringCapture;
 using pergola::emulator::Report;
+using pergola::emulator::TakeCudaFailure;
 using pergola::emulator::TheRegistry;
 
 cudaError_t cudaGetLastError() {
@@ -261,6 +262,10 @@ cudaError_t cudaPeekAtLastError() {
 }
 
 cudaError_t cudaGetDeviceCount(int* count) {
+  if (GetDeviceModel().driver_version < kRuntimeVersion) {
+    *count = 0;
+    return Report(cudaErrorInsufficientDriver);
+  }
   *count = GetDeviceModel().count;
   return *count > 0 ? cudaSuccess : Report(cudaErrorNoDevice);
 }
@@ -353,12 +358,12 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int dev
 }
 
 cudaError_t cudaDriverGetVersion(int* version) {
-  *version = 13000;
+  *version = GetDeviceModel().driver_version;
   return cudaSuccess;
 }
 
 cudaError_t cudaRuntimeGetVersion(int* version) {
-  *version = 13000;
+  *version = kRuntimeVersion;
   return cudaSuccess;
 }
 
@@ -377,6 +382,8 @@ cudaError_t cudaMemGetInfo(size_t* free_bytes, size_t* total_bytes) {
 cudaError_t cudaMalloc(void** pointer, size_t bytes) {
   const cudaError_t refused = RefuseDuringCapture();
   if (refused != cudaSuccess) return refused;
+  const cudaError_t failure = TakeCudaFailure(FailingCall::kMalloc);
+  if (failure != cudaSuccess) return failure;
   return Report(TheRegistry().Allocate(pointer, bytes, true));
 }
 
@@ -394,6 +401,8 @@ cudaError_t cudaMallocHost(void** pointer, size_t bytes) {
 cudaError_t cudaHostAlloc(void** pointer, size_t bytes, unsigned /*flags*/) {
   const cudaError_t refused = RefuseDuringCapture();
   if (refused != cudaSuccess) return refused;
+  const cudaError_t failure = TakeCudaFailure(FailingCall::kMallocHost);
+  if (failure != cudaSuccess) return failure;
   return Report(TheRegistry().Allocate(pointer, bytes, false));
 }
 

@@ -231,6 +231,9 @@ ncclResult_t Start(Transfer transfer, size_t from_bytes, size_t to_bytes, cudaSt
       (to_bytes > 0 && !IsDeviceMemory(transfer.to, to_bytes))) {
     return Refuse(comm, "a buffer does not lie on the device");
   }
+  if (const int failure = TakeFailure(FailingCall::kNccl); failure != 0) {
+    return static_cast<ncclResult_t>(failure);
+  }
   if (comm->used.insert(transfer.call.kind).second) {
     void* memory = nullptr;
     if (cudaMalloc(&memory, kFirstUseBytes) != cudaSuccess) return ncclUnhandledCudaError;
@@ -273,6 +276,7 @@ void Release(ncclComm* comm) {
 }  // namespace
 }  // namespace pergola::emulator
 
+using pergola::emulator::FailingCall;
 using pergola::emulator::NcclCall;
 using pergola::emulator::NewTransfer;
 using pergola::emulator::Refuse;
@@ -345,7 +349,8 @@ ncclResult_t ncclCommAbort(ncclComm_t comm) {
 }
 
 ncclResult_t ncclCommGetAsyncError(ncclComm_t comm, ncclResult_t* error) {
-  *error = comm->region.aborted().load() != 0 ? ncclRemoteError : ncclSuccess;
+  *error = static_cast<ncclResult_t>(pergola::emulator::TakeFailure(FailingCall::kNcclAsync));
+  if (comm->region.aborted().load() != 0) *error = ncclRemoteError;
   return ncclSuccess;
 }
 

@@ -6,6 +6,7 @@
 #include <functional>
 #include <utility>
 
+#include "kernels/cuda/emulator/emulator.h"
 #include "kernels/cuda/emulator/runtime_api.h"
 
 namespace pergola::emulator {
@@ -56,6 +57,11 @@ cudaError_t Report(cudaError_t error);
 
 // Device memory that the driver takes for itself, or gives back where it is negative.
 cudaError_t TakeDriverMemory(int64_t bytes);
+
+// The error that a call of this kind must give now (emulator.h, FailCall), or 0.
+int TakeFailure(FailingCall call);
+// The same of CUDA's own calls, reported.
+cudaError_t TakeCudaFailure(FailingCall call);
 
 // What a call returns that CUDA does not allow while something is captured (it makes the capture
 // invalid), or cudaSuccess.
