@@ -135,5 +135,25 @@ TEST(DeviceWithoutMemoryTest, RecordsNothingAndGivesTheSameTokens) {
   EXPECT_EQ(*got, *want);
 }
 
+// What one rank of a stage cannot record the other does not replay alone.
+TEST(DeviceWithoutMemoryTest, OfSeveralRanksNoneRecordsWhatOneCannot) {
+  const emulator::DeviceModel model = emulator::GetDeviceModel();
+  emulator::DeviceModel two = model;
+  two.count = 2;
+  emulator::SetDeviceModel(two);
+  const MemoryCheckpoint checkpoint(TinySpec(), {});
+  const std::vector<int32_t> prompt = RandomIds(20);
+  std::vector<int32_t> tokens[2];
+  for (const bool full : {false, true}) {
+    ExecutorGroup group(checkpoint, 2, 1, TinyOptions(), 1, Device::kCuda, 0, Collectives::kNccl);
+    if (full) FailCall(FailingCall::kInstantiate, cudaErrorMemoryAllocation, 0, 1);
+    tokens[full ? 1 : 0] = Generate(group, prompt, kTokens);
+    FailCall(FailingCall::kLaunch, 0);
+  }
+  EXPECT_EQ(tokens[0].size(), kTokens);
+  EXPECT_EQ(tokens[1], tokens[0]);
+  emulator::SetDeviceModel(model);
+}
+
 }  // namespace
 }  // namespace pergola

@@ -14,8 +14,8 @@
 
 namespace pergola {
 
-// As in a program the log is there before the threads are: ThreadSanitizer does not see how spdlog's
-// library makes it once.
+// As in a program the log is there before the threads are: ThreadSanitizer does not see how
+// spdlog's library makes it once.
 inline const void* const kLog = spdlog::default_logger_raw();
 
 // A stage of `size` ranks over heap memory.

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "base/log.h"
 #include "base/status.h"
@@ -35,25 +37,41 @@ int64_t StepGraphs::recordings() const {
                        [](const auto& entry) { return entry.second != nullptr; });
 }
 
+absl::StatusOr<bool> StepGraphs::AllAgree(bool mine) {
+  if (ranks_ == nullptr) return mine;
+  const uint8_t own = mine ? 1 : 0;
+  std::vector<uint8_t> all(static_cast<size_t>(ranks_->size()));
+  RETURN_IF_ERROR(ranks_->AllGather(&own, sizeof(own), all.data()));
+  return std::count(all.begin(), all.end(), 0) == 0;
+}
+
+absl::StatusOr<std::unique_ptr<Recording>> StepGraphs::Record(const StepRows& rows,
+                                                              const int32_t* ids, float* hidden) {
+  ASSIGN_OR_RETURN(const bool room, AllAgree(stream_.RecordedBytes() < kMostRecordedBytes));
+  if (!room) return nullptr;
+  stream_.BeginRecording();
+  const absl::Status forward = decoder_.Forward(rows, ids, hidden);
+  auto recording = stream_.EndRecording();
+  RETURN_IF_ERROR(forward);
+  if (!recording.ok() && !absl::IsResourceExhausted(recording.status())) return recording.status();
+  ASSIGN_OR_RETURN(const bool fits, AllAgree(recording.ok()));
+  if (fits) return recording;
+  LOG_WARN("no more steps are recorded: {}", recording.ok()
+                                                 ? "another rank's device has no memory for it"
+                                                 : std::string(recording.status().message()));
+  return nullptr;
+}
+
 absl::Status StepGraphs::Forward(const StepRows& rows, const int32_t* ids, float* hidden) {
   const auto [entry, first] =
       recorded_.try_emplace(Shape(rows.count, rows.attention.longest_context));
   if (first) return decoder_.Forward(rows, ids, hidden);
   if (entry->second == nullptr) {
-    if (full_ || stream_.RecordedBytes() >= kMostRecordedBytes) {
-      return decoder_.Forward(rows, ids, hidden);
+    if (!full_) {
+      ASSIGN_OR_RETURN(entry->second, Record(rows, ids, hidden));
+      full_ = entry->second == nullptr;
     }
-    stream_.BeginRecording();
-    const absl::Status forward = decoder_.Forward(rows, ids, hidden);
-    auto recording = stream_.EndRecording();
-    RETURN_IF_ERROR(forward);
-    full_ = alone_ && absl::IsResourceExhausted(recording.status());
-    if (full_) {
-      LOG_WARN("no more steps are recorded: {}", std::string(recording.status().message()));
-      return decoder_.Forward(rows, ids, hidden);
-    }
-    RETURN_IF_ERROR(recording.status());
-    entry->second = std::move(recording).value();
+    if (full_) return decoder_.Forward(rows, ids, hidden);
   }
   stream_.Replay(*entry->second);
   return absl::OkStatus();

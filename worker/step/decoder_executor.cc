@@ -66,8 +66,8 @@ absl::Status DecoderExecutor::Allocate() {
                                          limits_.blocks_per_sequence(),
                                          records() ? limits_.context_length : 0);
   if (records()) {
-    const bool alone = layout_.tensor_parallel == 1;
-    graphs_ = std::make_unique<StepGraphs>(stream_, *decoder_, alone);
+    StageCommunicator* ranks = layout_.tensor_parallel == 1 ? nullptr : communicator_;
+    graphs_ = std::make_unique<StepGraphs>(stream_, *decoder_, ranks);
   }
   if (!on_cpu()) {
     hidden_ = DeviceBuffer(stream_, info_.memory.residual_bytes);

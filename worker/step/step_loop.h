@@ -1,10 +1,11 @@
 // What one rank does all day: take the next plan, meet its peers, execute, pass on. The same code
 // on every rank; the layout says which of the ends it has. Knows nothing of gRPC or MPI.
 //
-//   rank 0            takes plans, sends them to the leaders of the other stages, executes the
-//   oldest other leaders     receive plans from rank 0 and share them within their stage every rank
-//   checks the plan, executes it, sends its share of the activations to the next stage last stage
-//   its first rank gives the result away and sends the sampled ids back to stage 0
+//   rank 0         takes plans, sends them to the leaders of the other stages, executes the oldest
+//   other leaders  receive plans from rank 0 and share them within their stage
+//   every rank     checks the plan, executes it, sends its share of the activations to the next
+//                  stage
+//   last stage     its first rank gives the result away and sends the sampled ids to stage 0
 //
 // Each plan is begun and finished before the next, but where the executor runs ahead (GPUs of one
 // stage that need no host to meet): there the next plan begins while the devices compute the one
