@@ -21,6 +21,9 @@ namespace {
 constexpr char kHas = '=';
 constexpr char kHasNot = '!';
 
+// What the ranks of a stage gather of a step's sampling, more or less: some kilobytes a row.
+constexpr int64_t kMostAnswerBytes = 4 << 20;
+
 // For a rank that does not come to a sum that is only tried.
 constexpr int64_t kTrialWaitMs = 10'000;
 
@@ -203,7 +206,7 @@ absl::Status DeviceLinks::OpenGroups(Stream& stream, const GatherTexts& gather) 
   NcclGroupOptions group;
   // Shares are rounded up to whole values.
   const int64_t values = options_.most_values + layout.tensor_parallel;
-  group.most_bytes = values * static_cast<int64_t>(sizeof(float));
+  const int64_t hidden_bytes = values * static_cast<int64_t>(sizeof(float));
   // First all stages, then all columns: no rank waits for one that waits for it.
   if (layout.tensor_parallel > 1) {
     ASSIGN_OR_RETURN(group.id, ShareId(layout.leader(), layout.RankOf(layout.stage, 0), gather));
@@ -211,6 +214,7 @@ absl::Status DeviceLinks::OpenGroups(Stream& stream, const GatherTexts& gather) 
     group.rank = layout.tp_rank;
     group.size = layout.tensor_parallel;
     group.collectives = true;
+    group.most_bytes = std::max(hidden_bytes, kMostAnswerBytes);
     ASSIGN_OR_RETURN(stage_, OpenNcclGroup(stream, group));
   }
   if (layout.pipeline_parallel > 1) {
@@ -219,7 +223,7 @@ absl::Status DeviceLinks::OpenGroups(Stream& stream, const GatherTexts& gather) 
     group.name = absl::StrCat("the stages' ranks of tp_rank ", layout.tp_rank);
     group.rank = layout.stage;
     group.size = layout.pipeline_parallel;
-    group.most_bytes /= layout.tensor_parallel;
+    group.most_bytes = hidden_bytes / layout.tensor_parallel;
     group.collectives = false;
     group.hops = true;
     ASSIGN_OR_RETURN(column_, OpenNcclGroup(stream, group));
