@@ -82,14 +82,14 @@ absl::Status CheckOptions(const WorkerOptions& options) {
   return absl::OkStatus();
 }
 
-}  // namespace
-
-absl::StatusOr<WorkerOptions> ParseWorkerOptions(int argc, const char* const* argv) {
-  WorkerOptions options;
-  std::string activation_dtype, cpu_target, kv_dtype, dtype = "auto", device = "auto", devices;
-  std::string collectives = "auto", peer_sum_bytes = "auto";
+// Options as they are written, of which the meaning is read later.
+struct OptionTexts {
+  std::string activation_dtype, cpu_target, kv_dtype, devices;
+  std::string dtype = "auto", device = "auto", collectives = "auto", peer_sum_bytes = "auto";
   int64_t kv_mib = 0;
-  CLI::App app("pergola-worker: one rank of a group; started by mpirun, one process per rank");
+};
+
+void DeclareOptions(CLI::App& app, WorkerOptions& options, OptionTexts& texts) {
   app.add_option("--model", options.model, "model directory or .gguf file")->required();
   app.add_option("--coordinator", options.coordinator, "host:port of its internal listener")
       ->required();
@@ -104,51 +104,48 @@ absl::StatusOr<WorkerOptions> ParseWorkerOptions(int argc, const char* const* ar
   app.add_option("--block-tokens", options.executor.block_tokens, "positions per KV block");
   AddNumber(app, "--step-tokens", &options.executor.step_tokens, {1, 1 << 16},
             "most token rows per step");
-  AddNumber(app, "--kv-mib", &kv_mib, {0, int64_t{1} << 40},
+  AddNumber(app, "--kv-mib", &texts.kv_mib, {0, int64_t{1} << 40},
             "KV memory per rank; 0: what all slots use, at most 1024, on a GPU what it has left");
-  app.add_option("--dtype", dtype,
+  app.add_option("--dtype", texts.dtype,
                  "of the weight matrices: auto, f32, bf16, f16, int8, fp8 (GPUs only) or int4");
-  app.add_option("--kv-dtype", kv_dtype, "f32, bf16 or f16");
-  app.add_option("--activation-dtype", activation_dtype,
+  app.add_option("--kv-dtype", texts.kv_dtype, "f32, bf16 or f16");
+  app.add_option("--activation-dtype", texts.activation_dtype,
                  "f32, bf16 or f16; unset: f32 on the CPU, on a GPU what suits the weights");
   AddNumber(app, "--context-length", &options.executor.context_length, {0, int64_t{1} << 31},
             "tokens; 0: the model's, or what the KV holds");
-  app.add_option("--device", device, "auto (a GPU if there is one), cpu or cuda");
-  app.add_option("--devices", devices,
+  app.add_option("--device", texts.device, "auto (a GPU if there is one), cpu or cuda");
+  app.add_option("--devices", texts.devices,
                  "GPUs of a node for its ranks in turn, as 0,1,2,3; unset: all");
-  app.add_option("--collectives", collectives,
+  app.add_option("--collectives", texts.collectives,
                  "how GPUs exchange: nccl, host (through its memory), or auto (nccl where it is "
                  "there and each rank has its own GPU)");
   AddNumber(app, "--gpu-memory-fraction", &options.executor.gpu_memory_fraction, {0, 1, true},
             "of a GPU's memory that its ranks take; the KV gets what weights and buffers leave");
   app.add_option(
-      "--peer-sum-bytes", peer_sum_bytes,
+      "--peer-sum-bytes", texts.peer_sum_bytes,
       "largest sum over a stage that its GPUs do through each other's memory, where they "
       "reach it and --collectives is not host; 0: none; auto: what is faster than nccl, "
       "tried at the start");
-  app.add_option("--cpu-target", cpu_target, "instruction set; unset: the best of this machine");
+  app.add_option("--cpu-target", texts.cpu_target,
+                 "instruction set; unset: the best of this machine");
   app.add_option("--trace", options.trace, "write a Chrome trace to FILE.rankN");
   AddNumber(app, "--orphan-timeout-ms", &options.orphan_timeout_ms, {0, kMaxMilliseconds},
             "without a coordinator");
   AddNumber(app, "--step-timeout-ms", &options.step_timeout_ms, {1, kMaxMilliseconds},
             "the coordinator's; waits get twice");
   app.add_option("--log-level", options.log_level, "debug, info, warn or error");
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::CallForHelp&) {
-    return absl::CancelledError(app.help());
-  } catch (const CLI::ParseError& error) {
-    return absl::InvalidArgumentError(error.what());
-  }
-  options.executor.kv_bytes = kv_mib << 20;
-  if (!cpu_target.empty()) {
-    ASSIGN_OR_RETURN(options.cpu_target, ParseTarget(cpu_target));
+}
+
+absl::Status ReadTexts(const OptionTexts& texts, WorkerOptions& options) {
+  options.executor.kv_bytes = texts.kv_mib << 20;
+  if (!texts.cpu_target.empty()) {
+    ASSIGN_OR_RETURN(options.cpu_target, ParseTarget(texts.cpu_target));
     options.cpu_target_set = true;
   }
-  ASSIGN_OR_RETURN(options.device, ParseDevice(device));
-  ASSIGN_OR_RETURN(options.devices, ParseDevices(devices));
-  ASSIGN_OR_RETURN(options.collectives, ParseCollectives(collectives));
-  ASSIGN_OR_RETURN(options.peer_sum_bytes, ParsePeerSumBytes(peer_sum_bytes));
+  ASSIGN_OR_RETURN(options.device, ParseDevice(texts.device));
+  ASSIGN_OR_RETURN(options.devices, ParseDevices(texts.devices));
+  ASSIGN_OR_RETURN(options.collectives, ParseCollectives(texts.collectives));
+  ASSIGN_OR_RETURN(options.peer_sum_bytes, ParsePeerSumBytes(texts.peer_sum_bytes));
   if (options.collectives == Collectives::kNccl && options.device == DeviceChoice::kCpu) {
     return absl::InvalidArgumentError(
         "--collectives nccl is set beside --device cpu, which uses none");
@@ -156,17 +153,34 @@ absl::StatusOr<WorkerOptions> ParseWorkerOptions(int argc, const char* const* ar
   if (!options.devices.empty() && options.device == DeviceChoice::kCpu) {
     return absl::InvalidArgumentError("--devices is set beside --device cpu, which uses none");
   }
-  ASSIGN_OR_RETURN(options.executor.weights, ParseWeightFormat(dtype));
-  if (!kv_dtype.empty()) {
-    ASSIGN_OR_RETURN(options.executor.kv_dtype, ParseFloat("--kv-dtype", kv_dtype));
+  ASSIGN_OR_RETURN(options.executor.weights, ParseWeightFormat(texts.dtype));
+  if (!texts.kv_dtype.empty()) {
+    ASSIGN_OR_RETURN(options.executor.kv_dtype, ParseFloat("--kv-dtype", texts.kv_dtype));
     options.executor.kv_dtype_set = true;
   }
-  if (!activation_dtype.empty()) {
+  if (!texts.activation_dtype.empty()) {
     ASSIGN_OR_RETURN(options.executor.activation_dtype,
-                     ParseFloat("--activation-dtype", activation_dtype));
+                     ParseFloat("--activation-dtype", texts.activation_dtype));
     options.executor.activation_dtype_set = true;
   }
-  RETURN_IF_ERROR(CheckOptions(options));
+  return CheckOptions(options);
+}
+
+}  // namespace
+
+absl::StatusOr<WorkerOptions> ParseWorkerOptions(int argc, const char* const* argv) {
+  WorkerOptions options;
+  OptionTexts texts;
+  CLI::App app("pergola-worker: one rank of a group; started by mpirun, one process per rank");
+  DeclareOptions(app, options, texts);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::CallForHelp&) {
+    return absl::CancelledError(app.help());
+  } catch (const CLI::ParseError& error) {
+    return absl::InvalidArgumentError(error.what());
+  }
+  RETURN_IF_ERROR(ReadTexts(texts, options));
   return options;
 }
 

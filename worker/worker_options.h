@@ -28,7 +28,8 @@ struct WorkerOptions {
   // CUDA devices of a node, dealt to its ranks in turn; empty: all it has.
   std::vector<int> devices;
   Collectives collectives = Collectives::kAuto;
-  // Sums of a stage up to this size go through memory that its GPUs share, where they can; 0: none.
+  // Sums of a stage up to this size go through memory that its GPUs share, where they can; 0: none;
+  // kTriedPeerSum: those that are faster so.
   int64_t peer_sum_bytes = kTriedPeerSum;
   bool cpu_target_set = false;
   CpuTarget cpu_target = CpuTarget::kReference;

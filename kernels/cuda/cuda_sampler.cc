@@ -103,13 +103,8 @@ absl::Status CudaSampler::Enqueue(absl::Span<const SampleTask> tasks,
   rows_->Prepare(tasks);
   absl::Status status;
   RunOnCuda(stream_, "choosing tokens",
-            [&](const CudaContext& /*now*/) { status = EnqueueAll(tasks, entries); });
-  return Prefixed(status, stream_.where());
-}
-
-absl::Status CudaSampler::EnqueueAll(absl::Span<const SampleTask> tasks,
-                                     absl::Span<const int32_t> entries) {
-  RETURN_IF_ERROR(rows_->Enqueue());
+            [&](const CudaContext& /*now*/) { status = rows_->Enqueue(); });
+  RETURN_IF_ERROR(Prefixed(status, stream_.where()));
   const int64_t choices = ListChoices(tasks, entries);
   const int64_t bytes = rows_->layout().bytes();
   if (shape_.gathers() && bytes > 0) {
@@ -122,7 +117,9 @@ absl::Status CudaSampler::EnqueueAll(absl::Span<const SampleTask> tasks,
 // The same on every rank of the group, but that one of them chooses: `choices` and guesses_ depend
 // on what the tasks ask for, never on the slice.
 absl::Status CudaSampler::Guess(int64_t choices) {
-  if (!shape_.gathers() || shape_.group->rank() == 0) Choose(choices);
+  if (!shape_.gathers() || shape_.group->rank() == 0) {
+    RunOnCuda(stream_, "guessing tokens", [&](const CudaContext& /*now*/) { Choose(choices); });
+  }
   if (shape_.gathers()) {
     RETURN_IF_ERROR(shape_.group->Broadcast(tokens_.data(), tokens_.size(), 0));
   }
@@ -147,7 +144,7 @@ void CudaSampler::Choose(int64_t choices) {
 }
 
 absl::Status CudaSampler::CopyAnswers() {
-  if (!shape_.gathers()) return rows_->CopyAnswers();
+  if (!shape_.gathers()) return Prefixed(rows_->CopyAnswers(), stream_.where());
   stream_.CopyToHost(host_gathered_.data(), gathered_.data(),
                      static_cast<int64_t>(shape_.slices.size()) * rows_->layout().bytes());
   return absl::OkStatus();

@@ -40,7 +40,6 @@ class CudaSampler final : public DeviceSampler {
   CudaSampler(const DeviceSamplerShape& shape, const CudaContext& context, Stream& stream);
   // Fills the list of what is to be guessed; its length.
   int64_t ListChoices(absl::Span<const SampleTask> tasks, absl::Span<const int32_t> entries);
-  absl::Status EnqueueAll(absl::Span<const SampleTask> tasks, absl::Span<const int32_t> entries);
   // Enqueue the guesses for the list, and the copy of every answer that this rank is to have.
   absl::Status Guess(int64_t choices);
   void Choose(int64_t choices);

@@ -429,11 +429,16 @@ void CudaStream::BeginRecording() {
 }
 
 absl::StatusOr<std::unique_ptr<Recording>> CudaStream::EndRecording() {
-  RETURN_IF_ERROR(status_);
   EndOverlap(context_);
   cudaGraph_t graph = nullptr;
-  Check(cudaStreamEndCapture(context_.stream, &graph), "recording a step");
-  RETURN_IF_ERROR(status_);
+  // After an error too, or the stream would go on recording.
+  const cudaError_t ended = cudaStreamEndCapture(context_.stream, &graph);
+  if (!status_.ok() || ended != cudaSuccess) {
+    if (graph != nullptr) static_cast<void>(cudaGraphDestroy(graph));
+    static_cast<void>(cudaGetLastError());
+    Check(ended, "recording a step");
+    return status_;
+  }
   cudaGraphExec_t ready = nullptr;
   const int64_t before = AvailableBytes();
   cudaError_t error = cudaGraphInstantiate(&ready, graph, 0);

@@ -185,7 +185,10 @@ class Plan {
       status = Choose(handle, args, workspace_bytes);
     }
     // Of eight bits it has what the device has.
-    if (found_ || HasRowScale(args.dtype)) return;
+    const bool lacks = status == CUBLAS_STATUS_SUCCESS || status == CUBLAS_STATUS_NOT_SUPPORTED ||
+                       status == CUBLAS_STATUS_INVALID_VALUE ||
+                       status == CUBLAS_STATUS_ARCH_MISMATCH;
+    if (found_ || (HasRowScale(args.dtype) && lacks)) return;
     Call("cublasLtMatmulAlgoGetHeuristic", [&] { return status; });
     if (!failure_.empty()) return;
     failure_ = "cuBLASLt has no algorithm for " + std::to_string(args.rows) + " x " +

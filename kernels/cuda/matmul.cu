@@ -173,8 +173,10 @@ void MatmulCuda(const CudaContext& context, const CudaMatmulArgs& given) {
   const int64_t rows = args.x.dim(0);
   const DType x = args.x.dtype(), w = args.w.dtype;
   if (rows == 0 || args.w.rows == 0) return;
-  if (MultipliesEightBitTokens(context, args)) return MatmulTokensCuda(context, args);
-  PERGOLA_CHECK(!args.tokens_made);
+  // Whoever has made the tokens has asked.
+  if (args.tokens_made || MultipliesEightBitTokens(context, args)) {
+    return MatmulTokensCuda(context, args);
+  }
   if (GoesDense(x, w, rows)) return MatmulDense(context, args);
   if (x == DType::kF32) return MatmulF32Cuda(context, args);
   if (IsDense(w) || HasRowScale(w)) return MatmulTensorCuda(context, args);

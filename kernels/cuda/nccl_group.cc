@@ -166,10 +166,10 @@ absl::Status NcclGroup::AllGather(const void* in, int64_t bytes, void* out) {
 }
 
 absl::Status NcclGroup::Broadcast(void* data, int64_t bytes, int root) {
-  RETURN_IF_ERROR(status_);
-  return Check(
-      ncclBroadcast(data, data, static_cast<size_t>(bytes), ncclInt8, root, comm_, handle_.stream),
-      "broadcast");
+  return Enqueue("broadcast", [&] {
+    return ncclBroadcast(data, data, static_cast<size_t>(bytes), ncclInt8, root, comm_,
+                         handle_.stream);
+  });
 }
 
 absl::Status NcclGroup::Send(const void* data, int64_t bytes, int peer) {

@@ -7,6 +7,7 @@
 #include <fstream>
 #include <random>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -99,10 +100,19 @@ PeerMemory::PeerMemory(const PeerOptions& options) : options_(options) {
   space_.ranks = options.size;
 }
 
-PeerMemory::~PeerMemory() {
-  for (void* opened : opened_) {
-    if (opened != nullptr) static_cast<void>(cudaIpcCloseMemHandle(opened));
+void PeerMemory::CloseOpened() {
+  for (void*& opened : opened_) {
+    if (opened != nullptr) static_cast<void>(cudaIpcCloseMemHandle(std::exchange(opened, nullptr)));
   }
+}
+
+absl::Status PeerMemory::Close() {
+  CloseOpened();
+  return Agree(absl::OkStatus());
+}
+
+PeerMemory::~PeerMemory() {
+  CloseOpened();
   if (state_ != nullptr) static_cast<void>(cudaFree(state_));
   if (space_.report != nullptr) static_cast<void>(cudaFreeHost(space_.report));
 }

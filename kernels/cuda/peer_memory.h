@@ -43,10 +43,15 @@ class PeerMemory {
   // verdict. FAILED_PRECONDITION naming a rank and what is missing if some GPU of the stage cannot
   // reach another's memory; the gathering function's errors; RESOURCE_EXHAUSTED without memory.
   static absl::StatusOr<std::unique_ptr<PeerMemory>> Create(const PeerOptions& options);
-  // Between processes the last launch of every rank must be over before the first rank does this.
+  // Between processes the last launch of every rank must be over before the first rank does this,
+  // and before memory is used for something else than the end of the processes, Close.
   ~PeerMemory();
   PeerMemory(const PeerMemory&) = delete;
   PeerMemory& operator=(const PeerMemory&) = delete;
+
+  // Collective: gives others' memory back, so that each rank may free its own. Nothing is launched
+  // any more.
+  absl::Status Close();
 
   const PeerSpace& space() const { return space_; }
   // UNAVAILABLE naming the rank once a launch has waited in vain. After a wait for the stream.
@@ -61,6 +66,7 @@ class PeerMemory {
   absl::Status Describe(int64_t bytes, Card* card);
   absl::Status Open(const Card& own, const Card& other, int rank);
   absl::Status OpenAll(const std::vector<Card>& cards);
+  void CloseOpened();
   // The same status on every rank: OK if `mine` is everywhere, else the lowest rank's.
   absl::Status Agree(const absl::Status& mine) const;
 

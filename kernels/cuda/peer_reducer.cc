@@ -42,6 +42,7 @@ class CudaPeerReducer final : public PeerReducer {
               [&](const CudaContext& context) { PeerSumAddCuda(context, memory_->space(), args); });
   }
   absl::Status status() const override { return memory_->status(); }
+  absl::Status Close() override { return memory_->Close(); }
 
  private:
   static constexpr char kOp[] = "sum over peer memory";

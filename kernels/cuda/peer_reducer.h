@@ -59,6 +59,10 @@ class PeerReducer {
   // UNAVAILABLE naming the rank that a sum has waited for in vain, once the stream is idle.
   virtual absl::Status status() const = 0;
 
+  // Collective, before the object goes while the ranks go on: no rank frees memory that another
+  // still has open. The stream is idle.
+  virtual absl::Status Close() = 0;
+
  protected:
   explicit PeerReducer(int64_t most_bytes) : most_bytes_(most_bytes) {}
 

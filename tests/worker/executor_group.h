@@ -60,6 +60,7 @@ class PlainCommunicator : public StageCommunicator {
   absl::Status Broadcast(void* /*data*/, int64_t /*bytes*/, int /*root*/, bool /*idle*/) override {
     return absl::UnimplementedError("the executor does not broadcast");
   }
+  void WatchIdleWaits(std::function<absl::Status()> /*watch*/) override {}
 
  private:
   void Post(const void* data) {

@@ -1,6 +1,7 @@
 // The trial that decides which sums go through peer memory.
 #include "worker/comm/sum_trial.h"
 
+#include <cuda_runtime.h>
 #include <gmock/gmock.h>
 
 #include <functional>
@@ -33,6 +34,7 @@ class NoSum final : public PeerReducer {
   void AllReduceNorm(const LayerNormArgs& args) override { LayerNorm(stream_, args); }
   void AllReduceAdd(const AddArgs& args) override { Add(stream_, args); }
   absl::Status status() const override { return lost; }
+  absl::Status Close() override { return absl::OkStatus(); }
 
   absl::Status lost;
 
@@ -80,6 +82,17 @@ class SumTrialTest : public testing::Test {
     });
   }
 
+  static PeerOptions PeersOf(Rank& rank, int64_t most_bytes) {
+    PeerOptions options;
+    options.rank = rank.number;
+    options.size = kRanks;
+    options.most_bytes = most_bytes;
+    options.watched = false;
+    options.gather = [&](const void* in, int64_t bytes, void* out) {
+      return rank.communicator->AllGather(in, bytes, out);
+    };
+    return options;
+  }
   static absl::StatusOr<std::vector<SumTime>> Try(Rank& rank, PeerReducer& peers) {
     return TrySums({*rank.gpu, *rank.nccl, peers, *rank.communicator, kHidden});
   }
@@ -91,19 +104,12 @@ class SumTrialTest : public testing::Test {
 TEST_F(SumTrialTest, EveryRankHasTheSameTimes) {
   std::vector<SumTime> all[kRanks];
   OnRanks([&](Rank& rank) {
-    PeerOptions options;
-    options.rank = rank.number;
-    options.size = kRanks;
-    options.most_bytes = 5 * kRowBytes;
-    options.watched = false;
-    options.gather = [&](const void* in, int64_t bytes, void* out) {
-      return rank.communicator->AllGather(in, bytes, out);
-    };
-    auto peers = PeerReducer::Open(*rank.gpu, options);
+    auto peers = PeerReducer::Open(*rank.gpu, PeersOf(rank, 5 * kRowBytes));
     ASSERT_TRUE(peers.ok()) << peers.status();
     auto times = Try(rank, **peers);
     ASSERT_TRUE(times.ok()) << times.status();
     all[rank.number] = *times;
+    EXPECT_TRUE((*peers)->Close().ok());
   });
   ASSERT_EQ(all[0].size(), 2);  // one row and four; sixteen are too many
   ASSERT_EQ(all[1].size(), 2);
@@ -143,12 +149,26 @@ TEST_F(SumTrialTest, ARankThatDoesNotComeIsNoErrorOfTheStream) {
 TEST_F(SumTrialTest, AnotherFailureIsTheRanksOwn) {
   OnRanks([&](Rank& rank) {
     NoSum peers(*rank.gpu, 4 * kRowBytes);
+    // Whatever the others found.
     if (rank.number == 1) peers.lost = absl::InternalError("the device is gone");
     const auto times = Try(rank, peers);
     EXPECT_EQ(times.status().code(),
-              rank.number == 1 ? absl::StatusCode::kInternal : absl::StatusCode::kUnavailable)
+              rank.number == 1 ? absl::StatusCode::kInternal : absl::StatusCode::kAborted)
         << times.status();
   });
+}
+
+// It is known before the others wait for it in NCCL.
+TEST_F(SumTrialTest, ARankThatCannotRecordEndsTheTrialOnAll) {
+  emulator::FailCall(emulator::FailingCall::kInstantiate, cudaErrorUnknown, 0, 1);
+  OnRanks([&](Rank& rank) {
+    auto peers = PeerReducer::Open(*rank.gpu, PeersOf(rank, 4 * kRowBytes)).value();
+    const auto times = Try(rank, *peers);
+    EXPECT_EQ(times.status().code(),
+              rank.number == 1 ? absl::StatusCode::kInternal : absl::StatusCode::kAborted)
+        << times.status();
+  });
+  emulator::FailCall(emulator::FailingCall::kLaunch, 0);
 }
 
 TEST_F(SumTrialTest, NoRowFits) {

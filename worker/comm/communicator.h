@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 
 #include "absl/status/status.h"
 
@@ -23,6 +24,8 @@ class StageCommunicator {
   // `root`'s bytes to all. Ranks other than root may wait here for long when the group is idle:
   // `idle` says that this wait is the usual state and must not burn CPU.
   virtual absl::Status Broadcast(void* data, int64_t bytes, int root, bool idle) = 0;
+  // From now on `watch` is asked some times a second during idle waits, and its error ends them.
+  virtual void WatchIdleWaits(std::function<absl::Status()> watch) = 0;
 };
 
 }  // namespace pergola

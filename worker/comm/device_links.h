@@ -1,7 +1,7 @@
 // How the GPUs of a group reach each other: NCCL among the ranks of a stage and along each column
 // of equal tp_rank through the stages, or nothing but the host's communicators; and for small sums
-// each other's memory, where the GPUs of a stage reach it. Decided once, for
-// all ranks alike, before anything is loaded.
+// each other's memory, where the GPUs of a stage reach it. Decided once, for all ranks alike,
+// before anything is loaded.
 #pragma once
 
 #include <cstdint>
@@ -38,9 +38,9 @@ struct DeviceLinksOptions {
   std::string host;         // that the rank runs on
   int64_t hidden = 0;       // values of a row
   int64_t most_values = 0;  // of a step's hidden state
-  // Of a sum that goes through peer memory, unless `choice` is kHost; 0: none does. The ranks of
-  // the stage meet in `communicator` for it, on the CPU too; a rank that then does not come to a
-  // sum within `peer_wait_ms` is lost.
+  // Of a sum that goes through peer memory, unless `choice` is kHost; 0: none does; or
+  // kTriedPeerSum. The ranks of the stage meet in `communicator` for it, on the CPU too; a rank
+  // that then does not come to a sum within `peer_wait_ms` is lost.
   int64_t peer_sum_bytes = 0;
   int64_t peer_wait_ms = 60'000;
   StageCommunicator* communicator = nullptr;

@@ -169,6 +169,8 @@ absl::StatusOr<int64_t> DeviceLinks::TryPeers(Stream& stream) {
   } else {
     times = peers.status();
   }
+  const bool harmless = times.ok() || absl::IsUnavailable(times.status());
+  if (peers.ok() && harmless) RETURN_IF_ERROR((*peers)->Close());
   const std::string why(times.status().message());
   if (absl::IsFailedPrecondition(times.status())) {
     if (layout.leader())

@@ -129,11 +129,13 @@ bool ShmCommunicator::SpinForGeneration(uint32_t generation) const {
 }
 
 absl::Status ShmCommunicator::SleepForGeneration(uint32_t generation, Urgency urgency) {
-  const int64_t longest_ns = urgency == Urgency::kIdle ? kIdleSleepNs : kSleepNs;
+  const bool watched = urgency == Urgency::kIdle && watch_;
+  const int64_t longest_ns = urgency == Urgency::kIdle && !watched ? kIdleSleepNs : kSleepNs;
   while (header_->generation.load(std::memory_order_seq_cst) == generation) {
     if (header_->abandoned.load(std::memory_order_seq_cst) != 0) {
       return absl::UnavailableError("a rank of this stage has given up");
     }
+    if (watched) RETURN_IF_ERROR(watch_());
     const int64_t sleep_ns = RunBackground() ? kBusySleepNs : longest_ns;
     header_->sleepers.fetch_add(1, std::memory_order_seq_cst);
     FutexWait(&header_->generation, generation, sleep_ns);

@@ -52,6 +52,8 @@ class ShmCommunicator : public StageCommunicator {
   absl::Status AllGather(const void* in, int64_t bytes, void* out) override;
   absl::Status Broadcast(void* data, int64_t bytes, int root, bool idle) override;
 
+  void WatchIdleWaits(std::function<absl::Status()> watch) override { watch_ = std::move(watch); }
+
   // Makes every present and later wait of all ranks return UNAVAILABLE. Any thread.
   void Abandon();
 
@@ -73,6 +75,7 @@ class ShmCommunicator : public StageCommunicator {
   const std::shared_ptr<SharedRegion> region_;  // shared with the ranks that are threads
   const ShmOptions options_;
   Header* const header_;
+  std::function<absl::Status()> watch_;
   uint64_t round_ = 0;     // selects the half of `in`
   uint64_t barriers_ = 0;  // passed by this rank
 };

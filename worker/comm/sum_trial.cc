@@ -54,12 +54,25 @@ class Trial {
 
   absl::Status status() { return stream_.Synchronize(); }
 
-  // Peer memory's sum of whole numbers. DATA_LOSS: it is wrong; UNAVAILABLE: a rank did not come.
-  absl::Status CheckSum(int64_t rows);
-  // UNAVAILABLE: a rank did not come to a sum over peer memory.
+  // Peer memory's sum of whole numbers, and both ways recorded. Enqueues nothing of NCCL's.
+  // DATA_LOSS: the sum is wrong; UNAVAILABLE: a rank did not come.
+  absl::Status Prepare(int64_t rows) {
+    RETURN_IF_ERROR(CheckSum(rows));
+    ASSIGN_OR_RETURN(nccl_steps_, Record(nccl_, rows));
+    ASSIGN_OR_RETURN(peers_steps_, Record(peers_, rows));
+    return absl::OkStatus();
+  }
+  // When every rank is prepared. UNAVAILABLE: a rank did not come to a sum over peer memory.
   absl::Status Measure(int64_t rows, Report* report) {
-    RETURN_IF_ERROR(Measure(nccl_, rows, &report->nccl_s));
-    return Measure(peers_, rows, &report->peers_s);
+    ASSIGN_OR_RETURN(report->nccl_s, Time(nccl_, nccl_steps_.get(), rows));
+    ASSIGN_OR_RETURN(report->peers_s, Time(peers_, peers_steps_.get(), rows));
+    return absl::OkStatus();
+  }
+  // NCCL lets go of memory that a recording used with its next call at the latest.
+  absl::Status End() {
+    nccl_steps_.reset();
+    RETURN_IF_ERROR(nccl_.AllReduce(Args(1).residual));
+    return Wait();
   }
 
  private:
@@ -91,14 +104,18 @@ class Trial {
     return absl::OkStatus();
   }
 
-  // Sums of sums: the values grow, their time does not.
-  absl::Status Measure(DeviceReducer& reducer, int64_t rows, double* seconds);
+  absl::Status CheckSum(int64_t rows);
+  // Null where the stream does not record.
+  absl::StatusOr<std::unique_ptr<Recording>> Record(DeviceReducer& reducer, int64_t rows);
+  // Of a launch, in seconds. Sums of sums: the values grow, their time does not.
+  absl::StatusOr<double> Time(DeviceReducer& reducer, const Recording* recording, int64_t rows);
 
   const SumTrial& options_;
   Stream& stream_;
   DeviceReducer nccl_, peers_;
   const int64_t most_;
   DeviceBuffer weight_, x_, part_, y_, host_;
+  std::unique_ptr<Recording> nccl_steps_, peers_steps_;
 };
 
 absl::Status Trial::CheckSum(int64_t rows) {
@@ -122,17 +139,17 @@ absl::Status Trial::CheckSum(int64_t rows) {
   return absl::OkStatus();
 }
 
-absl::Status Trial::Measure(DeviceReducer& reducer, int64_t rows, double* seconds) {
-  std::unique_ptr<Recording> recording;
-  if (stream_.records()) {
-    stream_.BeginRecording();
-    const absl::Status launched = Launch(reducer, rows);
-    auto ended = stream_.EndRecording();
-    RETURN_IF_ERROR(launched);
-    RETURN_IF_ERROR(ended.status());
-    recording = std::move(ended).value();
-    RETURN_IF_ERROR(Wait());
-  }
+absl::StatusOr<std::unique_ptr<Recording>> Trial::Record(DeviceReducer& reducer, int64_t rows) {
+  if (!stream_.records()) return nullptr;
+  stream_.BeginRecording();
+  const absl::Status launched = Launch(reducer, rows);
+  auto recording = stream_.EndRecording();
+  RETURN_IF_ERROR(launched);
+  return recording;
+}
+
+absl::StatusOr<double> Trial::Time(DeviceReducer& reducer, const Recording* recording,
+                                   int64_t rows) {
   std::vector<double> times;
   for (int i = 0; i <= kRepeats; ++i) {
     const auto begin = std::chrono::steady_clock::now();
@@ -146,8 +163,7 @@ absl::Status Trial::Measure(DeviceReducer& reducer, int64_t rows, double* second
     if (i > 0) times.push_back(took.count() / kLaunches);
   }
   std::nth_element(times.begin(), times.begin() + kRepeats / 2, times.end());
-  *seconds = times[kRepeats / 2];
-  return absl::OkStatus();
+  return times[kRepeats / 2];
 }
 
 Verdict VerdictOf(const absl::Status& status) {
@@ -162,22 +178,19 @@ absl::StatusOr<SumTime> Agree(const SumTrial& trial, const absl::Status& mine, R
   std::vector<Report> all(static_cast<size_t>(trial.communicator.size()));
   RETURN_IF_ERROR(trial.communicator.AllGather(&report, sizeof(report), all.data()));
   if (report.verdict == Verdict::kFailed) return mine;
+  for (size_t rank = 0; rank < all.size(); ++rank) {
+    if (all[rank].verdict != Verdict::kFailed) continue;
+    return absl::AbortedError(absl::StrCat("rank ", rank, " of the stage failed"));
+  }
   SumTime time;
   for (size_t rank = 0; rank < all.size(); ++rank) {
     time.nccl_s = std::max(time.nccl_s, all[rank].nccl_s);
     time.peers_s = std::max(time.peers_s, all[rank].peers_s);
-    switch (all[rank].verdict) {
-      case Verdict::kRight:
-        break;
-      case Verdict::kFailed:
-        return absl::AbortedError(absl::StrCat("rank ", rank, " of the stage failed"));
-      case Verdict::kWrongSum:
-      case Verdict::kLost:
-        return absl::UnavailableError(absl::StrCat(
-            "rank ", rank, " of the stage: ",
-            all[rank].verdict == Verdict::kLost ? "another did not come" : "its sum is wrong",
-            mine.ok() ? "" : absl::StrCat(" (here: ", mine.message(), ")")));
-    }
+    if (all[rank].verdict == Verdict::kRight) continue;
+    return absl::UnavailableError(absl::StrCat(
+        "rank ", rank, " of the stage: ",
+        all[rank].verdict == Verdict::kLost ? "another did not come" : "its sum is wrong",
+        mine.ok() ? "" : absl::StrCat(" (here: ", mine.message(), ")")));
   }
   return time;
 }
@@ -193,7 +206,7 @@ absl::StatusOr<std::vector<SumTime>> TrySums(const SumTrial& trial) {
   // Also the first memory that cannot be had is told to the others.
   absl::Status mine = ranks_part.status();
   for (int64_t rows = 1; rows <= most_rows; rows *= kRowFactor) {
-    if (mine.ok()) mine = ranks_part.CheckSum(rows);
+    if (mine.ok()) mine = ranks_part.Prepare(rows);
     // None goes on to NCCL alone.
     RETURN_IF_ERROR(Agree(trial, mine, Report()).status());
     Report report;
@@ -202,6 +215,7 @@ absl::StatusOr<std::vector<SumTime>> TrySums(const SumTrial& trial) {
     time.bytes = rows * row_bytes;
     times.push_back(time);
   }
+  RETURN_IF_ERROR(ranks_part.End());
   return times;
 }
 

@@ -205,4 +205,5 @@ bool DecoderExecutor::MayBegin(const v1::StepPlan& next) const {
   }
   return true;
 }
+
 }  // namespace pergola

@@ -77,9 +77,8 @@ class DecoderExecutor final : public StageExecutor {
   DeviceGroup* stage() const { return links_ == nullptr ? nullptr : links_->stage(); }
   DeviceGroup* column() const { return links_ == nullptr ? nullptr : links_->column(); }
   PeerReducer* peers() const { return links_ == nullptr ? nullptr : links_->peers(); }
-  // A step in which ranks meet on the host cannot be recorded. Plans are the same on all ranks of a
-  // stage, and so they record and replay the same steps. Hops are not recorded: of two
-  // communicators in one recording NCCL's documentation warns, and they are one or two launches.
+  // A step in which ranks meet on the host cannot be recorded. Hops are not: of two communicators
+  // in one recording NCCL's documentation warns, and they are one or two launches.
   bool records() const {
     return stream_.records() &&
            (layout_.tensor_parallel == 1 || stage() != nullptr || PeersTakeAll());

@@ -110,7 +110,7 @@ class StageExecutor {
   // Where it runs ahead: whether `next`, validated, may begin now. At most two plans are begun; a
   // plan that needs the host's word on the plan before waits for its Finish.
   virtual bool MayBegin(const v1::StepPlan& next) const = 0;
-  // Whether Finish would not wait long; an error if a peer of the device has failed.
+  // Whether Finish would not wait long; an error if the device or a peer of it has failed.
   virtual absl::StatusOr<bool> Ready() = 0;
 
   // Forward passes that were done again so far: begun with the device's guess at a token that the

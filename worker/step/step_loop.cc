@@ -55,9 +55,18 @@ StepLoop::StepLoop(const StepLoopOptions& options, const StepLoopParts& parts)
   PERGOLA_CHECK(layout_.pipeline_parallel == 1 || parts.transport != nullptr);
   PERGOLA_CHECK(!parts.executor->RunsAhead() || layout_.pipeline_parallel == 1);
   const int64_t tp = layout_.tensor_parallel;
+  // Rank 0 alone looks whether its device is done. Another's that has failed would keep it waiting.
+  if (tp > 1 && parts.executor->RunsAhead() && !layout_.leader()) {
+    parts.communicator->WatchIdleWaits(
+        [this] { return steps_.empty() ? absl::OkStatus() : parts_.executor->Ready().status(); });
+  }
   // Room for the padding of the shares.
   hidden_.resize(options.step_tokens * options.hidden + tp);
   ids_.reserve(options.step_tokens);
+}
+
+StepLoop::~StepLoop() {
+  parts_.communicator->WatchIdleWaits(nullptr);
 }
 
 absl::Status StepLoop::Run() {

@@ -72,6 +72,9 @@ struct StepLoopOptions {
 class StepLoop {
  public:
   StepLoop(const StepLoopOptions& options, const StepLoopParts& parts);
+  ~StepLoop();
+  StepLoop(const StepLoop&) = delete;
+  StepLoop& operator=(const StepLoop&) = delete;
 
   // Executes plans until the source ends (OK, on every rank) or something fails: the status names
   // plan and cause, and the group must end (DESIGN I6).

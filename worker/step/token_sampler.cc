@@ -124,6 +124,7 @@ absl::Status TokenSampler::Begin(const v1::StepPlan& plan, const float* hidden) 
   kept_.clear();
   plan_id_ = plan.plan_id();
   hidden_ = hidden;
+  guesses_ = device_ != nullptr;
   begin_ = 0;
   return StartTurn();
 }
@@ -167,8 +168,15 @@ absl::Status TokenSampler::StartTurn() {
 }
 
 absl::StatusOr<bool> TokenSampler::Ready() {
-  if (links_ != nullptr) return links_->Reached(stream_, *turn_done_);
-  return stream_.Reached(*turn_done_);
+  bool reached = false;
+  if (links_ == nullptr) {
+    reached = stream_.Reached(*turn_done_);
+  } else {
+    ASSIGN_OR_RETURN(reached, links_->Reached(stream_, *turn_done_));
+  }
+  // A device that has failed has reached everything.
+  if (reached) RETURN_IF_ERROR(stream_.Wait(*turn_done_));
+  return reached;
 }
 
 absl::Status TokenSampler::WaitForTurn() {

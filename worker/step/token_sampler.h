@@ -72,7 +72,10 @@ class TokenSampler {
   absl::Status Finish(std::vector<v1::EntryResult>* results);
 
   // Between Begin and Finish: whether the device guesses what the plan's entries sample, and where.
-  bool guesses() const { return device_ != nullptr && device_->guesses(); }
+  // Not if they take more turns than are enqueued.
+  bool guesses() const {
+    return guesses_ && begin_ + count_ == static_cast<int64_t>(wanted_.size());
+  }
   const int32_t* device_tokens() const { return device_->device_tokens(); }
   // After Finish: the guess for an entry that has a token.
   int32_t Guess(int64_t entry) const { return device_->tokens()[entry]; }
@@ -183,6 +186,7 @@ class TokenSampler {
   uint64_t plan_id_ = 0;
   const float* hidden_ = nullptr;
   std::vector<v1::EntryResult> results_;
+  bool guesses_ = false;  // all that its turns so far sample
   int64_t begin_ = 0, count_ = 0;
   bool turn_has_logprobs_ = false;
   bool keep_ = false;

@@ -16,8 +16,10 @@ absl::Status TokenSampler::EnqueueChoice() {
     // What later plans call the entry's token is the last that it draws.
     entries_[i] = wanted.last_draw ? wanted.entry : -1;
   }
-  return device_->Enqueue(absl::MakeConstSpan(tasks_.data(), count_),
-                          absl::MakeConstSpan(entries_.data(), count_));
+  RETURN_IF_ERROR(device_->Enqueue(absl::MakeConstSpan(tasks_.data(), count_),
+                                   absl::MakeConstSpan(entries_.data(), count_)));
+  guesses_ = guesses_ && device_->guesses();
+  return absl::OkStatus();
 }
 
 absl::Status TokenSampler::MergeAnswers() {
