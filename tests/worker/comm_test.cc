@@ -177,6 +177,28 @@ TEST(CommunicatorTest, AbandonEndsTheWaitsOfAllRanks) {
   EXPECT_EQ(codes[1], absl::StatusCode::kUnavailable);
 }
 
+// What a rank watches ends its own idle wait, and no other wait.
+TEST(CommunicatorTest, AWatchEndsAnIdleWait) {
+  ThreadStage stage(2);
+  int asked = 0;
+  stage.at(1).WatchIdleWaits([&] {
+    return ++asked < 3 ? absl::OkStatus() : absl::InternalError("the device is gone");
+  });
+  uint8_t byte = 0;
+  const absl::Status status = stage.at(1).Broadcast(&byte, 1, 0, /*idle=*/true);
+  EXPECT_EQ(status.message(), "the device is gone");
+  EXPECT_EQ(asked, 3);
+  std::thread waiting([&] {
+    float value = 1;
+    EXPECT_EQ(stage.at(1).AllReduce(&value, 1).code(), absl::StatusCode::kUnavailable);
+  });
+  Wait wait;
+  while (!stage.board(1).Read(&wait)) std::this_thread::yield();
+  stage.at(0).Abandon();
+  waiting.join();
+  EXPECT_EQ(asked, 3);
+}
+
 TEST(CommunicatorTest, PublishesWhoIsMissing) {
   ThreadStage stage(2);
   std::thread waiting([&] {
