@@ -181,9 +181,8 @@ TEST(CommunicatorTest, AbandonEndsTheWaitsOfAllRanks) {
 TEST(CommunicatorTest, AWatchEndsAnIdleWait) {
   ThreadStage stage(2);
   int asked = 0;
-  stage.at(1).WatchIdleWaits([&] {
-    return ++asked < 3 ? absl::OkStatus() : absl::InternalError("the device is gone");
-  });
+  stage.at(1).WatchIdleWaits(
+      [&] { return ++asked < 3 ? absl::OkStatus() : absl::InternalError("the device is gone"); });
   uint8_t byte = 0;
   const absl::Status status = stage.at(1).Broadcast(&byte, 1, 0, /*idle=*/true);
   EXPECT_EQ(status.message(), "the device is gone");
