@@ -54,6 +54,25 @@ case_gpu_fault() {
     "$work/up.err" || fail "no line names rank, device, op and error"
 }
 
+# The plan under way is the last, so rank 0 waits for a device that waits for rank 1's: that rank tells by itself.
+case_gpu_last() {
+  start_two_gpus
+  through_nccl
+  generate >/dev/null
+  pergola generate --max-new-tokens 1 'Columns and beams' >"$work/undisturbed"
+  fail_on_device 1 copy 1 719
+  pergola generate --max-new-tokens 1 --resume-timeout-ms 120000 'Columns and beams' >"$work/disturbed" &
+  stream=$!
+  # Long before the coordinator (60 s) or a watchdog.
+  eventually 20 group_ended || fail "the group has not ended"
+  grep -q 'rank 1, stage 0, .*: step: plan [0-9]*: .*CUDA device 1: .* (cudaErrorLaunchFailure)' "$work/up.err" ||
+    fail "no line names rank, device and error"
+  wait "$stream" || fail "the stream ended with code $?"
+  cmp "$work/undisturbed" "$work/disturbed" || fail "the stream differs from the undisturbed one"
+  kill -TERM "$up"
+  ends_with 0 45
+}
+
 # A group that cannot come back: the client is told that another try may do.
 case_gpu_lost() {
   local patience_ms=2000
